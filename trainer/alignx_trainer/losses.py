@@ -1,0 +1,108 @@
+"""The losses of AlignX as functions of sentence vectors; no model code."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from alignx_trainer.config import Contrastive
+
+
+def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
+    """Float32 mean of `states` [rows, positions, width] over the positions where `mask` [rows, positions] holds; zero where none does."""
+    weights = mask.to(torch.float32)
+    return (states.float() * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
+
+
+def contrastive_loss(
+    source: Tensor, target: Tensor, *, temperature: float, form: Contrastive, same_source: Tensor | None = None, same_target: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """InfoNCE over cosine similarities of `source` [n, width] and `target` [n, width]; row i of one belongs to row i of the other.
+
+    "paper_formula": -mean_i log softmax_j(cos(source_i, target_j) / temperature)_i, sources as anchors (arXiv 2509.24338).
+    "official_code": half of that, as the public implementation computes it.
+    "symmetric": the mean of both directions.
+    `same_source`, `same_target` [n, n] mark equal texts: off the diagonal they are no negatives.
+    Returns the loss and the share of anchors (sources) whose own target is strictly the nearest.
+    """
+    similarity = F.normalize(source.float(), dim=-1) @ F.normalize(target.float(), dim=-1).T / temperature
+    own = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+    for same in (same_source, same_target):
+        if same is not None:
+            similarity = similarity.masked_fill(same & ~own, float("-inf"))
+    labels = torch.arange(len(similarity), device=similarity.device)
+    forward = F.cross_entropy(similarity, labels)
+    if form == "symmetric":
+        loss = (forward + F.cross_entropy(similarity.T, labels)) / 2
+    else:
+        loss = forward / 2 if form == "official_code" else forward
+    with torch.no_grad():
+        others = similarity.masked_fill(own, float("-inf"))
+        accuracy = (similarity.diagonal() > others.max(dim=1).values).float().mean() if len(similarity) > 1 else similarity.new_zeros(())
+    return loss, accuracy
+
+
+class LanguageMatcher(nn.Module):
+    """Gated two-layer classifier over pairs of sentence vectors: same language or not (the language-matching head of AlignX).
+
+    A pair [a; b] of width 2d goes through silu(W_gate [a; b]) * (W_up [a; b]) and W_down to two logits, no biases. W [a; b] = W_a a + W_b b, so
+    every vector is projected once and pairs only cost additions in the inner width.
+    """
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(2 * width, inner, bias=False)
+        self.up = nn.Linear(2 * width, inner, bias=False)
+        self.down = nn.Linear(inner, 2, bias=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits [n, n, 2] of all ordered pairs of `vectors` [n, width]; index 1 means the same language."""
+        width = vectors.shape[-1]
+        projected = []
+        for layer in (self.gate, self.up):
+            first = F.linear(vectors, layer.weight[:, :width])
+            second = F.linear(vectors, layer.weight[:, width:])
+            projected.append(first[:, None] + second[None])
+        return self.down(F.silu(projected[0]) * projected[1])
+
+
+def matching_loss(matcher: LanguageMatcher, vectors: Tensor, language: Tensor, *, drop_diagonal: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy of "same language" over all ordered pairs of `vectors` [n, width] with labels `language` [n].
+
+    `drop_diagonal` leaves out the pairs of a vector with itself, which the official code keeps.
+    Returns loss, accuracy and the share of pairs of the same language.
+    """
+    logits = matcher(vectors.float())
+    same = (language[:, None] == language[None]).long()
+    keep = torch.ones_like(same, dtype=torch.bool)
+    if drop_diagonal:
+        keep.fill_diagonal_(False)
+    logits, same = logits[keep], same[keep]
+    with torch.no_grad():
+        accuracy = (logits.argmax(-1) == same).float().mean()
+    return F.cross_entropy(logits, same), accuracy, same.float().mean()
+
+
+# Logits are made in pieces of at most this many numbers and recomputed in the backward pass, so that a vocabulary of 262,144 fits.
+LOGITS_AT_ONCE = 2**26
+
+
+def summed_cross_entropy(hidden: Tensor, labels: Tensor, head: nn.Module, softcap: float | None) -> Tensor:
+    """Sum over tokens of -log p(labels) for final states `hidden` [tokens, width]; float32. `softcap` as in Gemma 2: cap * tanh(logits / cap)."""
+
+    def piece(states: Tensor, wanted: Tensor) -> Tensor:
+        logits = head(states).float()
+        if softcap is not None:
+            logits = torch.tanh(logits / softcap) * softcap
+        return F.cross_entropy(logits, wanted, reduction="sum")
+
+    vocabulary = head.weight.shape[0]
+    rows = max(1, LOGITS_AT_ONCE // vocabulary)
+    if len(hidden) <= rows:
+        return piece(hidden, labels)
+    total = hidden.new_zeros((), dtype=torch.float32)
+    for states, wanted in zip(hidden.split(rows), labels.split(rows), strict=True):
+        total = total + checkpoint(piece, states, wanted, use_reentrant=False)
+    return total
