@@ -32,8 +32,10 @@ def unigram_tokenizer():
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     texts = list(SENTENCES.values()) * 5 + list("\n:#.abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,")
-    texts += [template for template in TEMPLATES.values()] + [translation_instruction("alpaca", "eng_Latn", code) for code in SENTENCES]
-    tokenizer.train_from_iterator(texts, trainers.UnigramTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False))
+    texts += list(TEMPLATES.values()) + [translation_instruction("alpaca", "eng_Latn", code) for code in SENTENCES]
+    tokenizer.train_from_iterator(
+        texts, trainers.UnigramTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False)
+    )
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
@@ -55,7 +57,9 @@ def test_spans_decode_to_the_sentences(tokenizer, template: str, source: str, ta
     assert sample.input_ids[-1] == tokenizer.eos_token_id
     assert not sample.truncated
     # What the loss is on: exactly the target and the end.
-    assert [position for position, trained in enumerate(sample.trained) if trained] == list(range(sample.target_span[0], len(sample.input_ids)))
+    assert [position for position, trained in enumerate(sample.trained) if trained] == list(
+        range(sample.target_span[0], len(sample.input_ids))
+    )
 
 
 def test_prompt_is_what_generation_sees():
@@ -113,14 +117,14 @@ def corpus_folder(tmp_path: Path) -> Path:
 
 
 def recipe_for(folder: Path, **changes) -> Recipe:
-    fields = dict(
-        stage="stage1",
-        sources=(Source("translation", str(folder), weight=3.0), Source("monolingual", str(folder), weight=1.0)),
-        model={"model_type": "llama"},
-        batch_size=8,
-        micro_batch_size=8,
-        steps=4,
-    )
+    fields = {
+        "stage": "stage1",
+        "sources": (Source("translation", str(folder), weight=3.0), Source("monolingual", str(folder), weight=1.0)),
+        "model": {"model_type": "llama"},
+        "batch_size": 8,
+        "micro_batch_size": 8,
+        "steps": 4,
+    }
     return Recipe(**(fields | changes))
 
 

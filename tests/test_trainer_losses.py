@@ -39,7 +39,10 @@ def test_contrastive_forms_are_their_formulas():
 
 def test_contrastive_fixed_values():
     """Pinned figures, so that a change of the formula cannot hide behind a change of the test."""
-    values = {form: float(contrastive_loss(SOURCE, TARGET, temperature=0.1, form=form)[0]) for form in ("paper_formula", "official_code", "symmetric")}
+    values = {
+        form: float(contrastive_loss(SOURCE, TARGET, temperature=0.1, form=form)[0])
+        for form in ("paper_formula", "official_code", "symmetric")
+    }
     assert values == pytest.approx({"paper_formula": 0.236165, "official_code": 0.1180825, "symmetric": 0.2305395}, rel=1e-5)
 
 
@@ -72,7 +75,10 @@ def test_matcher_equals_the_all_pairs_form():
     torch.manual_seed(0)
     matcher, vectors = LanguageMatcher(8, 5), torch.randn(6, 8)
     naive = torch.stack(
-        [torch.stack([matcher.down(F.silu(matcher.gate(torch.cat([a, b]))) * matcher.up(torch.cat([a, b]))) for b in vectors]) for a in vectors]
+        [
+            torch.stack([matcher.down(F.silu(matcher.gate(torch.cat([a, b]))) * matcher.up(torch.cat([a, b]))) for b in vectors])
+            for a in vectors
+        ]
     )
     torch.testing.assert_close(matcher(vectors), naive, atol=1e-6, rtol=1e-5)
     assert not torch.allclose(matcher(vectors), matcher(vectors).transpose(0, 1))  # ordered pairs

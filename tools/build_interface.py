@@ -3,8 +3,10 @@
     pip download --no-deps --only-binary=:all: --python-version 3.14 homeassistant==2026.2.3
     python tools/build_interface.py homeassistant-2026.2.3-py3-none-any.whl
 
-A key is kept when its text has a translation of its own in every language, is free of placeholders and markup, and has 12 to 160 characters in
-English. Keys with the same English text are one key. Near-duplicates (character 4-gram cosine of the English texts at least 0.7, or the same text in
+A key is kept when its text has a translation of its own in every language, is free of placeholders and markup, and has 12 to 160
+characters in
+English. Keys with the same English text are one key. Near-duplicates (character 4-gram cosine of the English texts at least 0.7, or the
+same text in
 any language) are linked, and each linked group goes to one split as a whole. Validation and test take only texts of 25 characters or more.
 That cosine weighs rare words most, so that "hostname of your Elgato device" and "hostname of your Flo device" are far apart in it.
 A line of validation or test that shares too many character n-grams, or all its letters, with a line of another split, in any

@@ -1,7 +1,7 @@
 """Write the lm-eval definitions under `tasks/` from the table of languages and the prompt templates.
 
-    python tools/build_tasks.py            write them
-    python tools/build_tasks.py --check    exit 1 where a file differs from what would be written
+python tools/build_tasks.py            write them
+python tools/build_tasks.py --check    exit 1 where a file differs from what would be written
 """
 
 from __future__ import annotations

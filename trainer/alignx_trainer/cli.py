@@ -65,7 +65,8 @@ def train(
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="a .pt checkpoint")], folder: Annotated[Path, typer.Argument(help="a new Hugging Face folder")]
+    checkpoint: Annotated[str, typer.Argument(help="a .pt checkpoint")],
+    folder: Annotated[Path, typer.Argument(help="a new Hugging Face folder")],
 ) -> None:
     """Write CHECKPOINT as a folder that transformers opens with `from_pretrained`."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -161,7 +161,8 @@ def _put(given: Any, key: list[str], value: Any, override: str) -> None:
 
 
 def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe and apply `key=value` overrides (values are YAML; `sources.0.path=...` reaches inside). Raises InputError with the offending key."""
+    """Read a recipe and apply `key=value` overrides (values are YAML; `sources.0.path=...` reaches inside). Raises InputError with the
+    offending key."""
     path = find_recipe(name)
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -183,7 +184,8 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
         raise InputError(f"{path}: `sources` must be a list of mappings")
     where = f"{path}, sources"
     built = tuple(
-        Source(**dict(_number(Source, _checked(Source, source, where), where), languages=tuple(source.get("languages") or ()))) for source in sources
+        Source(**dict(_number(Source, _checked(Source, source, where), where), languages=tuple(source.get("languages") or ())))
+        for source in sources
     )
     missing = {"stage"} - set(given)
     if missing:

@@ -139,7 +139,8 @@ def _digest(records: list[dict[str, str]]) -> str:
 class Order:
     """Which record of which stream is where in training: a pure function of (seed, step), so there is no loader state to save.
 
-    Each stream is walked in a new permutation on every pass. Within a window of steps samples are sorted by length and the batches shuffled.
+    Each stream is walked in a new permutation on every pass. Within a window of steps samples are sorted by length and the batches
+    shuffled.
     """
 
     def __init__(self, streams: Sequence[Stream], recipe: Recipe, tokenizer: Any) -> None:
@@ -169,12 +170,13 @@ class Order:
                 chosen.append(self.streams[stream][int(self._permutation(stream, epoch)[offset])])
         recipe = self.recipe
         samples = [
-            tokenize(record, self.tokenizer, template=recipe.prompt_template, max_length=recipe.max_length, lm_on=recipe.lm_on) for record in chosen
+            tokenize(record, self.tokenizer, template=recipe.prompt_template, max_length=recipe.max_length, lm_on=recipe.lm_on)
+            for record in chosen
         ]
         generator = np.random.default_rng([recipe.seed, len(self.streams), window])
         # The random key mixes the streams among samples of one length.
         ties = generator.random(len(samples))
-        ordered = [samples[index] for index in np.lexsort((ties, [len(sample.input_ids) for sample in samples]))]
+        ordered = [samples[index] for index in np.lexsort((ties, np.array([len(sample.input_ids) for sample in samples])))]
         batches = [ordered[start : start + recipe.batch_size] for start in range(0, len(ordered), recipe.batch_size)]
         return [batches[index] for index in generator.permutation(len(batches))]
 
@@ -187,7 +189,8 @@ class Order:
 def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, lm_on: str) -> Sample:
     """Ids, labels and spans of one record.
 
-    The prompt is tokenized once and the source located by character offsets; the target is tokenized alone and appended with the end token, so its
+    The prompt is tokenized once and the source located by character offsets; the target is tokenized alone and appended with the end
+    token, so its
     span is exact and the same as in generation. Source and target are truncated, each on its own; the template never is.
     Raises InputError if the template alone leaves no room.
     """
@@ -199,7 +202,16 @@ def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, 
         ids = start + target[:room] + end
         trained = [False] * len(start) + [True] * (len(ids) - len(start))
         return Sample(
-            record.identity, ids, trained, (0, 0), (len(start), len(ids) - 1), "", record.target, record.source_language, record.target_language, len(target) > room
+            record.identity,
+            ids,
+            trained,
+            (0, 0),
+            (len(start), len(ids) - 1),
+            "",
+            record.target,
+            record.source_language,
+            record.target_language,
+            len(target) > room,
         )
     before, after = split_at_input(template)
     before = before.replace("{instruction}", record.instruction)
@@ -294,16 +306,30 @@ def train_tokenizer(streams: Sequence[Stream], vocabulary_size: int) -> Any:
                     yield before.replace("{instruction}", record.instruction or "") + after
 
     tokenizer = Tokenizer(models.BPE())
-    # Digits apart: numbers are copied, not learnt by heart. Chinese and other unspaced text has no blanks, so merges grow into words by themselves.
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    # Digits apart: numbers are copied, not learnt by heart. Chinese and other unspaced text has no blanks, so merges grow into words by
+    # themselves.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocabulary_size,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts(), trainer)
     tokenizer.post_processor = processors.Sequence(
-        [processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)])]
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 0)]),
+        ]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=512, clean_up_tokenization_spaces=False
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
     )

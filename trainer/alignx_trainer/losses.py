@@ -17,7 +17,13 @@ def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def contrastive_loss(
-    source: Tensor, target: Tensor, *, temperature: float, form: Contrastive, same_source: Tensor | None = None, same_target: Tensor | None = None
+    source: Tensor,
+    target: Tensor,
+    *,
+    temperature: float,
+    form: Contrastive,
+    same_source: Tensor | None = None,
+    same_target: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """InfoNCE over cosine similarities of `source` [n, width] and `target` [n, width]; row i of one belongs to row i of the other.
 
@@ -47,7 +53,8 @@ def contrastive_loss(
 class LanguageMatcher(nn.Module):
     """Gated two-layer classifier over pairs of sentence vectors: same language or not (the language-matching head of AlignX).
 
-    A pair [a; b] of width 2d goes through silu(W_gate [a; b]) * (W_up [a; b]) and W_down to two logits, no biases. W [a; b] = W_a a + W_b b, so
+    A pair [a; b] of width 2d goes through silu(W_gate [a; b]) * (W_up [a; b]) and W_down to two logits, no biases. W [a; b] = W_a a + W_b
+    b, so
     every vector is projected once and pairs only cost additions in the inner width.
     """
 
@@ -90,7 +97,8 @@ LOGITS_AT_ONCE = 2**26
 
 
 def summed_cross_entropy(hidden: Tensor, labels: Tensor, head: nn.Module, softcap: float | None) -> Tensor:
-    """Sum over tokens of -log p(labels) for final states `hidden` [tokens, width]; float32. `softcap` as in Gemma 2: cap * tanh(logits / cap)."""
+    """Sum over tokens of -log p(labels) for final states `hidden` [tokens, width]; float32. `softcap` as in Gemma 2: cap * tanh(logits /
+    cap)."""
 
     def piece(states: Tensor, wanted: Tensor) -> Tensor:
         logits = head(states).float()
@@ -98,8 +106,9 @@ def summed_cross_entropy(hidden: Tensor, labels: Tensor, head: nn.Module, softca
             logits = torch.tanh(logits / softcap) * softcap
         return F.cross_entropy(logits, wanted, reduction="sum")
 
-    vocabulary = head.weight.shape[0]
-    rows = max(1, LOGITS_AT_ONCE // vocabulary)
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    rows = max(1, LOGITS_AT_ONCE // weight.shape[0])
     if len(hidden) <= rows:
         return piece(hidden, labels)
     total = hidden.new_zeros((), dtype=torch.float32)

@@ -9,21 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alignx_eval.encode import decoder_blocks
 from alignx_trainer.config import Recipe
 from alignx_trainer.data import Batch, Sample
 from alignx_trainer.losses import LanguageMatcher, contrastive_loss, matching_loss, mean_pool, summed_cross_entropy
 
 # Rows of the feature tensor of a batch [rows, 4, width].
 MIDDLE_SOURCE, MIDDLE_TARGET, LAST_SOURCE, LAST_TARGET = range(4)
-
-
-def decoder_blocks(model: Any) -> nn.ModuleList:
-    """The list of decoder blocks of any causal model of transformers: the one ModuleList with as many members as the configuration has layers."""
-    depth = model.config.get_text_config().num_hidden_layers
-    for module in model.get_decoder().children():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return module
-    raise ValueError(f"{type(model).__name__}: no list of {depth} decoder blocks found")
 
 
 def resolve_align_layer(align_layer: float, depth: int) -> int:
@@ -42,7 +34,8 @@ class Forward(nn.Module):
         self.model = model
         self.middle: Tensor | None = None
         self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-        decoder_blocks(model)[align_layer - 1].register_forward_hook(self._keep)
+        blocks = decoder_blocks(model.get_decoder(), model.config.get_text_config().num_hidden_layers)
+        blocks[align_layer - 1].register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, arguments: Any, output: Any) -> None:
         self.middle = output[0] if isinstance(output, tuple) else output
@@ -56,6 +49,7 @@ class Forward(nn.Module):
         last = outputs.last_hidden_state
         features = lm = None
         if with_features:
+            assert self.middle is not None
             source, target = batch.source_mask.to(device), batch.target_mask.to(device)
             # Language matching pools the states that predict a span's tokens: the span moved one to the left.
             features = torch.stack(
@@ -121,7 +115,9 @@ def alignment_loss(
     rows = [
         index
         for index, sample in enumerate(samples)
-        if sample.source_span[1] > sample.source_span[0] and sample.target_span[1] > sample.target_span[0] and sample.source_language != sample.target_language
+        if sample.source_span[1] > sample.source_span[0]
+        and sample.target_span[1] > sample.target_span[0]
+        and sample.source_language != sample.target_language
     ]
     if len(rows) < 2:
         return None
@@ -157,8 +153,10 @@ def alignment_loss(
 def accumulate_gradients(forward: Forward, matcher: LanguageMatcher | None, micro_batches: list[Batch], recipe: Recipe) -> StepLosses:
     """Run one step's forward and backward passes; gradients are left on the parameters.
 
-    With `negatives: batch` and several micro-batches the contrast spans all of them by gradient caching (Gao et al. 2021, "Scaling Deep Contrastive
-    Learning Batch Size under Memory Limited Setup"): features first without a graph, the loss's gradient with respect to them once, then each
+    With `negatives: batch` and several micro-batches the contrast spans all of them by gradient caching (Gao et al. 2021, "Scaling Deep
+    Contrastive
+    Learning Batch Size under Memory Limited Setup"): features first without a graph, the loss's gradient with respect to them once, then
+    each
     micro-batch again with that gradient as a linear surrogate. The random state is replayed, so that dropout agrees between the two passes.
     """
     device_type = next(forward.model.parameters()).device.type
@@ -182,8 +180,8 @@ def accumulate_gradients(forward: Forward, matcher: LanguageMatcher | None, micr
     for index, batch in enumerate(micro_batches):
         if states:
             torch.set_rng_state(states[index][0])
-            if states[index][1] is not None:
-                torch.cuda.set_rng_state(states[index][1])
+            if (cuda_state := states[index][1]) is not None:
+                torch.cuda.set_rng_state(cuda_state)
         with precision:
             features, lm = forward(batch, with_features=recipe.aligns, with_lm=True)
         total = lm / tokens

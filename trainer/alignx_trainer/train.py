@@ -88,7 +88,8 @@ def _keep_log(path: Path, step: int) -> None:
 def train(recipe: Recipe, folder: Path, *, device: str | None = None, progress: Progress | None = None, command: str = "") -> Path:
     """Train by the recipe and return the path of the checkpoint, `folder`/model.pt.
 
-    `folder` also gets `log.jsonl` (one line a step, every loss apart) and, while training, `state.pt`. A run that was interrupted goes on from
+    `folder` also gets `log.jsonl` (one line a step, every loss apart) and, while training, `state.pt`. A run that was interrupted goes on
+    from
     `state.pt` if the recipe is the same, and ends on the CPU with the same bits. A finished run is not done again.
     Raises InputError for wrong input, TrainingError when a loss or gradient is not finite.
     """
@@ -116,7 +117,10 @@ def train(recipe: Recipe, folder: Path, *, device: str | None = None, progress: 
     if recipe.init is not None:
         start = open_checkpoint(recipe.init, device="cpu", dtype="float32")
         model, tokenizer = start.model, start.tokenizer
-        provenance = {"stages": list(start.provenance.get("stages", [])), "init": {"reference": recipe.init, "content_hash": start.content_hash}}
+        provenance = {
+            "stages": list(start.provenance.get("stages", [])),
+            "init": {"reference": recipe.init, "content_hash": start.content_hash},
+        }
         if start.align_layer is not None:
             provenance["align_layer"] = start.align_layer
     else:
@@ -186,7 +190,10 @@ def train(recipe: Recipe, folder: Path, *, device: str | None = None, progress: 
             norm = float(torch.nn.utils.clip_grad_norm_(trainable, recipe.max_grad_norm))
             if not math.isfinite(norm) or not math.isfinite(losses.lm):
                 names = ", ".join(sample.identity for sample in samples[:8])
-                raise TrainingError(f"step {done + 1}: the loss or its gradient is not finite; lower the learning rate, or look at these samples: {names} ...")
+                raise TrainingError(
+                    f"step {done + 1}: the loss or its gradient is not finite; "
+                    f"lower the learning rate, or look at these samples: {names} ..."
+                )
             rate = learning_rate(done, order.steps, recipe)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
