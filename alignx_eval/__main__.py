@@ -1,0 +1,5 @@
+"""`python -m alignx_eval` is `alignx-eval`."""
+
+from alignx_eval.cli import main
+
+main()

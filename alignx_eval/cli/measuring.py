@@ -1,0 +1,309 @@
+"""What `compare`, `run` and `report` have in common: from references on the command line to results, and from a comparison to files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from alignx_eval.cli.display import Display
+from alignx_eval.cli.options import Settings, default_cache_dir, prepare_environment
+from alignx_eval.errors import InputError
+from alignx_eval.evaluate import Options, evaluate, relabel, release_memory, unique_label
+from alignx_eval.results import SuiteResult
+from alignx_eval.run_directory import RunDirectory, atomic_write
+
+if TYPE_CHECKING:
+    from alignx_eval.comparison import Comparison
+    from alignx_eval.corpora import ParallelCorpus
+    from alignx_eval.encode import Pooling
+
+
+@dataclass(slots=True)
+class Source:
+    """One positional argument: a checkpoint to be measured, or a checkpoint of an earlier run."""
+
+    reference: str
+    run: RunDirectory | None = None
+    label_in_run: str = ""
+
+
+def read_reference(reference: str) -> Source:
+    """A run directory (`DIR`, or `DIR#LABEL` where it holds several checkpoints) is opened; anything else is taken for a checkpoint."""
+    folder, _, label = reference.partition("#")
+    path = Path(folder).expanduser()
+    if not ((path / "manifest.json").is_file() or path.name == "results.json"):
+        return Source(reference)
+    run = RunDirectory.read(path)
+    labels = run.labels()
+    if label and label not in labels:
+        raise InputError(f"{folder}: holds no checkpoint {label!r}; there are: {', '.join(labels)}")
+    if not label and len(labels) > 1:
+        raise InputError(
+            f"{folder}: holds {len(labels)} checkpoints; name one, as in {folder}#{labels[-1]} (there are: {', '.join(labels)})"
+        )
+    return Source(reference, run, label or labels[0])
+
+
+def inherited_options(sources: Sequence[Source]) -> dict[str, Any]:
+    """The options of the first run directory among the inputs, so that checkpoints beside it are measured in the same way."""
+    for source in sources:
+        if source.run is not None:
+            return {name: value for name, value in source.run.manifest.get("options", {}).items() if value is not None}
+    return {}
+
+
+def default_out(sources: Sequence[Source]) -> Path:
+    """`alignx-runs/NAMES-HASH`, the same for the same inputs, so that a repeated command resumes."""
+    names = [Path(source.label_in_run or source.reference.removeprefix("bundled:").rstrip("/")).stem for source in sources]
+    identity = "\0".join(
+        source.reference if source.reference.startswith("bundled:") else os.path.abspath(source.reference) for source in sources
+    )
+    readable = "-".join("".join(c if c.isalnum() or c in "._" else "-" for c in name) for name in names)[:80]
+    return Path("alignx-runs") / f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:6]}"
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is settled before anything is measured; `roles` says of each source whether it is "base", "candidate" or "control"."""
+
+    sources: Sequence[Source]
+    roles: Sequence[str]
+    settings: Settings
+    corpus: ParallelCorpus | None
+    corpus_facts: dict[str, Any]
+    template: str
+
+
+def plan(sources: Sequence[Source], roles: Sequence[str], settings: Settings) -> Plan:
+    """Find out everything that can be wrong with the inputs, as far as that is possible without opening a model. Writes nothing."""
+    check_outputs(settings.output)
+    prepare_environment(settings.offline)
+    if all(source.run is not None for source in sources):
+        return Plan(sources, roles, settings, None, _corpus_of_runs(sources), settings.template or "plain")
+    from alignx_eval.corpora import load_corpus
+    from alignx_eval.encode import POOLINGS
+    from alignx_eval.prompts import template_text
+
+    if settings.pooling not in POOLINGS:
+        raise InputError(f"unknown pooling {settings.pooling!r}; known: {', '.join(POOLINGS)}")
+    if settings.template:
+        template_text(settings.template)
+    corpus = load_corpus(settings.corpus, settings.split, settings.languages, settings.limit)
+    template = _resolve_template(sources, settings)
+    template_text(template)
+    return Plan(sources, roles, settings, corpus, describe_corpus(corpus), template)
+
+
+def measure(
+    plan: Plan, directory: RunDirectory, display: Display
+) -> tuple[list[str], dict[str, dict[str, SuiteResult]], dict[str, dict[str, Any]]]:
+    """Labels in the order of the plan's sources, results by label and suite, and what is known of each checkpoint by label.
+
+    Models are in memory one after the other; results are in `directory` as soon as they are complete.
+    """
+    settings = plan.settings
+    checkpoints: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, SuiteResult]] = {}
+    started = time.time()
+    labels: list[str] = []
+
+    def write_manifest(status: str) -> None:
+        by_role = {
+            role: [label for label, its_role in zip(labels, plan.roles) if its_role == role] for role in ("base", "candidate", "control")
+        }
+        directory.write_manifest(
+            {
+                "status": status,
+                "command": shlex.join(["alignx-eval", *sys.argv[1:]]),
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+                "seconds": round(time.time() - started, 1),
+                "base": by_role["base"][0] if by_role["base"] else None,
+                "candidates": by_role["candidate"],
+                "control": by_role["control"][0] if by_role["control"] else None,
+                "options": {**settings.measuring(), "template": plan.template},
+                "corpus": plan.corpus_facts,
+                "checkpoints": checkpoints,
+                "software": software_versions(),
+            }
+        )
+
+    write_manifest("running")
+    for source in plan.sources:
+        if source.run is not None:
+            label = unique_label(source.label_in_run, labels)
+            labels.append(label)
+            checkpoints[label] = {**source.run.manifest.get("checkpoints", {}).get(source.label_in_run, {}), "name": label}
+            results[label] = _take_over(source, label, settings, directory)
+            display.say(f"{label}: taken from {source.run.path}")
+            write_manifest("running")
+            continue
+        from alignx_eval.checkpoint import open_checkpoint
+
+        opened = time.perf_counter()
+        checkpoint = open_checkpoint(
+            source.reference, device=settings.device or _default_device(), dtype=settings.dtype, offline=settings.offline
+        )
+        checkpoint.name = unique_label(checkpoint.name, labels)
+        labels.append(checkpoint.name)
+        checkpoints[checkpoint.name] = describe_checkpoint(checkpoint)
+        write_manifest("running")
+        display.say(f"{checkpoint.name}: opened {source.reference} in {time.perf_counter() - opened:.1f} s")
+        assert plan.corpus is not None
+        results[checkpoint.name] = evaluate(
+            checkpoint,
+            plan.corpus,
+            settings.suites,
+            Options(
+                languages=settings.languages,
+                pooling=cast("Pooling", settings.pooling),
+                seed=settings.seed,
+                template=plan.template,
+                tasks=settings.tasks,
+                limit=settings.limit,
+                cache_dir=settings.cache_dir or default_cache_dir(),
+                samples=settings.samples,
+            ),
+            directory=directory,
+            progress=display.bar(checkpoint.name),
+            finished=display.finished(checkpoint.name),
+        )
+        del checkpoint
+        release_memory()
+    write_manifest("complete")
+    return labels, results, checkpoints
+
+
+def write_outputs(
+    comparison: Comparison, directory: RunDirectory, outputs: Sequence[str], display: Display, *, next_command: str | None = None
+) -> None:
+    """report.html and summary.md into the run directory, the files of -o, and the first screen to stdout."""
+    from alignx_eval.render import console, html, markdown
+
+    report = directory.path / "report.html"
+    atomic_write(report, html.render(comparison))
+    atomic_write(directory.path / "summary.md", markdown.render(comparison))
+    for output in outputs:
+        atomic_write(Path(output).expanduser(), _render(comparison, Path(output).suffix))
+        display.say(f"wrote {output}")
+    width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
+    screen = console.render(
+        comparison,
+        report_path=str(report),
+        next_command=next_command,
+        width=min(max(width, 60), 110),
+        colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
+    )
+    sys.stdout.write(screen)
+    sys.stdout.flush()
+
+
+def check_outputs(outputs: Sequence[str]) -> None:
+    """Find out before hours of measuring that a file of -o cannot be written."""
+    for output in outputs:
+        path = Path(output).expanduser()
+        if path.is_dir():
+            raise InputError(f"-o {output}: is a folder, a file name is needed")
+        parent = path.absolute().parent
+        if parent.exists() and not os.access(parent, os.W_OK):
+            raise InputError(f"-o {output}: the folder {parent} cannot be written to")
+
+
+def describe_checkpoint(checkpoint: Any) -> dict[str, Any]:
+    """What renderers and the manifest say about a checkpoint, as plain JSON."""
+    from alignx_eval.checkpoint import parameter_count
+
+    names = (
+        "name",
+        "reference",
+        "content_hash",
+        "stage",
+        "step",
+        "align_layer",
+        "prompt_template",
+        "provenance",
+        "recipe",
+        "format",
+        "notes",
+    )
+    return {**{name: getattr(checkpoint, name) for name in names}, "parameters": parameter_count(checkpoint)}
+
+
+def describe_corpus(corpus: Any) -> dict[str, Any]:
+    """What renderers and the manifest say about a corpus, as plain JSON."""
+    facts = {name: getattr(corpus, name) for name in ("name", "split", "content_hash", "licence", "attribution", "note")}
+    return {**facts, "languages": list(corpus.languages), "lines": len(corpus)}
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "sacrebleu", "lm-eval"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _take_over(source: Source, label: str, settings: Settings, directory: RunDirectory) -> dict[str, SuiteResult]:
+    """Results of an earlier run under `label`, copied into `directory` so that it is complete by itself."""
+    assert source.run is not None
+    taken = {}
+    for suite, result in source.run.results(source.label_in_run).items():
+        if suite in settings.suites:
+            result = relabel(result, label)
+            if not settings.samples:
+                result.samples = []
+            key, options = source.run.key_and_options(source.label_in_run, suite)
+            if source.run.path.resolve() != directory.path.resolve():
+                directory.save(label, key, result, options=options, samples=settings.samples)
+            taken[suite] = result
+    if not taken:
+        raise InputError(f"{source.reference}: holds none of the suites {', '.join(settings.suites)}")
+    return taken
+
+
+def _corpus_of_runs(sources: Sequence[Source]) -> dict[str, Any]:
+    for source in sources:
+        if source.run is not None:
+            return dict(source.run.manifest.get("corpus") or {})
+    return {}
+
+
+def _resolve_template(sources: Sequence[Source], settings: Settings) -> str:
+    """One template for all: --template, else the first that a checkpoint names, else plain. Tells early what is not there."""
+    from alignx_eval.checkpoint import recorded_template
+
+    recorded = [recorded_template(source.reference) for source in sources if source.run is None]
+    return settings.template or next((template for template in recorded if template), "plain")
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _render(comparison: Comparison, suffix: str) -> str:
+    if suffix == ".html":
+        from alignx_eval.render import html
+
+        return html.render(comparison)
+    if suffix == ".md":
+        from alignx_eval.render import markdown
+
+        return markdown.render(comparison)
+    from alignx_eval.render import tables
+
+    return tables.render_json(comparison) if suffix == ".json" else tables.render_csv(comparison)

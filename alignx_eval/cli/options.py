@@ -1,0 +1,237 @@
+"""The options that commands share: how they are declared, read from a YAML file, and checked."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alignx_eval.errors import InputError
+from alignx_eval.evaluate import SUITES
+
+OUTPUT_SUFFIXES = (".html", ".json", ".md", ".csv")
+
+# Every option is None where it was not given, so that a value from --config or from an earlier run can stand in.
+SuitesOption = Annotated[
+    str | None, typer.Option("--suites", metavar="LIST", help=f"Suites, comma-separated. [default: {','.join(SUITES)}]")
+]
+CorpusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus",
+        metavar="NAME|FOLDER",
+        help="Bundled corpus (interface, udhr) or a folder of eng_Latn.txt, deu_Latn.txt, ... [default: interface]",
+    ),
+]
+SplitOption = Annotated[str | None, typer.Option("--split", help="Split of the corpus. [default: test]")]
+LanguagesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--languages", metavar="LIST", help="FLORES codes, comma-separated; de, zh or German are resolved. [default: all of the corpus]"
+    ),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N lines of the corpus and N documents of each task.")
+]
+PoolingOption = Annotated[
+    str | None, typer.Option("--pooling", help="How token states become a sentence vector: mean, last or weighted. [default: mean]")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of probes, permutations and resampling. [default: 0]")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu, cuda, cuda:1, mps, or auto to spread one model. [default: cuda if there is one, else cpu]"),
+]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: float32 on a CPU, else the checkpoint's own]")
+]
+OfflineOption = Annotated[
+    bool | None,
+    typer.Option("--offline/--online", help="Whether the network may be used, for checkpoints and corpora of the hub. [default: offline]"),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir", metavar="DIR", help="Where sentence vectors are cached. [default: $ALIGNX_EVAL_CACHE or ~/.cache/alignx-eval]"
+    ),
+]
+SamplesOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--samples/--no-samples", help="Whether sentences of the corpus and what models wrote are stored and shown. [default: samples]"
+    ),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="YAML file with these options by their long names; the command line wins.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Run directory; what is complete in it is not measured again. [default: below alignx-runs/]"),
+]
+OutputOption = Annotated[
+    list[Path] | None,
+    typer.Option("-o", "--output", metavar="FILE", help="Also write this file, format by suffix: .html .json .md .csv. Repeatable."),
+]
+TasksOption = Annotated[
+    str | None, typer.Option("--tasks", metavar="LIST", help="Tasks of the suite `tasks`, comma-separated; see `alignx-eval ls tasks`.")
+]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--template", help="Prompt template for every checkpoint: plain or alpaca. [default: the first that a checkpoint names, else plain]"
+    ),
+]
+QuietOption = Annotated[bool | None, typer.Option("--quiet", "-q", help="No progress and no remarks on stderr; errors still appear.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options after command line, configuration file and defaults are put together."""
+
+    suites: tuple[str, ...] = tuple(SUITES)
+    corpus: str = "interface"
+    split: str = "test"
+    languages: tuple[str, ...] | None = None
+    limit: int | None = None
+    pooling: str = "mean"
+    seed: int = 0
+    device: str | None = None
+    dtype: str | None = None
+    offline: bool = True
+    cache_dir: str | None = None
+    samples: bool = True
+    out: str | None = None
+    output: tuple[str, ...] = ()
+    tasks: tuple[str, ...] | None = None
+    template: str | None = None
+    quiet: bool = False
+    control: str | None = None
+    allow_mismatch: tuple[str, ...] = ()
+
+    def measuring(self) -> dict[str, Any]:
+        """The options that decide what is measured, as they go into the manifest."""
+        names = ("suites", "corpus", "split", "languages", "limit", "pooling", "seed", "tasks", "template")
+        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
+
+
+LISTS = ("suites", "languages", "tasks", "output", "allow_mismatch")
+TYPES: dict[str, type] = {"limit": int, "seed": int, "offline": bool, "samples": bool, "quiet": bool}
+
+
+def settings_from(given: Mapping[str, Any], config: Path | None, inherited: Mapping[str, Any] | None = None) -> Settings:
+    """`given` (command line) over `config` (YAML file) over `inherited` (the options of an earlier run) over the defaults.
+
+    Values may be strings with commas or sequences. Raises InputError for unknown names and wrong types.
+    """
+    chosen: dict[str, Any] = {}
+    for source in (inherited or {}, _read_config(config) if config else {}, given):
+        chosen |= {name: _checked(name, value) for name, value in source.items() if value is not None}
+    settings = Settings(**chosen)
+    _check_outputs(settings.output)
+    return replace(settings, suites=_checked_suites(settings.suites), languages=_resolved(settings.languages, settings.quiet))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: a mapping of option names to values is needed")
+    known = {field.name for field in fields(Settings)}
+    options = {}
+    for name, value in document.items():
+        plain = str(name).replace("-", "_")
+        if plain in ("no_samples", "online") and isinstance(value, bool):
+            plain, value = {"no_samples": "samples", "online": "offline"}[plain], not value
+        if plain not in known:
+            near = difflib.get_close_matches(plain, known, 1)
+            raise InputError(f"{path}: unknown option {name!r}" + (f"; did you mean {near[0].replace('_', '-')}?" if near else ""))
+        options[plain] = value
+    return options
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name in LISTS:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise InputError(f"option {name}: a list or comma-separated text is needed, not {value!r}")
+        return tuple(str(part).strip() for part in parts if str(part).strip())
+    wanted = TYPES.get(name, str)
+    if wanted is str:
+        return str(value)
+    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
+        raise InputError(f"option {name}: {'true or false' if wanted is bool else 'a whole number'} is needed, not {value!r}")
+    if name == "limit" and isinstance(value, int) and value < 1:
+        raise InputError(f"option limit: at least 1 is needed, not {value}")
+    return value
+
+
+def _checked_suites(suites: tuple[str, ...]) -> tuple[str, ...]:
+    from alignx_eval.evaluate import check_suites
+
+    return check_suites(suites)
+
+
+def _check_outputs(outputs: tuple[str, ...]) -> None:
+    for output in outputs:
+        if Path(output).suffix not in OUTPUT_SUFFIXES:
+            raise InputError(f"-o {output}: the format follows the suffix, one of {' '.join(OUTPUT_SUFFIXES)}")
+
+
+def _resolved(languages: tuple[str, ...] | None, quiet: bool) -> tuple[str, ...] | None:
+    """FLORES codes, each once; what stood for them is printed to stderr."""
+    if languages is None:
+        return None
+    from alignx_eval.languages import LANGUAGES, resolve_language
+
+    codes = []
+    for text in languages:
+        code = resolve_language(text)
+        if code != text and not quiet:
+            print(f"language {text} is {code} ({LANGUAGES[code].name})", file=sys.stderr)
+        codes.append(code)
+    if not codes:
+        raise InputError("--languages: no language given")
+    return tuple(dict.fromkeys(codes))
+
+
+def default_cache_dir() -> str:
+    """`$ALIGNX_EVAL_CACHE`, else `alignx-eval` in the user's cache folder."""
+    if os.environ.get("ALIGNX_EVAL_CACHE"):
+        return os.environ["ALIGNX_EVAL_CACHE"]
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return str(Path(base) / "alignx-eval")
+
+
+def prepare_environment(offline: bool) -> None:
+    """Settle network and chatter of the Hugging Face libraries. Must run before any of them is imported."""
+    os.environ["TOKENIZERS_PARALLELISM"] = os.environ.get("TOKENIZERS_PARALLELISM", "false")
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    os.environ["DATASETS_VERBOSITY"] = "error"
+    os.environ["LMEVAL_LOG_LEVEL"] = "ERROR"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if offline:
+            os.environ[name] = "1"
+        else:
+            os.environ.pop(name, None)
+    if "--debug" not in sys.argv:
+        import logging
+        import warnings
+
+        warnings.simplefilter("ignore")
+        logging.getLogger().setLevel(logging.ERROR)

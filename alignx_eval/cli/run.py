@@ -1,0 +1,72 @@
+"""`alignx-eval run`: measure one checkpoint and keep the results for later comparisons."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignx_eval.cli import options as opt
+
+
+def run(
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="A .pt, Hugging Face folder, adapter folder, hub id, .gguf or bundled:NAME.")
+    ],
+    suites: opt.SuitesOption = None,
+    corpus: opt.CorpusOption = None,
+    split: opt.SplitOption = None,
+    languages: opt.LanguagesOption = None,
+    limit: opt.LimitOption = None,
+    tasks: opt.TasksOption = None,
+    template: opt.TemplateOption = None,
+    pooling: opt.PoolingOption = None,
+    seed: opt.SeedOption = None,
+    device: opt.DeviceOption = None,
+    dtype: opt.DtypeOption = None,
+    offline: opt.OfflineOption = None,
+    cache_dir: opt.CacheOption = None,
+    samples: opt.SamplesOption = None,
+    config: opt.ConfigOption = None,
+    out: opt.OutOption = None,
+    output: opt.OutputOption = None,
+    quiet: opt.QuietOption = None,
+    debug: opt.DebugOption = False,
+) -> None:
+    """Measure one checkpoint. The run directory can stand for the checkpoint in `compare` later.
+
+    \b
+    Examples:
+      alignx-eval run bundled:base
+      alignx-eval run base.pt --suites layers,language_id --languages de,zh --out alignx-runs/base
+      alignx-eval run model.gguf --corpus flores200/devtest --limit 100
+    """
+    given = {name: value for name, value in locals().items() if name not in ("checkpoint", "config", "debug")}
+    from alignx_eval.cli.display import Display
+    from alignx_eval.cli.measuring import default_out, measure, plan, read_reference, write_outputs
+    from alignx_eval.errors import InputError
+    from alignx_eval.run_directory import RunDirectory
+
+    settings = opt.settings_from(given, config)
+    source = read_reference(checkpoint)
+    if source.run is not None:
+        raise InputError(f"{checkpoint}: is a run directory already; show it with `alignx-eval report {checkpoint}`")
+    planned = plan([source], ["base"], settings)
+    directory = RunDirectory(Path(settings.out).expanduser() if settings.out else default_out([source]))
+    with directory.lock(), Display(quiet=settings.quiet) as display:
+        display.say(f"run directory: {directory.path}")
+        labels, results, checkpoints = measure(planned, directory, display)
+        from alignx_eval.comparison import compare as compare_results
+
+        comparison = compare_results(
+            results, base=labels[0], candidates=[], checkpoints=checkpoints, corpus=planned.corpus_facts, seed=settings.seed
+        )
+        write_outputs(
+            comparison,
+            directory,
+            settings.output,
+            display,
+            next_command=shlex.join(["alignx-eval", "compare", str(directory.path), "CANDIDATE"]),
+        )

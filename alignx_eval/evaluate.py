@@ -1,0 +1,179 @@
+"""Measure checkpoints: suite after suite, one checkpoint in memory at a time, nothing twice that a run directory already holds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from alignx_eval.errors import InputError
+from alignx_eval.results import SuiteResult
+from alignx_eval.run_directory import RunDirectory, suite_key
+
+if TYPE_CHECKING:
+    from alignx_eval.checkpoint import Checkpoint
+    from alignx_eval.corpora import ParallelCorpus
+    from alignx_eval.encode import Pooling
+
+# In the order of measuring: what is cheap and tells most comes first.
+SUITES = {
+    "layers": "alignment of languages layer by layer: cosine, CKA, retrieval",
+    "language_id": "how well a linear probe reads the language off each layer",
+    "language_modelling": "bits per byte per language",
+    "translation": "BLEU, chrF++ and off-target rate, from and to the pivot language",
+    "tasks": "tasks of the LM evaluation harness",
+}
+
+BUNDLED_CHECKPOINTS = {
+    "base": "small model pre-trained on monolingual text and bitext of the corpus `interface`",
+    "tuned": "base after instruction tuning alone; the control, on the same number of tokens as alignx",
+    "alignx": "base after AlignX stages 1 (alignment) and 2 (instruction tuning)",
+}
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the suites may be told. `limit` caps the documents of each task. `tasks` None stands for our own task in the `languages` asked
+    for, or in all of its languages where none were named (or none of them has it)."""
+
+    languages: tuple[str, ...] | None = None
+    pooling: Pooling = "mean"
+    seed: int = 0
+    template: str = "plain"
+    tasks: tuple[str, ...] | None = None
+    limit: int | None = None
+    cache_dir: str | None = None
+    samples: bool = True
+
+
+def check_suites(suites: Sequence[str]) -> tuple[str, ...]:
+    """The suites in the order of measuring, each once. Raises InputError for an unknown name or none at all."""
+    unknown = [suite for suite in suites if suite not in SUITES]
+    if unknown:
+        raise InputError(f"unknown suite {unknown[0]!r}; known: {', '.join(SUITES)}")
+    if not suites:
+        raise InputError(f"no suite given; known: {', '.join(SUITES)}")
+    return tuple(suite for suite in SUITES if suite in suites)
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    corpus: ParallelCorpus,
+    suites: Sequence[str],
+    options: Options,
+    *,
+    directory: RunDirectory | None = None,
+    progress: Callable[[str], Progress | None] | None = None,
+    finished: Callable[[str, SuiteResult, bool], None] | None = None,
+) -> dict[str, SuiteResult]:
+    """Results of `checkpoint` by suite. With a `directory`, each suite is stored as soon as it is complete, and read from there if it is.
+
+    `progress(suite)` gives the callable that the suite reports to; `finished(suite, result, reused)` is called after each.
+    Raises what opening of data and the suites raise: InputError, MissingAssetError.
+    """
+    results: dict[str, SuiteResult] = {}
+    for suite in check_suites(suites):
+        relevant = _relevant_options(suite, checkpoint, corpus, options)
+        key = suite_key(label=checkpoint.name, content_hash=checkpoint.content_hash, suite=suite, options=relevant)
+        reused = directory is not None and directory.is_done(checkpoint.name, suite, key, samples=options.samples)
+        if not reused:
+            started = time.perf_counter()
+            result = _measure(suite, checkpoint, corpus, options, progress(suite) if progress else None)
+            result.seconds = time.perf_counter() - started
+            if not result.rows:
+                raise InputError(f"suite {suite}: nothing could be measured with this corpus; choose other --suites or --languages")
+            if not options.samples:
+                result.samples = []
+            if directory is not None:
+                directory.save(checkpoint.name, key, result, options=relevant, samples=options.samples)
+        if directory is not None:  # also what was just measured is read back, so that a resumed run is the same as one without a break
+            result = directory.load(checkpoint.name, suite)
+            if not options.samples:
+                result.samples = []
+        results[suite] = result
+        if finished:
+            finished(suite, result, reused)
+    return results
+
+
+def relabel(result: SuiteResult, label: str) -> SuiteResult:
+    """The same result under another checkpoint label."""
+    return replace(result, rows=[replace(row, checkpoint=label) for row in result.rows])
+
+
+def unique_label(label: str, taken: Sequence[str]) -> str:
+    """`label`, or `label (2)`, `label (3)`, ... where it is taken."""
+    candidate, number = label, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{label} ({number})"
+    return candidate
+
+
+def release_memory() -> None:
+    """Give the memory of a model that is no longer referenced back, also on an accelerator."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options) -> dict[str, Any]:
+    """What decides the numbers of `suite` besides the checkpoint's content."""
+    weight = next(checkpoint.model.parameters())
+    relevant: dict[str, Any] = {"dtype": str(weight.dtype).removeprefix("torch."), "device": weight.device.type}
+    if suite == "tasks":
+        return relevant | {"tasks": _chosen_tasks(options), "limit": options.limit}
+    relevant |= {
+        "corpus": corpus.name,
+        "split": corpus.split,
+        "content_hash": corpus.content_hash,
+        "languages": list(corpus.languages),
+        "lines": len(corpus),
+    }
+    if suite in ("layers", "language_id"):
+        relevant |= {"pooling": options.pooling, "seed": options.seed}
+    if suite == "translation":
+        relevant |= {"template": options.template}
+    return relevant
+
+
+def _measure(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options, progress: Progress | None) -> SuiteResult:
+    # A suite's dependencies (scikit-learn, sacreBLEU, lm-eval) are imported only where it is asked for.
+    if suite == "layers":
+        from alignx_eval.suites import layers
+
+        return layers.run(checkpoint, corpus, pooling=options.pooling, seed=options.seed, cache_dir=options.cache_dir, progress=progress)
+    if suite == "language_id":
+        from alignx_eval.suites import language_id
+
+        return language_id.run(
+            checkpoint, corpus, pooling=options.pooling, seed=options.seed, cache_dir=options.cache_dir, progress=progress
+        )
+    if suite == "language_modelling":
+        from alignx_eval.suites import language_modelling
+
+        return language_modelling.run(checkpoint, corpus, progress=progress)
+    if suite == "translation":
+        from alignx_eval.suites import translation
+
+        return translation.run(checkpoint, corpus, template=options.template, progress=progress)
+    from alignx_eval.suites import tasks
+
+    return tasks.run(checkpoint, tasks=_chosen_tasks(options), limit=options.limit, progress=progress)
+
+
+def _chosen_tasks(options: Options) -> list[str] | None:
+    """Names for the task suite; None for its default."""
+    if options.tasks is not None:
+        return list(options.tasks)
+    from alignx_eval.suites.tasks import DEFAULT_TASKS, list_tasks
+
+    wanted = [f"{family}_{code}" for family in DEFAULT_TASKS for code in options.languages or ()]
+    return [task for task in wanted if task in list_tasks()] or None

@@ -1,0 +1,244 @@
+"""Figures of the report as inline SVG with real text: crisp at any size, coloured by the page's style sheet, readable in print."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+
+# One drawing area for all line figures; report.js redraws the lines of another language into the same frame.
+WIDTH, HEIGHT = 560, 300
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 26, 48
+
+Band = tuple[Sequence[float | None], Sequence[float | None]]
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers that cover [low, high], about `count` of them."""
+    if not high > low:
+        high = low + 1.0
+    raw = (high - low) / max(count - 1, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def x_position(index: int, count: int) -> float:
+    return LEFT + 8 + (WIDTH - LEFT - RIGHT - 16) * (index / max(count - 1, 1))
+
+
+def y_position(value: float, low: float, high: float) -> float:
+    return TOP + (HEIGHT - TOP - BOTTOM) * (1 - (value - low) / (high - low))
+
+
+def line_path(values: Sequence[float | None], low: float, high: float) -> str:
+    """Path data of a line; an undefined value breaks it."""
+    parts, pen_down = [], False
+    for index, value in enumerate(values):
+        if value is None:
+            pen_down = False
+            continue
+        parts.append(f"{'L' if pen_down else 'M'}{x_position(index, len(values)):.1f} {y_position(value, low, high):.1f}")
+        pen_down = True
+    return "".join(parts)
+
+
+def band_path(lower: Sequence[float | None], upper: Sequence[float | None], low: float, high: float) -> str:
+    """Path data of the area between two lines, where both are defined."""
+    defined = [(i, start, end) for i, (start, end) in enumerate(zip(lower, upper, strict=True)) if start is not None and end is not None]
+    if not defined:
+        return ""
+
+    def point(index: int, value: float) -> str:
+        return f"{x_position(index, len(lower)):.1f} {y_position(max(min(value, high), low), low, high):.1f}"
+
+    return "M" + "L".join([point(i, end) for i, _, end in defined] + [point(i, end) for i, end, _ in reversed(defined)]) + "Z"
+
+
+def line_figure(
+    identity: str,
+    *,
+    title: str,
+    description: str,
+    layers: Sequence[str],
+    series: Mapping[str, Sequence[float | None]],
+    bands: Mapping[str, Band],
+    styles: Mapping[str, int],
+    low: float,
+    high: float,
+    ticks: Sequence[float],
+    levels: Sequence[tuple[str, float]] = (),
+    marked: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Curves over layers. `levels` are horizontal reference lines (name, value); `marked` are vertical ones (layer, label).
+
+    `styles` gives each series its number: colour, dash and marker hang on the CSS classes s0, s1, ...
+    """
+    out = [
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{identity}-t {identity}-d" '
+        f'data-figure="{html.escape(identity)}" data-low="{low}" data-high="{high}">',
+        f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
+        '<g class="grid" aria-hidden="true">',
+    ]
+    for tick in ticks:
+        y = y_position(tick, low, high)
+        out.append(
+            f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/><text class="tick y" x="{LEFT - 8}" y="{y:.1f}">{_tick(tick, ticks)}</text>'
+        )
+    out.append("</g>")
+    every = max(1, math.ceil(len(layers) / 9))
+    labelled = [i for i, layer in enumerate(layers) if "+" not in layer and i % every == 0]
+    for index, layer in enumerate(layers):
+        norm = "+" in layer
+        if norm:
+            labelled = [i for i in labelled if index - i >= 1]
+        if index in labelled or norm:
+            anchor = ' style="text-anchor:end"' if norm and index == len(layers) - 1 else ""
+            x = WIDTH - RIGHT if anchor else x_position(index, len(layers))
+            text = "+norm" if norm else html.escape(layer)
+            # The state after the final norm is no further block: its label stands one line lower.
+            out.append(f'<text class="tick x{" norm" if norm else ""}" x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}"{anchor}>{text}</text>')
+    out.append(f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 8}">layer (0 = embeddings)</text>')
+    for layer, label in marked:
+        if layer in layers:
+            x = x_position(list(layers).index(layer), len(layers))
+            right = x > WIDTH * 0.7
+            out.append(f'<path class="mark" d="M{x:.1f} {TOP - 8}V{HEIGHT - BOTTOM}"/>')
+            out.append(
+                f'<text class="mark-label" x="{x + (-5 if right else 5):.1f}" y="{TOP - 12}"'
+                f"{' style=text-anchor:end' if right else ''}>{html.escape(label)}</text>"
+            )
+    used: list[float] = []
+    names: list[str] = []  # drawn last, so that their halo keeps them legible on the lines
+    for name, value in levels:
+        if not low <= value <= high:
+            continue
+        y = y_position(value, low, high)
+        # Names of lines that lie close together are moved apart; the line itself stays where it is.
+        label_y = y - 5
+        while any(abs(label_y - other) < 19 for other in used):
+            label_y -= 19
+        used.append(label_y)
+        out.append(f'<path class="level" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+        names.append(f'<text class="level-label" x="{LEFT + 4}" y="{label_y:.1f}">{html.escape(name)}</text>')
+    for name, band in bands.items():
+        out.append(f'<path class="band s{styles[name] % 6}" data-band="{styles[name]}" d="{band_path(*band, low, high)}"/>')
+    for name, curve in series.items():
+        number = styles[name]
+        out.append(f'<path class="line s{number % 6}" data-line="{number}" d="{line_path(curve, low, high)}"/>')
+        out.append(f'<g class="dots s{number % 6}" data-dots="{number}">')
+        if len(layers) <= 40:
+            for index, height in enumerate(curve):
+                if height is not None:
+                    x, y = x_position(index, len(layers)), y_position(height, low, high)
+                    out.append(_marker(number, x, y, f"{name}, layer {layers[index]}: {height:.3f}"))
+        out.append("</g>")
+    out += [*names, "</svg>"]
+    return "".join(out)
+
+
+def _marker(number: int, x: float, y: float, tip: str) -> str:
+    # The same three shapes as in report.js: circle, square, diamond.
+    shapes = (
+        f"M{x - 3.5:.1f} {y:.1f}a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0",
+        f"M{x - 3.2:.1f} {y - 3.2:.1f}h6.4v6.4h-6.4z",
+        f"M{x:.1f} {y - 4.6:.1f}l4.6 4.6l-4.6 4.6l-4.6 -4.6z",
+    )
+    return f'<path d="{shapes[number % 3]}"><title>{html.escape(tip)}</title></path>'
+
+
+def _tick(value: float, ticks: Sequence[float]) -> str:
+    step = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else 1.0
+    decimals = max(0, min(6, -math.floor(math.log10(step) + 1e-9)))
+    if abs(step * 10**decimals - round(step * 10**decimals)) > 1e-6:
+        decimals += 1
+    return f"{value + 0.0:.{decimals}f}".replace("-", "−")
+
+
+def swatch(number: int) -> str:
+    """The line sample of a legend entry."""
+    line = f'<path class="line s{number % 6}" d="M1 6H33"/><g class="dots s{number % 6}">{_marker(number, 17, 6, "")}</g>'
+    return f'<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true">{line}</svg>'
+
+
+def interval_mark(low: float | None, value: float | None, high: float | None, scale: float, verdict: str) -> str:
+    """A difference with its interval around a zero line, on a scale from -scale to +scale."""
+    if value is None or not scale > 0:
+        return ""
+
+    def x(number: float) -> float:
+        return 60 + 56 * max(-1.0, min(1.0, number / scale))
+
+    bar = f'<path class="i" d="M{x(low):.1f} 8H{x(high):.1f}"/>' if low is not None and high is not None else ""
+    drawn = f'<path class="z" d="M60 0V16"/>{bar}<circle cx="{x(value):.1f}" cy="8" r="3.4"/>'
+    return f'<svg class="forest v-{verdict}" viewBox="0 0 120 16" aria-hidden="true">{drawn}</svg>'
+
+
+def scatter_figure(identity: str, *, title: str, description: str, points: Sequence[tuple[float, float]], groups: Sequence[int]) -> str:
+    """A projection to two dimensions; `groups` gives each point the number of its colour and shape (classes g0, g1, ...)."""
+    size, margin = 320, 12
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    low_x, low_y = min(xs), min(ys)
+    # One scale for both axes: distances must not depend on the direction.
+    span = max(max(xs) - low_x, max(ys) - low_y) or 1.0
+    pad_x, pad_y = (span - (max(xs) - low_x)) / 2, (span - (max(ys) - low_y)) / 2
+    out = [
+        f'<svg class="plot scatter" viewBox="0 0 {size} {size}" role="img" aria-labelledby="{identity}-t {identity}-d">',
+        f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
+        f'<rect class="frame" x=".5" y=".5" width="{size - 1}" height="{size - 1}"/>',
+    ]
+    paths: dict[int, list[str]] = {}
+    for (x, y), group in zip(points, groups, strict=True):
+        px = margin + (size - 2 * margin) * (x - low_x + pad_x) / span
+        py = size - margin - (size - 2 * margin) * (y - low_y + pad_y) / span
+        paths.setdefault(group, []).append(scatter_shape(group, px, py))
+    out += [f'<path class="g{group % 8}" d="{"".join(shapes)}"/>' for group, shapes in sorted(paths.items())]
+    out.append("</svg>")
+    return "".join(out)
+
+
+def scatter_shape(group: int, x: float, y: float) -> str:
+    """Path data of a point: 8 colours times 4 shapes tell 32 groups apart."""
+    shape = (group // 8 + group) % 4
+    if shape == 0:
+        return f"M{x - 3:.0f} {y:.0f}a3 3 0 1 0 6 0a3 3 0 1 0-6 0"
+    if shape == 1:
+        return f"M{x - 3:.0f} {y - 3:.0f}h5v5h-5z"
+    if shape == 2:
+        return f"M{x:.0f} {y - 4:.0f}l4 7h-8z"
+    return f"M{x - 3:.0f} {y:.0f}l3-4l3 4l-3 4z"
+
+
+def scatter_key(group: int) -> str:
+    return f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true"><path class="g{group % 8}" d="{scatter_shape(group, 6, 6)}"/></svg>'
+
+
+def heat_map(
+    identity: str, *, title: str, description: str, values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str]
+) -> str:
+    """A table of quantised cells, 0 (light) to 9 (dark) between 0 and 1; the exact numbers are in the files beside the report."""
+    cell, left, top = 10, 66, 66
+    width, height = left + cell * len(columns) + 2, top + cell * len(rows) + 2
+    out = [
+        f'<svg class="plot heat" viewBox="0 0 {width} {height}" style="max-width:{width * 1.6:.0f}px" role="img" '
+        f'aria-labelledby="{identity}-t {identity}-d">',
+        f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
+    ]
+    shades: dict[int, list[str]] = {}
+    for i, line in enumerate(values):
+        for j, value in enumerate(line):
+            if value is not None:
+                shade = max(0, min(9, int(value * 10)))
+                shades.setdefault(shade, []).append(f"M{left + j * cell} {top + i * cell}h{cell}v{cell}h-{cell}z")
+    out += [f'<path class="h{shade}" d="{"".join(cells)}"/>' for shade, cells in sorted(shades.items())]
+    out += [
+        f'<text class="heat-label" x="{left - 4}" y="{top + i * cell + 8}" style="text-anchor:end">{html.escape(name)}</text>'
+        for i, name in enumerate(rows)
+    ]
+    out += [
+        f'<text class="heat-label" transform="translate({left + j * cell + 8} {top - 4}) rotate(-90)">{html.escape(name)}</text>'
+        for j, name in enumerate(columns)
+    ]
+    out.append("</svg>")
+    return "".join(out)

@@ -1,0 +1,720 @@
+"""The report: one self-contained HTML file that loads nothing, reads without JavaScript, and fits a phone, a dark room and a printer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, quantiles
+from typing import TYPE_CHECKING, Any
+
+from alignx_eval.assets import asset_folder
+from alignx_eval.render import figures, view
+
+if TYPE_CHECKING:
+    from alignx_eval.comparison import Comparison
+    from alignx_eval.results import Row
+
+CURVES = (
+    "precision_at_1",
+    "cosine_centred",
+    "cka_debiased",
+    "probe_balanced_accuracy",
+    "mutual_nearest_neighbour",
+    "ratio_margin",
+    "cosine",
+)
+SMALL_CURVES = ("precision_at_1", "cosine_centred", "cka_debiased", "probe_balanced_accuracy")
+OPEN_METRICS = ("precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "chrf++", "acc")
+SAMPLE_BYTES = 1_000_000  # of the whole report's 3 MB
+SAMPLE_CHARACTERS = 600  # of one text; a model that does not stop writes thousands
+QUANTUM = 10_000  # curve values travel to report.js as whole ten-thousandths
+
+
+def render(comparison: Comparison, *, samples: bool = True) -> str:
+    """The whole report as HTML text that encodes to UTF-8. `samples=False` leaves the sentences out."""
+    import jinja2
+
+    folder = asset_folder("reports")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.globals.update(view=view, svg=_safe, figures=figures)
+    browser = _sample_browser(comparison) if samples else None
+    curves = _curves(comparison)
+    page = environment.get_template("report.html.j2").render(
+        comparison=comparison,
+        css=_safe((folder / "report.css").read_text(encoding="utf-8")),
+        javascript=_safe((folder / "report.js").read_text(encoding="utf-8")),
+        contrasts=[
+            {
+                "contrast": contrast,
+                "counts": view.count_verdicts(contrast.rows),
+                "suites": _suite_counts(comparison, contrast),
+            }
+            for contrast in view.contrasts(comparison)
+        ],
+        no_control=view.no_control_sentence(comparison),
+        styles=_styles(comparison),
+        curves=curves,
+        curve_data=_script_data(curves["data"]) if curves else None,
+        tables=_tables(comparison),
+        browser=browser,
+        sample_data=_script_data(browser["data"]) if browser else None,
+        costs=view.own_costs(comparison),
+        totals=_cost_totals(comparison),
+        projections=_projections(comparison),
+        maps=_maps(comparison),
+        facts=_facts(comparison),
+        notes=_notes(comparison),
+    )
+    return view.clean(page)
+
+
+def _safe(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _script_data(data: Any) -> Any:
+    """JSON for a script element: `<`, `>` and `&` are escaped, so that no text in it can end the element."""
+    text = json.dumps(view.finite(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _safe(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _styles(comparison: Comparison) -> dict[str, int]:
+    """Number of the colour, dash and marker of each checkpoint: base 0, control 1, candidates from 2."""
+    styles = {comparison.base: 0}
+    if comparison.control:
+        styles[comparison.control] = 1
+    for label in view.labels(comparison):
+        styles.setdefault(label, 2 + sum(number >= 2 for number in styles.values()))
+    return styles
+
+
+def _suite_counts(comparison: Comparison, contrast: view.Contrast) -> list[dict[str, Any]]:
+    table = []
+    for suite in view.suites(comparison):
+        rows = [row for row in contrast.rows if row.suite == suite]
+        if rows:
+            table.append({"title": view.SUITE_TITLES.get(suite, suite), "counts": view.count_verdicts(rows), "total": len(rows)})
+    return table
+
+
+# --- curves ----------------------------------------------------------------------------------------------------------------------
+
+
+def _curves(comparison: Comparison) -> dict[str, Any] | None:
+    """Layer curves of every metric that has layers: drawn for the mean over languages, with data to redraw for one pair."""
+    found: dict[str, dict[str, dict[tuple[str | None, str | None], dict[str, Row]]]] = {}
+    for label in view.labels(comparison):
+        for result in comparison.results.get(label, {}).values():
+            for row in result.rows:
+                if row.layer is not None:
+                    pair = (row.language, row.other_language)
+                    found.setdefault(row.metric, {}).setdefault(label, {}).setdefault(pair, {})[row.layer] = row
+    # Summaries of a curve are rows of one or two layers, no curves.
+    found = {
+        metric: by for metric, by in found.items() if len({layer for pairs in by.values() for rows in pairs.values() for layer in rows}) > 2
+    }
+    if not found:
+        return None
+    layers = sorted(
+        {layer for by in found.values() for pairs in by.values() for rows in pairs.values() for layer in rows}, key=view.layer_order
+    )
+    styles = _styles(comparison)
+    marked = _marked(comparison)
+    order = [metric for metric in CURVES if metric in found] + sorted(set(found) - set(CURVES))
+    data: dict[str, Any] = {"layers": layers, "metrics": {}}
+    drawn: dict[str, dict[str, Any]] = {}
+    all_pairs: dict[tuple[str | None, str | None], None] = {}
+    for metric in order:
+        series: dict[str, list[float | None]] = {}
+        bands: dict[str, figures.Band] = {}
+        packed: dict[str, dict[str, list[list[int | None]]]] = {}
+        band_kind = ""
+        for label, pairs in found[metric].items():
+            single = {pair: rows for pair, rows in pairs.items() if pair != (None, None)}
+            values, low, high, kind = _mean_curve(pairs.get((None, None)), single, layers)
+            series[label] = values
+            if low is not None and high is not None:
+                bands[label], band_kind = (low, high), kind
+            for pair, rows in single.items():
+                all_pairs[pair] = None
+                packed.setdefault(_pair_id(pair), {})[str(styles[label])] = [
+                    [_quantise(getattr(rows[layer], name)) if layer in rows else None for layer in layers]
+                    for name in ("value", "ci_low", "ci_high")
+                ]
+            packed.setdefault("", {})[str(styles[label])] = [
+                [_quantise(value) for value in line or [None] * len(layers)] for line in (values, low, high)
+            ]
+        for lines in packed.values():
+            for triple in lines.values():
+                while len(triple) > 1 and all(value is None for value in triple[-1]):
+                    triple.pop()
+        levels = _levels(comparison, metric, found[metric])
+        numbers = [value / QUANTUM for lines in packed.values() for triple in lines.values() for value in triple[0] if value is not None]
+        numbers += [value for low, high in bands.values() for line in (low, high) for value in line if value is not None]
+        numbers += [value for _, value in levels]
+        if not numbers:
+            continue
+        ticks = figures.nice_ticks(min(0.0, *numbers), max(numbers))
+        data["metrics"][metric] = {"title": view.metric_title(metric), "low": ticks[0], "high": ticks[-1], "pairs": packed}
+        many = len([pair for pair in next(iter(found[metric].values())) if pair != (None, None)])
+        what = f"mean over {many} language pairs" if many else "all languages"
+        every = [row for pairs in found[metric].values() for rows in pairs.values() for row in rows.values()]
+        row = next((row for row in every if row.higher_is_better is not None), every[0])
+        for size in ("lead", "small"):
+            drawn.setdefault(metric, {"metric": metric, "title": view.metric_title(metric), "note": view.metric_note(metric)})[size] = (
+                figures.line_figure(
+                    f"{size}-{_identifier(metric)}",
+                    title=f"{view.metric_title(metric)} by layer, {what}",
+                    description=f"{view.metric_note(metric)}. One line per checkpoint: {', '.join(series)}.",
+                    layers=layers,
+                    series=series,
+                    bands=bands,
+                    styles=styles,
+                    low=ticks[0],
+                    high=ticks[-1],
+                    ticks=ticks,
+                    levels=levels,
+                    marked=marked,
+                )
+            )
+        drawn[metric] |= {
+            "direction": view.better_direction(row.higher_is_better),
+            "band": band_kind,
+            "what": what,
+            "n": row.n,
+            "levels": levels,
+        }
+    if not drawn:
+        return None
+    ordered = [drawn[metric] for metric in order if metric in drawn]
+    options = sorted(all_pairs, key=_pair_id)
+    small = [drawn[metric] for metric in SMALL_CURVES if metric in drawn][1:] or []
+    return {
+        "metrics": ordered,
+        "small": small,
+        "layers": layers,
+        "pairs": [
+            {"id": _pair_id(pair), "title": " → ".join(f"{code} {view.language_name(code)}" for code in pair if code)} for pair in options
+        ],
+        "summary": _layer_summary(comparison, found, layers, styles),
+        "data": data,
+    }
+
+
+def _mean_curve(
+    summary: Mapping[str, Row] | None, single: Mapping[Any, Mapping[str, Row]], layers: Sequence[str]
+) -> tuple[list[float | None], list[float | None] | None, list[float | None] | None, str]:
+    """Values and band of the default view: the suite's own summary row with its interval, else the mean and middle half of the pairs."""
+    if summary:
+        values = [summary[layer].value if layer in summary else None for layer in layers]
+        low = [summary[layer].ci_low if layer in summary else None for layer in layers]
+        high = [summary[layer].ci_high if layer in summary else None for layer in layers]
+        if any(value is not None for value in low):
+            return values, low, high, "band: 95 % interval"
+        if not single:
+            return values, None, None, ""
+    values, low, high = [], [], []
+    for layer in layers:
+        numbers = [value for rows in single.values() if layer in rows and (value := rows[layer].value) is not None]
+        values.append(fmean(numbers) if numbers else None)
+        quarters = quantiles(numbers, n=4, method="inclusive") if len(numbers) >= 4 else None
+        low.append(quarters[0] if quarters else None)
+        high.append(quarters[2] if quarters else None)
+    return values, low, high, "band: middle half of the pairs"
+
+
+def _levels(comparison: Comparison, metric: str, by_label: Mapping[str, Mapping[Any, Mapping[str, Row]]]) -> list[tuple[str, float]]:
+    """Reference lines: chance, and for the probe its baselines that do not depend on a layer."""
+    rows = [row for pairs in by_label.values() for rows in pairs.values() for row in rows.values()]
+    chances = {round(row.chance, 6) for row in rows if row.chance is not None}
+    levels = [("chance", fmean(chances))] if chances else []
+    if metric == "probe_balanced_accuracy":
+        seen = set()
+        for result in (suites.get("language_id") for suites in comparison.results.values()):
+            for row in result.rows if result else ():
+                if row.layer is None and row.language is None and row.value is not None and row.metric not in seen:
+                    seen.add(row.metric)
+                    levels.append((view.metric_title(row.metric), row.value))
+    if metric == "precision_at_1":
+        results = [suites["layers"] for suites in comparison.results.values() if "layers" in suites]
+        overlap = [row.value for row in results[0].rows if row.metric == "precision_at_1_token_overlap" and row.value is not None]
+        if overlap:
+            levels.append(("shared tokens alone (mean)", fmean(overlap)))
+    # Names of levels that lie on each other share one label.
+    merged: dict[float, list[str]] = {}
+    for name, value in levels:
+        merged.setdefault(next((other for other in merged if abs(other - value) < 0.015), value), []).append(name)
+    return [(", ".join(names), value) for value, names in merged.items()]
+
+
+def _marked(comparison: Comparison) -> list[tuple[str, str]]:
+    """Align layers to mark: (layer, label), one label for all checkpoints that share the layer."""
+    by_layer: dict[str, list[str]] = {}
+    for label in view.labels(comparison):
+        layer = view.marked_layer(comparison, label)
+        if layer is not None:
+            by_layer.setdefault(layer, []).append(label)
+    if len(by_layer) == 1:
+        return [(layer, f"align layer {layer}") for layer in by_layer]
+    return [(layer, f"align layer {layer} ({', '.join(names)})") for layer, names in by_layer.items()]
+
+
+def _layer_summary(
+    comparison: Comparison, found: Mapping[str, Any], layers: Sequence[str], styles: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Align, then diverge, as numbers per checkpoint: retrieval at the marked layer, at its peak, and at the last two states."""
+    if "precision_at_1" not in found:
+        return []
+    marked = _marked(comparison)
+    layer = marked[0][0] if marked else None
+    table = []
+    for label, pairs in found["precision_at_1"].items():
+        single = {pair: rows for pair, rows in pairs.items() if pair != (None, None)}
+        values = dict(zip(layers, _mean_curve(pairs.get((None, None)), single, layers)[0], strict=True))
+        defined = {name: value for name, value in values.items() if value is not None}
+        if not defined:
+            continue
+        peak = max(defined, key=lambda name: defined[name])
+        last = [name for name in layers if "+" not in name][-1]
+        table.append(
+            {
+                "label": label,
+                "style": styles[label],
+                "layer": layer,
+                "marked": values.get(layer) if layer else None,
+                "peak": peak,
+                "peak_value": defined[peak],
+                "last": last,
+                "last_value": values.get(last),
+                "norm_value": values.get(f"{last}+norm"),
+            }
+        )
+    return table
+
+
+def _pair_id(pair: tuple[str | None, str | None]) -> str:
+    return ">".join(code for code in pair if code)
+
+
+def _quantise(value: float | None) -> int | None:
+    return None if value is None else round(value * QUANTUM)
+
+
+def _identifier(text: str) -> str:
+    return "".join(char if char.isalnum() else "-" for char in text)
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------------------
+
+
+def _tables(comparison: Comparison) -> list[dict[str, Any]]:
+    """Per contrast (or once, for a single checkpoint) and suite, the tables of all metrics."""
+    measured = {(label, row.key): row for label, suites in comparison.results.items() for result in suites.values() for row in result.rows}
+    if not comparison.candidates:
+        rows = [row for suites in comparison.results.values() for result in suites.values() for row in result.rows]
+        return [{"contrast": None, "suites": _suite_tables(comparison, None, rows, measured)}]
+    return [
+        {"contrast": contrast, "suites": _suite_tables(comparison, contrast, contrast.rows, measured)}
+        for contrast in view.contrasts(comparison)
+    ]
+
+
+def _suite_tables(
+    comparison: Comparison, contrast: view.Contrast | None, rows: Iterable[Any], measured: Mapping[Any, Row]
+) -> list[dict[str, Any]]:
+    rows = list(rows)
+    floors = _floor_metrics(comparison)
+    tables = []
+    for suite in view.suites(comparison):
+        groups: dict[tuple[str, bool], list[Any]] = {}
+        for row in rows:
+            if row.suite == suite and row.metric not in floors:
+                groups.setdefault((row.metric, row.layer is not None and row.language is None), []).append(row)
+        # One or two numbers are no table: those of a suite come together.
+        alone = [
+            key for key, own in groups.items() if len(own) <= 2 and all(row.language is None and row.other_language is None for row in own)
+        ]
+        summaries = [row for key in alone for row in groups.pop(key)] if len(alone) > 1 else []
+        order = list(view.METRICS)
+        ranked = sorted(groups, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key[0], key[1]))
+        metrics = [_metric_table(comparison, contrast, metric, by_layer, groups[metric, by_layer], measured) for metric, by_layer in ranked]
+        if summaries:
+            metrics.insert(0, _metric_table(comparison, contrast, "", True, summaries, measured))
+        if metrics:
+            tables.append({"suite": suite, "title": view.SUITE_TITLES.get(suite, suite), "metrics": metrics})
+    return tables
+
+
+def _floor_metrics(comparison: Comparison) -> set[str]:
+    """Metrics that are floors of others: they become a column, not a table."""
+    return {
+        row.metric for suites in comparison.results.values() for result in suites.values() for row in result.rows if _is_floor(row.metric)
+    }
+
+
+def _is_floor(metric: str) -> bool:
+    return "_floor_" in metric or metric.endswith("_reference")
+
+
+def _metric_table(
+    comparison: Comparison, contrast: view.Contrast | None, metric: str, by_layer: bool, rows: list[Any], measured: Mapping[Any, Row]
+) -> dict[str, Any]:
+    """One table: a metric by language, or by layer; without a metric, the summaries of a suite."""
+    layer = None
+    total = len(rows)
+    if not by_layer and any(row.layer is not None for row in rows):
+        layer = view.table_layer(comparison, contrast.candidate if contrast else comparison.base, rows)
+        rows = [row for row in rows if row.layer == layer]
+    if contrast is None:
+        labels = [comparison.base]
+        rows = sorted(rows, key=lambda row: _value_order(row, by_layer)) if metric else rows
+    else:
+        labels = list(dict.fromkeys([comparison.base, contrast.other, contrast.candidate]))
+        rows = (
+            sorted(rows, key=lambda row: view.layer_order(row.layer or ""))
+            if by_layer and metric
+            else rows
+            if by_layer
+            else sorted(rows, key=view.worst_first)
+        )
+        # The row of all languages together stays on top.
+        rows.sort(key=lambda row: 2 if by_layer or not view.is_mean(row) else (row.language or row.other_language) is not None)
+    scale = max(
+        (abs(number) for row in rows if contrast for number in (row.difference, row.ci_low, row.ci_high) if number is not None), default=0.0
+    )
+    lines = [_table_line(comparison, contrast, row, labels, measured, scale if metric else 0.0, by_layer) for row in rows]
+    if not metric:
+        for line, row in zip(lines, rows, strict=True):
+            line["title"] = view.row_title(row)
+    sizes = sorted({row.n for row in rows})
+    methods = sorted({row.method for row in rows if row.method})
+    first = next((row for row in rows if row.higher_is_better is not None), rows[0])
+    return {
+        "metric": metric,
+        "title": view.metric_title(metric) if metric else "Summaries",
+        "note": view.metric_note(metric),
+        "by_layer": by_layer,
+        "layer": layer,
+        "hidden": total - len(rows),
+        "direction": view.better_direction(first.higher_is_better) if metric else "",
+        "first_column": "Quantity" if not metric else "Layer" if by_layer else "Language",
+        "tall": len(lines) > 24,
+        "counts": view.count_verdicts(rows) if contrast else None,
+        "labels": labels,
+        "lines": lines,
+        "sizes": sizes,
+        "n": f"n = {sizes[0]}" if len(sizes) == 1 else f"n = {sizes[0]} to {sizes[-1]}",
+        # BLEU's method names the tokenizer of each target language: too long to list.
+        "methods": methods if len(methods) <= 2 else [f"{len(methods)} methods, by row in results.json"],
+        "scale": view.size(scale, metric) if scale and metric else "",
+        # One chance level for all rows is said once, above the table.
+        "floor": lines[0]["floor"] if len({line["floor"] for line in lines}) == 1 else "",
+        "has_floor": len({line["floor"] for line in lines}) > 1,
+        "floor_title": "references" if metric == "off_target_rate" else "floor" if first.suite == "translation" else "chance",
+        "opened": metric.rpartition(".")[2] in OPEN_METRICS
+        and not by_layer
+        and (contrast is None or contrast is view.contrasts(comparison)[0] or contrast.kind == "candidate-control"),
+    }
+
+
+def _value_order(row: Row, by_layer: bool) -> tuple[Any, ...]:
+    if by_layer:
+        return view.layer_order(row.layer or "")
+    if row.value is None:
+        return (2, 0.0)
+    return (not view.is_mean(row), row.value if row.higher_is_better is not False else -row.value)
+
+
+def _table_line(
+    comparison: Comparison,
+    contrast: view.Contrast | None,
+    row: Any,
+    labels: Sequence[str],
+    measured: Mapping[Any, Row],
+    scale: float,
+    by_layer: bool,
+) -> dict[str, Any]:
+    key = view.row_key(row)
+    own = [measured.get((label, key)) for label in labels]
+    values = [found.value if found else None for found in own]
+    if contrast:
+        # The comparison's own numbers win: they are those the difference was made of.
+        values[labels.index(contrast.other)], values[labels.index(contrast.candidate)] = row.base, row.candidate
+    floor, floor_detail = _floor(row, own[-1], labels[-1], measured)
+    code = view.own_language(comparison, row)
+    title, name = (f"layer {row.layer}", "") if by_layer else (view.pair_title(row), view.language_name(code) if code else "mean")
+    line: dict[str, Any] = {
+        "title": title,
+        "name": name,
+        "summary": view.is_mean(row) and not by_layer,
+        "values": [view.number(value, row.metric) for value in values],
+        "floor": "" if floor is None else view.number(floor, row.metric),
+        "floor_detail": floor_detail,
+        "n": row.n,
+        "reason": row.reason or "",
+    }
+    if contrast is None:
+        interval = (
+            f"[{view.number(row.ci_low, row.metric)}, {view.number(row.ci_high, row.metric)}]"
+            if row.ci_low is not None and row.ci_high is not None
+            else ""
+        )
+        return line | {"interval": interval}
+    return line | {
+        "difference": view.difference(row.difference, row.metric),
+        "interval": view.interval(row),
+        "forest": figures.interval_mark(row.ci_low, row.difference, row.ci_high, scale, row.verdict),
+        "p": view.probability(row.p_adjusted if row.p_adjusted is not None else row.p),
+        "mde": view.size(row.minimum_detectable_effect, row.metric),
+        "verdict": row.verdict,
+        "mark": view.MARKS[row.verdict],
+        "word": view.WORDS[row.verdict],
+    }
+
+
+_NULLS = {"translation": "shuffled references", "language_id": "random labels"}
+
+
+def _floor(row: Any, own: Row | None, label: str, measured: Mapping[Any, Row]) -> tuple[float | None, str]:
+    """What a score is worth nothing below, and where it comes from: chance, the broken pairing, a copied source, an empty answer."""
+    if own is None:
+        return None, ""
+    found = [("chance", own.chance), (_NULLS.get(row.suite, "broken pairs"), own.null)]
+    for name, metric in (
+        ("copied source", f"{row.metric}_floor_copy"),
+        ("empty output", f"{row.metric}_floor_empty"),
+        ("the references themselves", f"{row.metric}_reference"),
+    ):
+        floor = measured.get((label, "/".join(part or "-" for part in (row.suite, metric, row.layer, row.language, row.other_language))))
+        found.append((name, floor.value if floor else None))
+    defined = [(name, value) for name, value in found if value is not None]
+    if not defined:
+        return None, ""
+    return max(value for _, value in defined), ", ".join(f"{name} {view.number(value, row.metric)}" for name, value in defined)
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------------------
+
+
+def _sample_browser(comparison: Comparison) -> dict[str, Any] | None:
+    """Translations of the same sentence by every checkpoint, the largest gains and losses of each direction under a size cap."""
+    styles = _styles(comparison)
+    names = [label for label in styles if comparison.results.get(label, {}).get("translation")]
+    joined: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    for label in names:
+        for sample in comparison.results[label]["translation"].samples:
+            key = (str(sample.get("language") or ""), str(sample.get("other_language") or ""), str(sample.get("id") or ""))
+            joined.setdefault(key, {})[label] = sample
+    if not joined:
+        return None
+    candidate = comparison.candidates[0] if comparison.candidates and comparison.candidates[0] in names else names[-1]
+    other = next((label for label in (comparison.control, comparison.base) if label in names and label != candidate), None)
+    directions: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for (source, target, identity), by_label in joined.items():
+        if candidate not in by_label:
+            continue
+        first = by_label[candidate]
+        scores = {label: _sentence_score(sample) for label, sample in by_label.items()}
+        delta = None
+        after, before = scores.get(candidate), scores.get(other or "")
+        if after is not None and before is not None:
+            delta = after - before
+        directions.setdefault((source, target), []).append(
+            {
+                "id": _shorten(identity),
+                "s": _shorten(first.get("source") or ""),
+                "r": _shorten(first.get("reference") or ""),
+                "o": [_shorten(by_label[label].get("output") or "") if label in by_label else None for label in names],
+                "c": [None if (score := scores.get(label)) is None else round(score, 1) for label in names],
+                "x": [by_label.get(label, {}).get("target_language") in ("off", "empty") for label in names],
+                "d": None if delta is None else round(delta, 1),
+            }
+        )
+    for items in directions.values():
+        items.sort(
+            key=lambda item: (
+                item["d"] is None,
+                item["d"] if item["d"] is not None else -(item["c"][names.index(candidate)] or 0.0),
+                item["id"],
+            )
+        )
+    chosen = {}
+    for count in (20, 14, 10, 7, 5, 3, 2, 1):
+        chosen = {pair: items if len(items) <= 2 * count else items[:count] + items[-count:] for pair, items in directions.items()}
+        if len(json.dumps(list(chosen.values()), ensure_ascii=False).encode("utf-8", "replace")) <= SAMPLE_BYTES:
+            break
+    ordered = sorted(chosen)
+    data: dict[str, Any] = {
+        "names": names,
+        "styles": [styles[label] for label in names],
+        "delta": [candidate, other] if other else None,
+        "directions": [
+            {
+                "source": {"code": source, "lang": view.language_tag(source), "dir": view.text_direction(source)},
+                "target": {"code": target, "lang": view.language_tag(target), "dir": view.text_direction(target)},
+                "title": f"{source} → {target}",
+                "items": chosen[source, target],
+            }
+            for source, target in ordered
+        ],
+    }
+    shown = sum(len(items) for items in chosen.values())
+    static = data["directions"][0]
+    return {
+        "data": data,
+        "static": static,
+        "static_items": static["items"][:3],
+        "names": names,
+        "styles": styles,
+        "shown": shown,
+        "total": len(joined),
+        "delta": f"{candidate} − {other}" if other else "",
+        "attribution": comparison.corpus.get("attribution") or "",
+        "licence": comparison.corpus.get("licence") or "",
+    }
+
+
+def _sentence_score(sample: Mapping[str, Any]) -> float | None:
+    value = sample.get("chrf++")
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _shorten(text: Any) -> str:
+    text = view.clean(text)
+    if len(text) <= SAMPLE_CHARACTERS:
+        return text
+    return f"{text[:SAMPLE_CHARACTERS]} … [{len(text) - SAMPLE_CHARACTERS} more characters]"
+
+
+# --- price, pictures, facts ------------------------------------------------------------------------------------------------------
+
+
+def _cost_totals(comparison: Comparison) -> list[dict[str, Any]]:
+    """What each checkpoint with several stages of its own cost in all, beyond the base."""
+    totals = []
+    for label in view.labels(comparison):
+        own = [cost for cost in view.own_costs(comparison) if cost.checkpoint == label]
+        if label == comparison.base or len(own) < 2:
+            continue
+        total: dict[str, Any] = {"label": label}
+        for name in ("tokens", "seconds", "flops"):
+            numbers = [getattr(cost, name) for cost in own]
+            total[name] = None if None in numbers else sum(numbers)
+        totals.append(total)
+    return totals
+
+
+def _projections(comparison: Comparison) -> list[dict[str, Any]]:
+    """Projections from the suites' extras: per layer one picture of each checkpoint."""
+    by_layer: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    codes: dict[str, int] = {}
+    for label in view.labels(comparison):
+        for result in comparison.results.get(label, {}).values():
+            for entry in result.extras.get("projections") or []:
+                points, languages = entry.get("points") or [], entry.get("languages") or []
+                if not points or len(points) != len(languages):
+                    continue
+                for code in languages:
+                    codes.setdefault(code, len(codes))
+                method, layer = str(entry.get("method", "PCA")), str(entry.get("layer"))
+                explained = [value for value in entry.get("explained_variance") or [] if value is not None]
+                what = f"explains {100 * sum(explained):.0f} % of the variance" if explained else ""
+                figure = figures.scatter_figure(
+                    f"projection-{len(by_layer)}-{_identifier(label)}-{_identifier(layer)}-{_identifier(method)}",
+                    title=f"{method.upper()} of sentence vectors, {label}, layer {layer}",
+                    description=f"Each point is a sentence, coloured by language. {what}",
+                    points=[(float(x), float(y)) for x, y in points],
+                    groups=[codes[code] for code in languages],
+                )
+                by_layer.setdefault((method, layer), []).append({"label": label, "figure": figure, "what": what})
+    if not by_layer:
+        return []
+    keys = [{"code": code, "name": view.language_name(code), "key": figures.scatter_key(number)} for code, number in codes.items()]
+    ordered = sorted(by_layer, key=lambda key: (key[0], view.layer_order(key[1])))
+    return [{"method": method.upper(), "layer": layer, "pictures": by_layer[method, layer], "keys": keys} for method, layer in ordered]
+
+
+def _maps(comparison: Comparison) -> list[dict[str, Any]]:
+    """All-pairs maps from the suites' extras: per metric and layer one map of each checkpoint."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for label in view.labels(comparison):
+        for result in comparison.results.get(label, {}).values():
+            for entry in result.extras.get("maps") or []:
+                metric, layer, names = (
+                    str(entry.get("metric")),
+                    str(entry.get("layer")),
+                    [str(code) for code in entry.get("languages") or []],
+                )
+                figure = figures.heat_map(
+                    f"map-{_identifier(label)}-{_identifier(metric)}-{_identifier(layer)}",
+                    title=f"{view.metric_title(metric)} of all language pairs, {label}, layer {layer}",
+                    description="Rows are source languages, columns target languages; darker is higher.",
+                    values=entry.get("values") or [],
+                    rows=names,
+                    columns=names,
+                )
+                found.setdefault((metric, layer), []).append({"label": label, "figure": figure})
+    return [{"title": view.metric_title(metric), "layer": layer, "pictures": pictures} for (metric, layer), pictures in found.items()]
+
+
+def _facts(comparison: Comparison) -> dict[str, Any]:
+    """Who was measured, how, and on what machine, as plain name and value pairs."""
+    checkpoints = []
+    for label in view.labels(comparison):
+        meta = comparison.checkpoints.get(label, {})
+        role = "base" if label == comparison.base else "control" if label == comparison.control else "candidate"
+        checkpoints.append(
+            {
+                "label": label,
+                "role": role if comparison.candidates else "checkpoint",
+                "reference": meta.get("reference") or "",
+                "stage": meta.get("stage") or "",
+                "step": meta.get("step"),
+                "align_layer": meta.get("align_layer"),
+                "format": meta.get("format") or "",
+                "parameters": view.quantity(float(meta["parameters"])) if meta.get("parameters") else "",
+                "content_hash": str(meta.get("content_hash") or "")[:16],
+            }
+        )
+    fingerprints: list[dict[str, Any]] = []
+    environments: list[dict[str, Any]] = []
+    for suite in view.suites(comparison):
+        results = {label: by_suite[suite] for label, by_suite in comparison.results.items() if suite in by_suite}
+        for table, attribute in ((fingerprints, "fingerprint"), (environments, "environment")):
+            names = sorted({name for result in results.values() for name in getattr(result, attribute)})
+            for name in names:
+                values = {label: _plain(getattr(result, attribute).get(name)) for label, result in results.items()}
+                same = len(set(values.values())) == 1
+                text = next(iter(values.values())) if same else "; ".join(f"{label}: {value}" for label, value in values.items())
+                table.append({"suite": view.SUITE_TITLES.get(suite, suite), "name": name, "value": text, "same": same})
+    seconds = [
+        {"suite": view.SUITE_TITLES.get(suite, suite), "times": [_seconds(comparison, label, suite) for label in view.labels(comparison)]}
+        for suite in view.suites(comparison)
+    ]
+    corpus = {name.replace("_", " "): _plain(value) for name, value in comparison.corpus.items() if value not in (None, "", [], {})}
+    return {"checkpoints": checkpoints, "fingerprints": fingerprints, "environments": environments, "seconds": seconds, "corpus": corpus}
+
+
+def _seconds(comparison: Comparison, label: str, suite: str) -> str:
+    result = comparison.results.get(label, {}).get(suite)
+    return view.duration(result.seconds) if result and result.seconds else "–"
+
+
+def _plain(value: Any) -> str:
+    """A recorded value as short text."""
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, (list, tuple)):
+        text = ", ".join(_plain(item) for item in value)
+    else:
+        text = json.dumps(view.finite(value), ensure_ascii=False)
+    return text if len(text) <= 400 else f"{text[:400]} … [{len(text) - 400} more characters]"
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    """Sentences of the suites for the reader, each once."""
+    return list(dict.fromkeys(note for suites in comparison.results.values() for result in suites.values() for note in result.notes))

@@ -1,0 +1,453 @@
+"""Suite `layers`: how close translations are in every layer, and how much of it is real."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignx_eval.corpora import ParallelCorpus
+from alignx_eval.encode import ENCODING_VERSION, CorpusVectors, Pooling, Progress, encode_corpus, encoding_environment
+from alignx_eval.errors import InputError
+from alignx_eval.measures import cka, cosine, retrieval
+from alignx_eval.results import Items, Row, SuiteResult
+from alignx_eval.statistics.clustered import clustered_mean
+from alignx_eval.statistics.jackknife import jackknife
+from alignx_eval.suites.shared import corpus_fingerprint, interval_fields
+
+SUITE = "layers"
+MEASURES_VERSION = 1  # part of the fingerprint; raise it when a number changes its meaning
+LARGEST_DIMENSIONS = 3
+POINTS_PER_LANGUAGE = 40
+# Debiased CKA of unrelated representations has mean 0 and a known spread over permutations, but a skewed distribution whose worst case
+# (one shared
+# dimension) is a chi-square with one degree of freedom. Beyond 4 spreads p is below 0.01 in that case too; nearer to 0 no interval is
+# valid.
+CKA_SPREADS = 4
+
+
+@dataclass(slots=True)
+class _Measured:
+    """One metric of one language at one layer: what becomes a row, and what summaries average. Undefined: `items` None and a `reason`."""
+
+    metric: str
+    language: str | None
+    other_language: str | None
+    items: Items | None
+    null: float | None = None
+    chance: float | None = None
+    higher_is_better: bool | None = True
+    interval: bool = True
+    reason: str | None = None
+    point: float | None = None  # a value without per-item statistics
+
+
+def run(
+    checkpoint: Any,
+    corpus: ParallelCorpus,
+    *,
+    pivot: str = "eng_Latn",
+    pooling: Pooling = "mean",
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> SuiteResult:
+    """Similarity of each language of `corpus` to `pivot`, at every layer of `checkpoint`.
+
+    Rows per layer and pair (kind of items in brackets); `language` is the query and `other_language` the pool where a direction matters:
+      cosine                      mean cosine of translations [mean]; null: mean cosine of all wrong pairs
+      cosine_centred              the same after taking each language's mean vector away [mean]
+      cosine_z                    the same, raw, in standard deviations of wrong pairs [jackknife]
+      cka_debiased                debiased linear CKA [jackknife]; null 0 is exact; an interval only away from independence
+      precision_at_1              nearest neighbour by raw cosine is the translation, both directions [mean]
+      precision_at_1_centred      the same with centred vectors, both directions [mean]
+      ratio_margin                the same by the ratio margin of xsim, k = 4, raw cosine, both directions [mean]
+      mutual_nearest_neighbour    MEXA: both directions at once, raw cosine [mean]
+    Rows per layer, over languages (language None): the plain mean of the rows of a metric, with the interval of that mean (lines stay
+    together).
+    Summaries of precision_at_1 and cka_debiased, of those means:
+      {metric}_peak               largest value over layers 0 to L [mean, jackknife]: its layer is `peak_layer`, which counts as fixed in
+                                  the interval
+      {metric}_middle_gain        mean over the middle half of the layers - layer 0
+      {metric}_divergence         peak - last state, at layer "L" and at "L+norm"; divergence is real where both show it
+      peak_layer                  number of the layer where precision_at_1 peaks; no interval
+    Baselines without a model's layers: precision_at_1_token_overlap (cosine of bags of tokens) and precision_at_1_length (number of
+    characters).
+    The last states and these baselines have no direction (`higher_is_better` None): AlignX wants languages to part again at the end.
+
+    extras: `pairs` (columns; debiased CKA of all pairs of languages), `projections` (PCA), `maps`, `largest_dimension_share`,
+    `recommended_align_layer`. Raises InputError for a pivot that the corpus lacks, for fewer than two languages or lines, and as
+    `encode_corpus`.
+    """
+    started = time.perf_counter()
+    if pivot not in corpus.languages:
+        raise InputError(f"suite {SUITE}: the corpus has no pivot language {pivot}; it has {', '.join(corpus.languages)}")
+    languages = [language for language in corpus.languages if language != pivot]
+    if not languages or len(corpus) < 2:
+        raise InputError(f"suite {SUITE}: needs at least two languages and two lines, got {len(corpus.languages)} and {len(corpus)}")
+    vectors = encode_corpus(checkpoint, corpus, pooling=pooling, cache_dir=cache_dir, progress=progress)
+    groups = cka.number_groups(corpus.groups)
+    accepted = {language: retrieval.accepted_pairs(corpus.sentences[language], corpus.sentences[pivot]) for language in languages}
+    last_states = vectors.layer_names[-2:]
+
+    result = SuiteResult(suite=SUITE, rows=[], item_ids=corpus.ids, default_clusters=corpus.groups)
+    curves: dict[str, dict[str, Items]] = {}  # metric -> layer -> items of the mean over languages
+    shares: dict[str, float] = {}
+    all_pairs: dict[str, np.ndarray] = {}  # layer -> debiased CKA of all languages [languages, languages]
+
+    def add(layer: str | None, measured: _Measured) -> None:
+        row = _row(checkpoint.name, layer, measured, corpus)
+        result.rows.append(row)
+        if measured.items is not None:
+            result.items[row.key] = measured.items
+
+    for number, layer in enumerate(vectors.layer_names):
+        stack = vectors.layer(layer)
+        of_layer, all_pairs[layer] = measure_layer(stack, corpus.languages, pivot, groups, accepted)
+        for measured in of_layer:
+            if layer in last_states:
+                measured.higher_is_better = None
+            add(layer, measured)
+        for summary in _means_over_languages(of_layer):
+            add(layer, summary)
+            if summary.items is not None:
+                curves.setdefault(summary.metric, {})[layer] = summary.items
+        shares[layer] = round(float(np.mean([cosine.largest_dimension_share(language, LARGEST_DIMENSIONS) for language in stack])), 3)
+        if progress is not None:
+            progress(number + 1, len(vectors.layer_names), f"measuring layer {layer}")
+
+    peak = None
+    for metric, curve in curves.items():
+        if metric in ("precision_at_1", "cka_debiased"):
+            found = _summarise_curve(metric, curve, vectors.layer_names)
+            for layer_of_row, measured in found:
+                add(layer_of_row, measured)
+            if metric == "precision_at_1":
+                peak = max(vectors.layer_names[:-1], key=lambda name: _point(curve[name]))
+    if peak is not None:
+        result.rows.append(
+            Row(
+                suite=SUITE,
+                metric="peak_layer",
+                checkpoint=checkpoint.name,
+                value=float(peak),
+                n=len(corpus),
+                method="layer of the largest precision_at_1, mean over pairs and directions, layers 0 to L; no interval",
+                higher_is_better=None,
+            )
+        )
+        result.extras["recommended_align_layer"] = int(peak)
+        if getattr(checkpoint, "align_layer", None) is None:
+            share = _point(curves["precision_at_1"][peak])
+            result.notes.append(
+                f"Layer {peak} is where translations are closest (precision@1 {share:.3f}): a natural align layer to train at."
+            )
+    for measured in _baselines(checkpoint, corpus, pivot, languages, accepted):
+        add(None, measured)
+
+    shown = _shown_layers(vectors, getattr(checkpoint, "align_layer", None), peak)
+    result.extras |= {"projections": _projections(vectors, corpus, shown, seed), "maps": _maps(all_pairs, corpus, shown)}
+    result.extras["pairs"] = _pairs(all_pairs, corpus)
+    result.extras["largest_dimension_share"] = shares
+    result.notes += _truncation_notes(vectors)
+    result.fingerprint = corpus_fingerprint(corpus) | {
+        "pivot": pivot,
+        "pooling": pooling,
+        "retrieval_pool": len(corpus),
+        "seed": seed,
+        "encoding_version": ENCODING_VERSION,
+        "measures_version": MEASURES_VERSION,
+    }
+    result.environment = encoding_environment(checkpoint)
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def measure_layer(
+    stack: np.ndarray, languages: Sequence[str], pivot: str, groups: np.ndarray, accepted: dict[str, retrieval.Accepted]
+) -> tuple[list[_Measured], np.ndarray]:
+    """All pivot metrics of one layer, and debiased CKA of all pairs [languages, languages] (nan where undefined).
+
+    stack [languages, lines, width], groups int [lines] numbered from 0. Each Gram matrix is formed once.
+    """
+    lines = stack.shape[1]
+    packed = np.full((len(stack), lines * (lines - 1) // 2), np.nan, dtype=np.float32)
+    position = list(languages).index(pivot)
+    centred = cosine.centre(stack)
+    units, centred_units = cosine.unit(stack), cosine.unit(centred)
+    directed = [cosine.has_direction(each, raw) for each, raw in zip(centred, stack, strict=True)]
+    pivot_gram, pivot_reason = _gram(stack[position], groups)
+    if pivot_gram is not None:
+        packed[position] = cka.pack(pivot_gram.matrix)
+    found: list[_Measured] = []
+    for index, language in enumerate(languages):
+        if index == position:
+            continue
+        similarity = units[index] @ units[position].T
+        found += _raw_metrics(similarity, language, pivot, groups, accepted[language])
+        if directed[index] and directed[position]:
+            found += _centred_metrics(centred_units[index] @ centred_units[position].T, language, pivot, accepted[language])
+        else:
+            reason = "a sentence does not differ from the mean of its language, so it has no centred direction"
+            found.append(_Measured("cosine_centred", language, pivot, None, reason=reason))
+            found += [_Measured("precision_at_1_centred", *pair, None, reason=reason) for pair in ((language, pivot), (pivot, language))]
+        gram, gram_reason = _gram(stack[index], groups)
+        found.append(_cka(gram, pivot_gram, language, pivot, gram_reason or pivot_reason))
+        if gram is not None:
+            packed[index] = cka.pack(gram.matrix)
+    return found, cka.debiased_cka_of_packed(packed)
+
+
+def _raw_metrics(similarity: np.ndarray, language: str, pivot: str, groups: np.ndarray, accepted: retrieval.Accepted) -> list[_Measured]:
+    lines = len(similarity)
+    # The raw cosine has no direction: a narrower cone of vectors raises it without any alignment.
+    null = cosine.wrong_pair_mean(similarity)
+    found = [_Measured("cosine", language, pivot, _mean_items(np.diagonal(similarity)), null=null, higher_is_better=None)]
+    try:
+        point, values = cosine.standardised(similarity, groups)
+        found.append(_Measured("cosine_z", language, pivot, Items("jackknife", values, point), null=0.0))
+    except ValueError as error:
+        found.append(_Measured("cosine_z", language, pivot, None, reason=str(error)))
+    hits = retrieval.hits(similarity, accepted)
+    margin = (retrieval.margin_hits(similarity, accepted), retrieval.margin_hits(similarity.T, (accepted[1], accepted[0])))
+    chance = retrieval.chance_precision(lines, accepted)
+    for pair, axis, nearest, by_margin in (
+        ((language, pivot), 1, hits.forward, margin[0]),
+        ((pivot, language), 0, hits.backward, margin[1]),
+    ):
+        null = retrieval.permuted_precision(similarity, accepted, axis=axis)
+        found.append(_Measured("precision_at_1", *pair, _mean_items(nearest), null=null, chance=chance))
+        found.append(_Measured("ratio_margin", *pair, _mean_items(by_margin), chance=chance))
+    found.append(_Measured("mutual_nearest_neighbour", language, pivot, _mean_items(hits.mutual), chance=retrieval.chance_mutual(lines)))
+    return found
+
+
+def _centred_metrics(similarity: np.ndarray, language: str, pivot: str, accepted: retrieval.Accepted) -> list[_Measured]:
+    hits = retrieval.hits(similarity, accepted)
+    chance = retrieval.chance_precision(len(similarity), accepted)
+    return [
+        _Measured("cosine_centred", language, pivot, _mean_items(np.diagonal(similarity)), null=cosine.wrong_pair_mean(similarity)),
+        _Measured("precision_at_1_centred", language, pivot, _mean_items(hits.forward), chance=chance),
+        _Measured("precision_at_1_centred", pivot, language, _mean_items(hits.backward), chance=chance),
+    ]
+
+
+def _gram(vectors: np.ndarray, groups: np.ndarray) -> tuple[cka.CentredGram | None, str | None]:
+    try:
+        return cka.centred_gram(vectors, groups), None
+    except ValueError as error:
+        return None, str(error)
+
+
+def _cka(gram: cka.CentredGram | None, pivot_gram: cka.CentredGram | None, language: str, pivot: str, reason: str | None) -> _Measured:
+    if gram is None or pivot_gram is None:
+        return _Measured("cka_debiased", language, pivot, None, reason=reason)
+    try:
+        point, values = cka.debiased_cka_leave_out(gram, pivot_gram)
+    except ValueError:
+        point = float(np.einsum("ij,ij->", gram.matrix, pivot_gram.matrix, dtype=np.float64))
+        return _Measured("cka_debiased", language, pivot, None, null=0.0, point=point)
+    dependent = point > CKA_SPREADS * cka.null_standard_deviation(len(gram.matrix))
+    return _Measured("cka_debiased", language, pivot, Items("jackknife", values, point), null=0.0, interval=dependent)
+
+
+def _mean_items(values: np.ndarray) -> Items:
+    return Items("mean", np.ascontiguousarray(values, dtype=np.float32))
+
+
+def _point(items: Items) -> float:
+    return float(items.values.mean(dtype=np.float64)) if items.point is None else items.point
+
+
+def _combine(parts: Sequence[tuple[float, Items]]) -> Items:
+    """Items of a weighted sum of statistics; exact for means, and for leave-group-out values of any statistic."""
+    values = np.sum([weight * items.values.astype(np.float64) for weight, items in parts], axis=0)
+    if parts[0][1].kind == "mean":
+        return Items("mean", values)
+    return Items("jackknife", values, float(sum(weight * _point(items) for weight, items in parts)))
+
+
+def _row(checkpoint: str, layer: str | None, measured: _Measured, corpus: ParallelCorpus) -> Row:
+    fields: dict[str, Any] = {"value": measured.point, "reason": measured.reason}
+    items = measured.items
+    if items is not None and items.kind == "mean":
+        fields |= interval_fields(clustered_mean(items.values, corpus.groups))
+    elif items is not None:
+        fields |= interval_fields(jackknife(_point(items), items.values, n=len(corpus)))
+    if not measured.interval:
+        fields |= {
+            "se": None,
+            "ci_low": None,
+            "ci_high": None,
+            "method": "no interval: too close to independence, where the statistic is degenerate",
+        }
+    return Row(
+        suite=SUITE,
+        metric=measured.metric,
+        checkpoint=checkpoint,
+        layer=layer,
+        language=measured.language,
+        other_language=measured.other_language,
+        n=len(corpus),
+        null=measured.null,
+        chance=measured.chance,
+        higher_is_better=measured.higher_is_better,
+        **fields,
+    )
+
+
+def _means_over_languages(measured: Sequence[_Measured]) -> list[_Measured]:
+    """Per metric the mean over all its rows of a layer (both directions where there are two); undefined rows are left out and counted in
+    the reason."""
+    summaries = []
+    for metric in dict.fromkeys(each.metric for each in measured):
+        rows = [each for each in measured if each.metric == metric]
+        defined = [each for each in rows if each.items is not None]
+        if not defined:
+            summaries.append(_Measured(metric, None, None, None, reason=rows[0].reason or "not enough lines"))
+            continue
+        nulls, chances = [each.null for each in defined], [each.chance for each in defined]
+        null = None if None in nulls else float(np.mean(nulls))  # type: ignore[arg-type]
+        chance = None if None in chances else float(np.mean(chances))  # type: ignore[arg-type]
+        items = _combine([(1 / len(defined), each.items) for each in defined if each.items is not None])
+        interval = all(each.interval for each in defined)
+        summaries.append(_Measured(metric, None, None, items, null, chance, rows[0].higher_is_better, interval))
+    return summaries
+
+
+def _summarise_curve(metric: str, curve: dict[str, Items], names: Sequence[str]) -> list[tuple[str | None, _Measured]]:
+    """(layer of the row, measured) of peak, middle gain and divergence; nothing where a layer is undefined."""
+    if any(name not in curve for name in names):
+        return []
+    blocks = len(names) - 2
+    peak = max(names[:-1], key=lambda name: _point(curve[name]))
+    middle = [name for name in names[:-1] if blocks / 4 <= int(name) <= 3 * blocks / 4]
+    gain = [(1 / len(middle), curve[name]) for name in middle] + [(-1.0, curve[names[0]])]
+    found: list[tuple[str | None, _Measured]] = [
+        (None, _Measured(f"{metric}_peak", None, None, curve[peak])),
+        (None, _Measured(f"{metric}_middle_gain", None, None, _combine(gain))),
+    ]
+    for last in names[-2:]:
+        difference = _combine([(1.0, curve[peak]), (-1.0, curve[last])])
+        found.append((last, _Measured(f"{metric}_divergence", None, None, difference, higher_is_better=None)))
+    return found
+
+
+def _baselines(
+    checkpoint: Any, corpus: ParallelCorpus, pivot: str, languages: Sequence[str], accepted: dict[str, retrieval.Accepted]
+) -> list[_Measured]:
+    """Retrieval by shared tokens and by length: what a model can reach without understanding."""
+    bags = {language: _token_bags(checkpoint.tokenizer, corpus.sentences[language]) for language in (*languages, pivot)}
+    lengths = {language: np.log([max(1, len(text)) for text in corpus.sentences[language]]) for language in (*languages, pivot)}
+    found = []
+    for language in languages:
+        overlap = np.asarray((bags[language] @ bags[pivot].T).todense())
+        distance = -np.abs(lengths[language][:, None] - lengths[pivot][None, :])
+        for name, similarity in (("token_overlap", overlap), ("length", distance)):
+            forward = retrieval.hits(similarity, accepted[language]).forward
+            chance = retrieval.chance_precision(len(corpus), accepted[language])
+            found.append(_Measured(f"precision_at_1_{name}", language, pivot, _mean_items(forward), chance=chance, higher_is_better=None))
+    return found
+
+
+def _token_bags(tokenizer: Any, sentences: Sequence[str]) -> Any:
+    """Rows of token counts at length 1, as a sparse matrix [sentences, vocabulary]."""
+    from scipy.sparse import csr_array
+
+    rows = tokenizer(list(sentences), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    tokens = np.array([token for row in rows for token in row], dtype=np.int64)
+    bags = csr_array((np.ones(len(tokens)), tokens, starts), shape=(len(rows), len(tokenizer)))
+    bags.sum_duplicates()
+    lengths = np.sqrt(np.asarray(bags.multiply(bags).sum(axis=1)).reshape(-1))
+    return csr_array(bags.multiply(1 / np.where(lengths > 0, lengths, 1)[:, None]))
+
+
+def _shown_layers(vectors: CorpusVectors, align_layer: int | None, peak: str | None) -> list[str]:
+    """At most three layers for pictures: the first, the one of alignment (else the peak), the last."""
+    names = vectors.layer_names
+    middle = str(align_layer) if align_layer is not None and str(align_layer) in names else peak
+    return list(dict.fromkeys(name for name in (names[0], middle, names[-2]) if name is not None))
+
+
+def _pairs(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus) -> dict[str, list[Any]]:
+    """Debiased CKA of every two languages at every layer, as columns of equal length; None where undefined."""
+    columns: dict[str, list[Any]] = {"layer": [], "language": [], "other_language": [], "cka_debiased": []}
+    upper = np.triu_indices(len(corpus.languages), 1)
+    for layer, table in all_pairs.items():
+        columns["layer"] += [layer] * len(upper[0])
+        columns["language"] += [corpus.languages[row] for row in upper[0]]
+        columns["other_language"] += [corpus.languages[column] for column in upper[1]]
+        columns["cka_debiased"] += [float(value) if np.isfinite(value) else None for value in table[upper]]
+    return columns
+
+
+def _maps(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus, layers: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {
+            "metric": "cka_debiased",
+            "layer": layer,
+            "languages": list(corpus.languages),
+            "values": [[round(float(value), 3) if np.isfinite(value) else None for value in row] for row in all_pairs[layer]],
+        }
+        for layer in layers
+    ]
+
+
+def _projections(vectors: CorpusVectors, corpus: ParallelCorpus, layers: Sequence[str], seed: int) -> list[dict[str, Any]]:
+    """PCA of all languages together at a few layers, the same lines of every language; never an input of a number."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(corpus))[:POINTS_PER_LANGUAGE])
+    projections = []
+    for layer in layers:
+        points, explained = principal_components(vectors.layer(layer), chosen)
+        projections.append(
+            {
+                "method": "pca",
+                "layer": layer,
+                "languages": [language for language in corpus.languages for _ in chosen],
+                "lines": [corpus.ids[line] for _ in corpus.languages for line in chosen],
+                "points": points.round(3).tolist(),
+                "explained_variance": [round(float(share), 4) for share in explained],
+                "seed": seed,
+                "n": len(corpus),
+            }
+        )
+    return projections
+
+
+def principal_components(stack: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First two principal components of all sentences of stack [languages, lines, width].
+
+    Returns the points [languages * chosen lines, 2] of the given lines, language by language, scaled so that the first component has
+    standard deviation 1, and the share of variance [2] that each explains. The sign is fixed (the largest weight is positive), so pictures
+    repeat.
+    """
+    languages, _, width = stack.shape
+    flat = stack.reshape(-1, width)
+    mean = flat.mean(axis=0, dtype=np.float64)
+    centred = (flat - mean.astype(flat.dtype)).astype(np.float32)
+    covariance = (centred.T @ centred).astype(np.float64) / len(flat)
+    total = float(np.trace(covariance))
+    if not total > 0 or width < 2:
+        return np.zeros((languages * len(lines), 2)), np.zeros(2)
+    values, directions = np.linalg.eigh(covariance)
+    values, directions = values[::-1][:2], directions[:, ::-1][:, :2]
+    directions = directions * np.sign(directions[np.abs(directions).argmax(axis=0), [0, 1]])
+    points = (stack[:, lines] - mean).reshape(-1, width) @ directions
+    return points / np.sqrt(max(float(values[0]), 1e-30)), np.maximum(values, 0) / total
+
+
+def _truncation_notes(vectors: CorpusVectors) -> list[str]:
+    cut = {language: int(flags.sum()) for language, flags in vectors.truncated.items() if flags.any()}
+    if not cut:
+        return []
+    worst = sorted(cut.items(), key=lambda item: -item[1])[:5]
+    return [
+        f"{sum(cut.values())} sentences in {len(cut)} languages were longer than the model's context and were cut, most of all "
+        + ", ".join(f"{language} ({count})" for language, count in worst)
+        + "; their vectors do not stand for the whole sentence."
+    ]

@@ -1,0 +1,347 @@
+"""Tasks of the LM evaluation harness, with one result per document, so that checkpoints are compared in pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import difflib
+import hashlib
+import io
+import logging
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+from alignx_eval.assets import asset_folder
+from alignx_eval.corpora import load_corpus
+from alignx_eval.encode import encoding_environment
+from alignx_eval.errors import InputError, MissingAssetError
+from alignx_eval.languages import LANGUAGES
+from alignx_eval.results import Items, Row, SuiteResult
+from alignx_eval.statistics.clustered import clustered_mean
+from alignx_eval.suites.shared import interval_fields
+
+SUITE = "tasks"
+DEFAULT_TASKS = ("interface_choice",)
+DEFAULT_LIMIT = 100
+CHOICES = 4
+EXAMPLES_SEED = 1234  # lm-eval's own default, so that numbers agree with its command line
+# Float32 logits of one lm-eval batch stay under 256 MB for sentences of 64 tokens.
+LOGITS_AT_ONCE = 2**26
+_TASK_OF_LANGUAGE = re.compile(r"(?P<family>.+)_(?P<code>[a-z]{3}_[A-Z][a-z]{3})")
+
+Progress = Callable[[int, int, str], None]
+
+
+def run(checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | None = None, progress: Progress | None = None) -> SuiteResult:
+    """Run lm-eval tasks: ours under `tasks/`, or any other that lm-eval knows; the default is `interface_choice` in all its languages.
+
+    `limit` is the number of documents of each task, the first ones (`DEFAULT_LIMIT` for None).
+
+    Rows: metric `TASK.METRIC` in lm-eval's names, such as `interface_choice.acc` and `interface_choice.acc_norm` (log-likelihood divided by
+    the answer's characters). A task called FAMILY_xxx_Yyyy gives rows of its family with `language` xxx_Yyyy, and where all tasks of a
+    family have the same documents also their mean over the languages (no `language`). Metrics that are means over documents have items
+    [mean]; lm-eval's other metrics (perplexity, corpus BLEU) have a value alone. `chance` is 1 / choices for accuracies of multiple choice.
+
+    Raises InputError for an unknown task, MissingAssetError where a task's data cannot be had.
+    """
+    started = time.perf_counter()
+    tasks = DEFAULT_TASKS if tasks is None else tuple(tasks)
+    if not tasks:
+        raise InputError("no task given; `alignx-eval ls tasks` lists what there is")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}; a task needs at least 1 document")
+    if progress is not None:
+        progress(0, 1, "tasks")
+    report = _run_lm_eval(checkpoint, tasks, DEFAULT_LIMIT if limit is None else limit)
+    if progress is not None:
+        progress(1, 1, "tasks")
+
+    result = SuiteResult(
+        suite=SUITE,
+        rows=[],
+        environment=encoding_environment(checkpoint) | {"lm_eval": _lm_eval_version()},
+    )
+    families: dict[tuple[str, bool], list[tuple[Row, tuple[str, ...]]]] = {}
+    for task in sorted(report["samples"]):
+        documents = sorted(report["samples"][task], key=lambda sample: sample["doc_id"])
+        if not documents:
+            continue
+        result.fingerprint[task] = _task_fingerprint(task, documents, report)
+        match = _TASK_OF_LANGUAGE.fullmatch(task)
+        family, language = (match["family"], match["code"]) if match and match["code"] in LANGUAGES else (task, None)
+        for filter_name in dict.fromkeys(sample["filter"] for sample in documents):
+            chosen = [sample for sample in documents if sample["filter"] == filter_name]
+            ids, clusters = _identities(chosen)
+            for metric in chosen[0]["metrics"]:
+                row, values = _metric_row(checkpoint.name, task, family, language, metric, filter_name, chosen, clusters, report)
+                if row is None:
+                    continue
+                result.rows.append(row)
+                if values is not None:
+                    result.items[row.key] = Items("mean", values)
+                    result.clusters[row.key] = clusters
+                    if language is not None:
+                        families.setdefault((row.metric, bool(row.higher_is_better)), []).append((row, ids))
+            result.samples += _samples(task, language, chosen, ids)
+    for (metric, higher_is_better), members in families.items():
+        mean = _family_row(checkpoint.name, metric, higher_is_better, members, result)
+        if mean is not None:
+            result.rows.append(mean)
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def list_tasks() -> list[str]:
+    """Names of our own tasks and groups, without importing lm-eval."""
+    import yaml
+
+    class Names(yaml.SafeLoader):
+        pass
+
+    Names.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+    names = []
+    for path in sorted(asset_folder("tasks").rglob("*.yaml")):
+        definition = yaml.load(path.read_text(encoding="utf-8"), Loader=Names)  # noqa: S506  (a SafeLoader)
+        name = definition.get("group") or definition.get("task")
+        if isinstance(name, str):
+            names.append(name)
+    return sorted(names)
+
+
+def interface_choice(language: str, **_metadata: Any) -> dict[str, Any]:
+    """Documents of `interface_choice` in `language`, as lm-eval's `custom_dataset` wants them: {"test": datasets.Dataset}.
+
+    Each has `id`, `group`, `source` (English), `choices` (4 lines of the language) and `gold` (index of the translation). The wrong choices
+    are translations of other test lines of similar length, the same lines in every language, so the documents of two languages are
+    parallel. They are read from the bundled text in memory: no file is written, so a read-only installation without network will do.
+    """
+    import datasets
+
+    corpus = load_corpus("interface")
+    if language not in corpus.sentences or language == "eng_Latn":
+        raise InputError(f"interface_choice has no language {language!r}")
+    english, lines = corpus.sentences["eng_Latn"], corpus.sentences[language]
+    documents = [
+        {
+            "id": corpus.ids[line],
+            "group": corpus.groups[line],
+            "source": english[line],
+            "choices": [lines[other] for other in chosen],
+            "gold": chosen.index(line),
+        }
+        for line, chosen in enumerate(choice_lines())
+    ]
+    return {"test": datasets.Dataset.from_list(documents)}
+
+
+@lru_cache(maxsize=1)
+def choice_lines() -> tuple[tuple[int, ...], ...]:
+    """For each test line of `interface` the 4 lines to choose from, itself among them: a pure function of the bundled text.
+
+    Wrong choices are nearest in the length of their English side; ties and the order of the choices are decided by a hash of the ids. A
+    line that equals the right one in any language, or that shares half of its English words with it, is never a wrong choice: it might be
+    right.
+    """
+    corpus = load_corpus("interface")
+    english = corpus.sentences["eng_Latn"]
+    words = [frozenset(re.findall(r"\w+", line.lower())) for line in english]
+    chosen = []
+    for line, identity in enumerate(corpus.ids):
+
+        def distance(other: int, line: int = line, identity: str = identity) -> tuple[int, str]:
+            return abs(len(english[other]) - len(english[line])), _hash(identity, corpus.ids[other])
+
+        wrong: list[int] = []
+        for other in sorted(range(len(corpus)), key=distance):
+            if len(wrong) == CHOICES - 1:
+                break
+            alike = len(words[line] & words[other]) >= 0.5 * min(len(words[line]), len(words[other]))
+            same = any(len({lines[index] for index in (line, other, *wrong)}) < len(wrong) + 2 for lines in corpus.sentences.values())
+            if other != line and not alike and not same:
+                wrong.append(other)
+        chosen.append(tuple(sorted([line, *wrong], key=lambda other: _hash("order", corpus.ids[line], corpus.ids[other]))))
+    return tuple(chosen)
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _run_lm_eval(checkpoint: Any, tasks: Sequence[str], limit: int) -> dict[str, Any]:
+    """lm-eval's results and samples for the named tasks."""
+    with _quiet():
+        from lm_eval import evaluate
+        from lm_eval.models.huggingface import HFLM
+
+        manager = _task_manager(False)
+        if any(task not in manager.all_tasks for task in tasks):
+            manager = _task_manager(True)
+        for task in tasks:
+            if task not in manager.all_tasks:
+                near = difflib.get_close_matches(task, manager.all_tasks, n=4)
+                hint = f"nearest: {', '.join(near)}" if near else "`alignx-eval ls tasks` lists ours"
+                raise InputError(f"unknown task {task!r}; {hint}")
+        vocabulary = checkpoint.model.get_output_embeddings().weight.shape[0]
+        model = HFLM(
+            pretrained=checkpoint.model,
+            tokenizer=copy.deepcopy(checkpoint.tokenizer),  # lm-eval changes padding
+            batch_size=max(1, min(64, LOGITS_AT_ONCE // (64 * vocabulary))),
+        )
+        # `evaluate` and not `simple_evaluate`, which seeds the global generators and runs `pip list` for its record of the environment.
+        # What else it would do follows here: zero examples in the prompt unless the task says otherwise, and its seed for choosing them.
+        try:
+            loaded = manager.load(list(tasks))
+            for task in loaded["tasks"].values():
+                if task.get_config("num_fewshot") is None:
+                    task.set_config(key="num_fewshot", value=0)
+                task.set_fewshot_seed(seed=EXAMPLES_SEED)
+            return evaluate(lm=model, task_dict=loaded, limit=limit, log_samples=True, bootstrap_iters=0)
+        except (OSError, ConnectionError) as error:  # what `datasets` raises without network or cache
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            message = f"the data of task {', '.join(tasks)} is not at hand: {first}; download it once with the network on"
+            raise MissingAssetError(message) from error
+
+
+@cache
+def _task_manager(lm_evals_own: bool) -> Any:
+    """Index of our tasks, with lm-eval's own some ten thousand definitions where they are needed (they take seconds to read)."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(asset_folder("tasks")), include_defaults=lm_evals_own)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval and `datasets` without their log lines, warnings and progress bars, which would run into ours."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    levels = [logger.level for logger in loggers]
+    # lm-eval asks git for a commit, and git's complaint outside of a repository goes to file descriptor 2, not to sys.stderr.
+    descriptor = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(descriptor, 2)
+        os.close(descriptor)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _lm_eval_version() -> str:
+    from importlib.metadata import version
+
+    return version("lm_eval")
+
+
+def _task_fingerprint(task: str, documents: list[dict[str, Any]], report: dict[str, Any]) -> dict[str, Any]:
+    content = _hash(*(f"{sample['doc_hash']} {sample['prompt_hash']} {sample['target_hash']}" for sample in documents))
+    return {
+        "version": str(report["versions"].get(task)),
+        "examples_in_prompt": report["n-shot"].get(task, 0),
+        "documents": len({sample["doc_id"] for sample in documents}),
+        "content": content,
+    }
+
+
+def _identities(samples: list[dict[str, Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Id and cluster of each document: those it carries itself, else its number and itself."""
+    documents = [sample["doc"] if isinstance(sample["doc"], dict) else {} for sample in samples]
+    numbers = tuple(str(sample["doc_id"]) for sample in samples)
+    ids = tuple(str(document.get("id", number)) for document, number in zip(documents, numbers, strict=True))
+    if len(set(ids)) < len(ids):
+        ids = numbers
+    # Only our own documents are known to carry their cluster under this name.
+    ours = all("group" in document and "gold" in document for document in documents)
+    return ids, tuple(document["group"] for document in documents) if ours else ids
+
+
+def _metric_row(
+    name: str,
+    task: str,
+    family: str,
+    language: str | None,
+    metric: str,
+    filter_name: str,
+    samples: list[dict[str, Any]],
+    clusters: tuple[str, ...],
+    report: dict[str, Any],
+) -> tuple[Row | None, np.ndarray | None]:
+    """One metric of one task, and its value per document where it is a mean over documents."""
+    aggregate = report["results"][task].get(f"{metric},{filter_name}")
+    if not isinstance(aggregate, int | float) or not np.isfinite(aggregate):
+        return None, None
+    multiple_choice = report["configs"][task].get("output_type") == "multiple_choice"
+    common: dict[str, Any] = {
+        "suite": SUITE,
+        "metric": f"{family}.{metric}" + ("" if filter_name == "none" else f".{filter_name}"),
+        "checkpoint": name,
+        "language": language,
+        "n": len(samples),
+        "higher_is_better": report["higher_is_better"].get(task, {}).get(metric, True),
+        "chance": None,
+    }
+    if multiple_choice and metric.startswith("acc"):
+        common["chance"] = float(np.mean([1 / len(sample["arguments"]) for sample in samples]))
+    scores = [sample[metric] for sample in samples]
+    if all(isinstance(score, bool | int | float | np.number) for score in scores):
+        values = np.array(scores, dtype=np.float64)
+        if np.isfinite(values).all() and abs(values.mean() - aggregate) <= 1e-9 * max(1.0, abs(aggregate)):
+            return Row(**interval_fields(clustered_mean(values, clusters)), **common), values
+    return Row(value=float(aggregate), method="lm-eval's aggregate", **common), None
+
+
+def _family_row(
+    name: str, metric: str, higher_is_better: bool, members: list[tuple[Row, tuple[str, ...]]], result: SuiteResult
+) -> Row | None:
+    """Mean over the languages of a family whose documents are the same in all, with all languages of a document taken together."""
+    first, ids = members[0]
+    if len(members) < 2 or any(other != ids for _, other in members):
+        return None
+    values = np.mean([result.items[row.key].values for row, _ in members], axis=0)
+    clusters = result.clusters[first.key]
+    fields = interval_fields(clustered_mean(values, clusters))
+    fields["method"] = f"mean of {len(members)} languages; {fields['method']}"
+    row = Row(suite=SUITE, metric=metric, checkpoint=name, n=len(values), chance=first.chance, higher_is_better=higher_is_better, **fields)
+    result.items[row.key] = Items("mean", values)
+    result.clusters[row.key] = clusters
+    return row
+
+
+def _samples(task: str, language: str | None, samples: list[dict[str, Any]], ids: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What was asked and answered, as plain JSON; of a multiple choice the answer is the most probable choice."""
+    plain = []
+    for sample, identity in zip(samples, ids, strict=True):
+        arguments = sample["arguments"]
+        values = {metric: sample[metric] for metric in sample["metrics"]}
+        scores = {metric: float(value) for metric, value in values.items() if isinstance(value, bool | int | float | np.number)}
+        answers = sample["filtered_resps"]
+        if isinstance(sample["target"], int) and 0 <= sample["target"] < len(arguments) == len(answers) and len(answers) > 1:
+            best = max(range(len(answers)), key=lambda index: answers[index][0])
+            reference, output = str(arguments[sample["target"]][1]), str(arguments[best][1])
+        else:
+            reference, output = str(sample["target"]), str(answers[0])
+        plain.append(
+            {
+                "id": identity,
+                "task": task,
+                "language": language,
+                "other_language": None,
+                "source": str(arguments[0][0]),
+                "reference": reference,
+                "output": output,
+                **scores,
+            }
+        )
+    return plain

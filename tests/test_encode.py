@@ -1,0 +1,411 @@
+"""Encoding: layers, pooling, padding, special tokens, truncation, the vector cache."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    Phi3Config,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from alignx_eval import vector_cache
+from alignx_eval.encode import content_token_mask, encode, encode_corpus, plan_batches, pooling_weights, special_token_ids
+from alignx_eval.errors import InputError
+
+WORDS = [f"w{number}" for number in range(40)]
+SENTENCES = [
+    "w1 w2 w3",
+    "w4",
+    "w5 w6 w7 w8 w9 w10 w11 w12 w13",
+    "w3 w2",
+    "w20 w21 w22 w23 w24 w25",
+    "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12",
+]
+
+
+def make_tokenizer(
+    *, bos: bool = True, eos: bool = False, pad: str | None = "<pad>", pad_first: bool = True, side: str = "right"
+) -> PreTrainedTokenizerFast:
+    specials = ["<pad>", "<s>", "</s>", "<unk>"] if pad_first else ["<s>", "</s>", "<unk>", "<pad>"]
+    vocabulary = {token: number for number, token in enumerate([*specials, *WORDS])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    template = ("<s> " if bos else "") + "$A" + (" </s>" if eos else "")
+    inner.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[("<s>", vocabulary["<s>"]), ("</s>", vocabulary["</s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token=pad, padding_side=side
+    )
+
+
+COMMON = {
+    "vocab_size": 48,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+CONFIGS = {
+    "llama": lambda: LlamaConfig(**COMMON),
+    "gpt2": lambda: GPT2Config(vocab_size=48, n_embd=32, n_layer=3, n_head=4, n_positions=64),
+    "gemma2": lambda: Gemma2Config(**COMMON, num_key_value_heads=2, head_dim=8, sliding_window=4),
+    "gemma3": lambda: Gemma3TextConfig(
+        **COMMON,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=4,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+    ),
+    "mistral": lambda: MistralConfig(**COMMON, num_key_value_heads=2, sliding_window=4),
+    "qwen2": lambda: Qwen2Config(**COMMON, num_key_value_heads=2),
+    "qwen3": lambda: Qwen3Config(**COMMON, num_key_value_heads=2, head_dim=8),
+    "phi3": lambda: Phi3Config(**COMMON, num_key_value_heads=2, pad_token_id=0),
+    "gpt_neox": lambda: GPTNeoXConfig(**COMMON),
+}
+
+
+def make_checkpoint(family: str = "llama", **tokenizer_options) -> SimpleNamespace:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[family]()).eval()
+    with torch.no_grad():  # fresh weights are small; larger ones let attention and positions matter
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(5)
+    return SimpleNamespace(
+        model=model, tokenizer=make_tokenizer(**tokenizer_options), name="tiny", content_hash=f"hash-{family}", align_layer=None
+    )
+
+
+def corpus_of(sentences: dict[str, list[str]]) -> SimpleNamespace:
+    lines = len(next(iter(sentences.values())))
+    return SimpleNamespace(sentences=sentences, languages=tuple(sentences), ids=tuple(f"line-{number}" for number in range(lines)))
+
+
+@pytest.mark.parametrize("family", sorted(CONFIGS))
+def test_R10_batch_neighbours(family):
+    checkpoint = make_checkpoint(family)
+    together = encode(checkpoint, SENTENCES)
+    assert np.abs(np.diff(together.vectors[-1], axis=0)).max() > 1e-2  # the model does tell them apart
+    for number, sentence in enumerate(SENTENCES):
+        alone = encode(checkpoint, [sentence])
+        np.testing.assert_allclose(together.vectors[:, number], alone.vectors[:, 0], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("budget", [1, 7, 20, 10_000])
+def test_R11_batch_size_sweep(family, budget):
+    checkpoint = make_checkpoint(family)
+    np.testing.assert_allclose(
+        encode(checkpoint, SENTENCES, max_tokens_per_batch=budget).vectors, encode(checkpoint, SENTENCES).vectors, atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
+def test_R10_padding_side_and_pad_token(family):
+    reference = encode(make_checkpoint(family), SENTENCES).vectors
+    for options in ({"side": "left"}, {"pad": None}, {"pad": "</s>"}):
+        np.testing.assert_array_equal(encode(make_checkpoint(family, **options), SENTENCES).vectors, reference)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
+def test_R10_equals_left_padded_forward(family):
+    """The other padding side, by transformers itself with its own position ids, gives the same vectors."""
+    checkpoint = make_checkpoint(family)
+    rows = checkpoint.tokenizer(SENTENCES)["input_ids"]
+    longest = max(map(len, rows))
+    ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    attention = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        hidden = checkpoint.model(input_ids=ids, attention_mask=attention, position_ids=positions, output_hidden_states=True).hidden_states
+    encoding = encode(checkpoint, SENTENCES)
+    for layer, states in [
+        (0, hidden[0]),
+        (1, hidden[1]),
+        (2, hidden[2]),
+        (4, hidden[3]),
+    ]:  # the last of transformers is after the final norm
+        expected = torch.stack([states[row, longest - len(tokens) + 1 :].mean(0) for row, tokens in enumerate(rows)])
+        np.testing.assert_allclose(encoding.vectors[layer], expected.numpy(), atol=1e-4, rtol=1e-4)
+
+
+def test_R10_special_tokens_by_id_not_position():
+    plain = encode(make_checkpoint(eos=True), SENTENCES)
+    for pooling in ("mean", "last", "weighted"):
+        # A causal model cannot see the EOS that follows, so with it or without it the content is pooled to the same vector.
+        np.testing.assert_allclose(
+            encode(make_checkpoint(eos=True), SENTENCES, pooling=pooling).vectors,
+            encode(make_checkpoint(), SENTENCES, pooling=pooling).vectors,
+            atol=1e-5,
+        )
+    assert plain.token_counts.tolist() == [3, 1, 9, 2, 6, 12]
+    # Where the pad id is that of EOS or 0, a real EOS is still left out and real tokens are still kept.
+    assert encode(make_checkpoint(eos=True, pad="</s>"), SENTENCES).token_counts.tolist() == plain.token_counts.tolist()
+    no_pad_zero = make_checkpoint(bos=False, pad=None, pad_first=False)
+    assert no_pad_zero.tokenizer.pad_token_id is None
+    assert encode(no_pad_zero, SENTENCES).token_counts.tolist() == plain.token_counts.tolist()
+
+
+def test_R9_bos_is_left_out():
+    """A sink in the BOS position must not reach the vectors: pooling equals a mean over the other positions by hand."""
+    checkpoint = make_checkpoint()
+    ids = torch.tensor([checkpoint.tokenizer(SENTENCES[2])["input_ids"]])
+    with torch.no_grad():
+        hidden = checkpoint.model(input_ids=ids, output_hidden_states=True).hidden_states
+    encoding = encode(checkpoint, [SENTENCES[2]])
+    np.testing.assert_allclose(encoding.vectors[1, 0], hidden[1][0, 1:].mean(0).numpy(), atol=1e-5)
+    assert np.abs(encoding.vectors[1, 0] - hidden[1][0].mean(0).numpy()).max() > 1e-3
+
+
+def test_unknown_tokens_are_text():
+    checkpoint = make_checkpoint()
+    assert checkpoint.tokenizer.unk_token_id not in special_token_ids(checkpoint.tokenizer)
+    assert encode(checkpoint, ["never seen words"]).token_counts.tolist() == [3]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_R12_layers_against_manual_forward(family):
+    checkpoint = make_checkpoint(family)
+    model, ids = checkpoint.model, torch.tensor([checkpoint.tokenizer(SENTENCES[4])["input_ids"]])
+    encoding = encode(checkpoint, [SENTENCES[4]])
+    assert encoding.layer_names == ("0", "1", "2", "3", "3+norm")
+    assert encoding.vectors.shape == (5, 1, 32) and encoding.vectors.dtype == np.float32
+    with torch.no_grad():
+        if family == "llama":
+            decoder = model.model
+            hidden = decoder.embed_tokens(ids)
+            rotary = decoder.rotary_emb(hidden, torch.arange(ids.shape[1])[None])
+            states = [hidden]
+            for block in decoder.layers:
+                states.append(block(states[-1], attention_mask=None, position_embeddings=rotary))
+            states.append(decoder.norm(states[-1]))
+        else:
+            decoder = model.transformer
+            states = [decoder.wte(ids) + decoder.wpe(torch.arange(ids.shape[1]))[None]]
+            for block in decoder.h:
+                output = block(states[-1])
+                states.append(output if isinstance(output, torch.Tensor) else output[0])
+            states.append(decoder.ln_f(states[-1]))
+    for vector, state in zip(encoding.vectors[:, 0], states, strict=True):
+        np.testing.assert_allclose(vector, state[0, 1:].mean(0).numpy(), atol=1e-4, rtol=1e-4)
+    assert np.abs(encoding.vectors[3] - encoding.vectors[4]).max() > 1e-2  # before and after the final norm differ
+
+
+def test_hooks_are_removed_and_mode_is_kept():
+    checkpoint = make_checkpoint()
+    checkpoint.model.train()
+    encode(checkpoint, SENTENCES)
+    assert checkpoint.model.training
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in checkpoint.model.modules())
+
+
+def test_pooling_weights_by_hand():
+    mask = np.array([[False, True, True, False], [False, True, False, False], [True, False, True, True]])
+    np.testing.assert_allclose(pooling_weights(mask, "mean"), [[0, 0.5, 0.5, 0], [0, 1, 0, 0], [1 / 3, 0, 1 / 3, 1 / 3]], rtol=1e-6)
+    np.testing.assert_array_equal(pooling_weights(mask, "last"), [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    np.testing.assert_allclose(pooling_weights(mask, "weighted"), [[0, 1 / 3, 2 / 3, 0], [0, 1, 0, 0], [1 / 6, 0, 2 / 6, 3 / 6]], rtol=1e-6)
+    ids = np.array([[1, 7, 0, 2], [1, 9, 0, 0]])
+    assert content_token_mask(ids, np.array([4, 2]), frozenset({1, 2})).tolist() == [
+        [False, True, True, False],
+        [False, True, False, False],
+    ]
+
+
+def test_weighted_pooling_is_that_of_mexa_without_special_tokens():
+    checkpoint = make_checkpoint(bos=False)
+    ids = torch.tensor([checkpoint.tokenizer(SENTENCES[2])["input_ids"]])
+    with torch.no_grad():
+        hidden = checkpoint.model(input_ids=ids, output_hidden_states=True).hidden_states[2][0]
+    position = torch.arange(1, len(hidden) + 1)[:, None]
+    expected = (hidden * position).sum(0) / position.sum()
+    np.testing.assert_allclose(encode(checkpoint, [SENTENCES[2]], pooling="weighted").vectors[2, 0], expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["", "   ", "<s> </s>"])
+def test_sentence_without_ordinary_token_is_named(text):
+    with pytest.raises(InputError, match="sentence b .*no token besides special ones.*1 of 2"):
+        encode(make_checkpoint(), ["w1", text], ids=["a", "b"])
+    with pytest.raises(InputError, match="no sentences"):
+        encode(make_checkpoint(), [])
+    with pytest.raises(InputError, match="pooling"):
+        encode(make_checkpoint(), ["w1"], pooling="max")
+
+
+def test_R13_truncation_is_counted():
+    long = " ".join(WORDS * 2)  # 80 tokens and BOS, the model was made for 64
+    for family in ("llama", "gpt2"):
+        encoding = encode(make_checkpoint(family), ["w1 w2", long])
+        assert encoding.truncated.tolist() == [False, True]
+        assert encoding.token_counts.tolist() == [2, 63]
+    short = encode(make_checkpoint(), ["w1 w2 w3 w4"], max_length=3)
+    assert short.truncated.tolist() == [True] and short.token_counts.tolist() == [2]
+    np.testing.assert_allclose(short.vectors, encode(make_checkpoint(), ["w1 w2"]).vectors, atol=1e-5)
+
+
+def test_bfloat16_is_pooled_in_float32():
+    checkpoint = make_checkpoint()
+    exact = encode(checkpoint, SENTENCES).vectors
+    checkpoint.model.to(torch.bfloat16)
+    rough = encode(checkpoint, SENTENCES).vectors
+    assert rough.dtype == np.float32
+    assert np.abs(rough - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_non_finite_states_are_refused():
+    checkpoint = make_checkpoint()
+    with torch.no_grad():
+        checkpoint.model.model.layers[1].mlp.down_proj.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match="layer 2 has non-finite"):
+        encode(checkpoint, SENTENCES)
+
+
+def test_plan_batches():
+    lengths = np.array([3, 10, 1, 7, 7, 2])
+    batches = plan_batches(lengths, 14)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(6))
+    assert [batch.tolist() for batch in batches] == [[1], [3, 4], [0, 5, 2]]
+    assert all(len(batch) == 1 or len(batch) * lengths[batch].max() <= 14 for batch in batches)
+    assert [len(batch) for batch in plan_batches(lengths, 1)] == [1] * 6
+
+
+def test_progress_reports_every_batch():
+    seen = []
+    encode(make_checkpoint(), SENTENCES, max_tokens_per_batch=14, progress=lambda done, total, what: seen.append((done, total)))
+    assert seen[-1][0] == seen[-1][1] == len(seen)
+
+
+def test_R14_template_leaks_source_into_target():
+    """In one causal sequence the target has attended to the source, so it matches its source even in an untrained model; alone it does
+    not."""
+    from alignx_eval.measures.cosine import centre, cosine_matrix
+    from alignx_eval.measures.retrieval import hits
+
+    checkpoint = make_checkpoint()
+    generator = np.random.default_rng(0)
+    sources = [" ".join(generator.choice(WORDS[:20], 6)) for _ in range(60)]
+    targets = [" ".join(generator.choice(WORDS[20:], 6)) for _ in range(60)]  # unrelated: nothing to find
+    alone = encode(checkpoint, sources).vectors[3], encode(checkpoint, targets).vectors[3]
+    together = []
+    for source, target in zip(sources, targets, strict=True):
+        ids = torch.tensor([checkpoint.tokenizer(f"{source} {target}")["input_ids"]])
+        with torch.no_grad():
+            together.append(checkpoint.model(input_ids=ids, output_hidden_states=True).hidden_states[2][0, 7:].mean(0).numpy())
+    found_alone = hits(cosine_matrix(centre(alone[1]), centre(alone[0]))).forward.mean()
+    found_together = hits(cosine_matrix(centre(np.stack(together)), centre(alone[0]))).forward.mean()
+    assert found_alone < 0.1
+    assert found_together > found_alone + 0.1
+
+
+def test_cache_second_run_encodes_nothing(tmp_path, monkeypatch):
+    checkpoint = make_checkpoint()
+    corpus = corpus_of({"eng_Latn": SENTENCES[:3], "deu_Latn": SENTENCES[3:]})
+    plain = encode_corpus(checkpoint, corpus)
+    first = encode_corpus(checkpoint, corpus, cache_dir=tmp_path)
+    assert (plain.encoded, first.encoded) == (2, 2)
+    forwards = []
+    checkpoint.model.get_decoder().register_forward_hook(lambda *_: forwards.append(1))
+    second = encode_corpus(checkpoint, corpus, cache_dir=tmp_path)
+    assert second.encoded == 0 and not forwards
+    assert second.layer_names == plain.layer_names == ("0", "1", "2", "3", "3+norm")
+    for layer in plain.layer_names:
+        np.testing.assert_array_equal(second.layer(layer), plain.layer(layer))
+        assert second.layer(layer).shape == (2, 3, 32)
+    np.testing.assert_array_equal(second.token_counts["deu_Latn"], plain.token_counts["deu_Latn"])
+    # Another language encodes only itself; other settings and other weights share nothing.
+    more = corpus_of({**corpus.sentences, "fra_Latn": ["w9 w8", "w7", "w6"]})
+    assert encode_corpus(checkpoint, more, cache_dir=tmp_path).encoded == 1
+    assert encode_corpus(checkpoint, corpus, cache_dir=tmp_path, pooling="last").encoded == 2
+    other = make_checkpoint("gpt2")
+    assert encode_corpus(other, corpus, cache_dir=tmp_path).encoded == 2
+
+
+def test_cache_keeps_what_was_done_before_an_interruption(tmp_path):
+    checkpoint = make_checkpoint()
+    broken = corpus_of({"eng_Latn": ["w1", "w2"], "deu_Latn": ["w3", ""]})
+    with pytest.raises(InputError, match="line-1 of deu_Latn"):
+        encode_corpus(checkpoint, broken, cache_dir=tmp_path)
+    mended = corpus_of({"eng_Latn": ["w1", "w2"], "deu_Latn": ["w3", "w4"]})
+    assert encode_corpus(checkpoint, mended, cache_dir=tmp_path).encoded == 1
+
+
+def test_cache_damaged_entry_is_made_again(tmp_path):
+    checkpoint, corpus = make_checkpoint(), corpus_of({"eng_Latn": SENTENCES})
+    expected = encode_corpus(checkpoint, corpus, cache_dir=tmp_path).layer("2")
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    again = encode_corpus(checkpoint, corpus, cache_dir=tmp_path)
+    assert again.encoded == 1
+    np.testing.assert_array_equal(again.layer("2"), expected)
+    assert [each.name for each in tmp_path.rglob("*") if each.is_file()] == [path.name]  # no temporary file is left
+
+
+def test_cache_is_capped_and_old_entries_go_first(tmp_path):
+    paths = []
+    for number in range(4):
+        paths.append(vector_cache.store(tmp_path, vector_cache.cache_key({"entry": number}), {"0": np.zeros(1000, np.float32)}, {}))
+        os.utime(paths[-1], (number, number))
+    assert vector_cache.open_entry(tmp_path, vector_cache.cache_key({"entry": 0})) is not None  # used now, so the newest
+    assert vector_cache.prune(tmp_path, 9000, keep={paths[1]}) == [paths[2], paths[3]]
+    assert paths[0].exists() and paths[1].exists()
+    assert vector_cache.open_entry(tmp_path, vector_cache.cache_key({"entry": 2})) is None
+    assert vector_cache.expected_bytes(languages=51, lines=500, layers=20, width=640) == 51 * 500 * 20 * 640 * 4
+
+
+def test_open_entry_survives_eviction(tmp_path):
+    checkpoint, corpus = make_checkpoint(), corpus_of({"eng_Latn": SENTENCES})
+    expected = encode_corpus(checkpoint, corpus).layer("1")
+    held = encode_corpus(checkpoint, corpus, cache_dir=tmp_path)
+    vector_cache.prune(tmp_path, 0)
+    np.testing.assert_array_equal(held.layer("1"), expected)
+
+
+def _encode_as_rank(rank, port, out):
+    """Body of a process that a launcher would have started: its environment, then encode."""
+    from accelerate import PartialState
+
+    os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    torch.set_num_threads(1)
+    PartialState._reset_state()  # an earlier test of the parent may have made one
+    np.save(f"{out}/{rank}.npy", encode(make_checkpoint(), SENTENCES, max_tokens_per_batch=14).vectors)
+    PartialState().destroy_process_group()
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Forked, since a fresh interpreter would spend all its time on imports."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=_encode_as_rank, args=(rank, port, tmp_path)) for rank in range(2)]
+    try:
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(timeout=300)
+        assert [rank.exitcode for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    expected = encode(make_checkpoint(), SENTENCES, max_tokens_per_batch=14).vectors
+    for rank in range(2):
+        np.testing.assert_allclose(np.load(tmp_path / f"{rank}.npy"), expected, atol=1e-6)

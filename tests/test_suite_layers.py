@@ -1,0 +1,245 @@
+"""Suite `layers` on planted vectors (known answers) and on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_encode import WORDS, make_checkpoint
+
+from alignx_eval.corpora import ParallelCorpus
+from alignx_eval.encode import CorpusVectors, Encoding
+from alignx_eval.errors import InputError
+from alignx_eval.measures.cka import debiased_cka
+from alignx_eval.measures.cosine import centre, cosine_matrix, paired_cosine
+from alignx_eval.suites import layers
+
+LANGUAGES = ("eng_Latn", "deu_Latn", "rus_Cyrl")
+
+
+def make_corpus(lines=40, groups=None, languages=LANGUAGES, seed=0) -> ParallelCorpus:
+    generator = np.random.default_rng(seed)
+    sentences = {
+        language: tuple(f"{' '.join(generator.choice(WORDS, generator.integers(2, 9)))} w{line % 40} {line}" for line in range(lines))
+        for language in languages
+    }
+    ids = tuple(f"line-{number}" for number in range(lines))
+    return ParallelCorpus(name="toy", split="test", sentences=sentences, ids=ids, groups=groups or ids, licence="CC0", attribution="")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    checkpoint, corpus = make_checkpoint("llama"), make_corpus(groups=tuple(f"document-{number // 3}" for number in range(40)))
+    return checkpoint, corpus, layers.run(checkpoint, corpus)
+
+
+def by_key(result):
+    return {row.key: row for row in result.rows}
+
+
+def planted(monkeypatch, stacks: dict[str, np.ndarray], languages=LANGUAGES):
+    """Let the suite see the given vectors, layer name -> [languages, lines, width]."""
+    names = tuple(stacks)
+    lines = next(iter(stacks.values())).shape[1]
+    sources = {
+        language: Encoding(
+            np.stack([stacks[name][index] for name in names]).astype(np.float32), names, np.ones(lines), np.zeros(lines, bool)
+        )
+        for index, language in enumerate(languages)
+    }
+    flags = {language: np.zeros(lines, bool) for language in languages}
+    vectors = CorpusVectors(languages, names, flags, flags, 0, sources)
+    monkeypatch.setattr(layers, "encode_corpus", lambda *_, **__: vectors)
+
+
+def align_then_diverge(lines=40, width=24):
+    """Layers 0 to 4: translations apart, close in the middle, apart again."""
+    generator = np.random.default_rng(0)
+    content = generator.normal(size=(lines, width))
+    noise = {"0": 4, "1": 2, "2": 0.3, "3": 2, "4": 6, "4+norm": 6}
+    return {name: content + level * generator.normal(size=(3, lines, width)) for name, level in noise.items()}
+
+
+def test_rows_are_complete_and_plain(tiny):
+    checkpoint, corpus, result = tiny
+    rows = by_key(result)
+    assert len(rows) == len(result.rows)  # no key twice
+    for layer in ("0", "1", "2", "3", "3+norm"):
+        for language in LANGUAGES[1:]:
+            for metric in ("cosine", "cosine_centred", "cosine_z", "cka_debiased", "mutual_nearest_neighbour"):
+                assert rows[f"layers/{metric}/{layer}/{language}/eng_Latn"].n == 40
+            for metric in ("precision_at_1", "precision_at_1_centred", "ratio_margin"):
+                for pair in (f"{language}/eng_Latn", f"eng_Latn/{language}"):
+                    assert rows[f"layers/{metric}/{layer}/{pair}"].chance == pytest.approx(1 / 40)
+        for metric in ("cosine", "cka_debiased", "precision_at_1"):
+            assert f"layers/{metric}/{layer}/-/-" in rows
+    assert rows["layers/mutual_nearest_neighbour/1/deu_Latn/eng_Latn"].chance == pytest.approx(1 / 79)
+    for metric in ("precision_at_1_token_overlap", "precision_at_1_length"):
+        assert rows[f"layers/{metric}/-/deu_Latn/eng_Latn"].higher_is_better is None
+    for row in result.rows:
+        numbers = [row.value, row.se, row.ci_low, row.ci_high, row.null, row.chance]
+        assert all(number is None or np.isfinite(number) for number in numbers)
+        assert (row.value is None) == (row.reason is not None)
+    json.dumps({"extras": result.extras, "fingerprint": result.fingerprint, "environment": result.environment}, allow_nan=False)
+    assert result.item_ids == corpus.ids and result.default_clusters == corpus.groups
+    assert set(result.items) <= set(rows)
+    assert {len(column) for column in result.extras["pairs"].values()} == {5 * 3}
+
+
+def test_values_are_those_of_the_items(tiny):
+    _, corpus, result = tiny
+    documents = len(set(corpus.groups))
+    for row in result.rows:
+        items = result.items.get(row.key)
+        if items is None or row.value is None:
+            continue
+        if items.kind == "mean":
+            assert len(items.values) == len(corpus)
+            assert row.value == pytest.approx(float(items.values.mean(dtype=np.float64)), abs=1e-6)
+        else:
+            assert items.kind == "jackknife" and len(items.values) == documents
+            assert row.value == pytest.approx(items.point)
+            assert items.values.mean() == pytest.approx(row.value, abs=0.2 * max(1, abs(row.value)))
+
+
+def test_values_equal_the_measures(monkeypatch):
+    stacks = align_then_diverge()
+    planted(monkeypatch, stacks)
+    corpus = make_corpus()
+    rows = by_key(layers.run(make_checkpoint(), corpus))
+    x, pivot = stacks["2"][1].astype(np.float32), stacks["2"][0].astype(np.float32)
+    assert rows["layers/cosine/2/deu_Latn/eng_Latn"].value == pytest.approx(paired_cosine(x, pivot).mean(), abs=1e-6)
+    assert rows["layers/cosine_centred/2/deu_Latn/eng_Latn"].value == pytest.approx(
+        paired_cosine(centre(x), centre(pivot)).mean(), abs=1e-6
+    )
+    assert rows["layers/cka_debiased/2/deu_Latn/eng_Latn"].value == pytest.approx(debiased_cka(x, pivot), abs=1e-5)
+    similarity = cosine_matrix(x, pivot)
+    assert rows["layers/precision_at_1/2/deu_Latn/eng_Latn"].value == pytest.approx((similarity.argmax(1) == np.arange(40)).mean())
+    assert rows["layers/precision_at_1/2/eng_Latn/deu_Latn"].value == pytest.approx((similarity.argmax(0) == np.arange(40)).mean())
+
+
+def test_align_then_diverge_is_summarised(monkeypatch):
+    planted(monkeypatch, align_then_diverge())
+    result = layers.run(make_checkpoint(), make_corpus())
+    rows = by_key(result)
+    assert rows["layers/peak_layer/-/-/-"].value == 2
+    assert rows["layers/precision_at_1_peak/-/-/-"].value == rows["layers/precision_at_1/2/-/-"].value > 0.9
+    gain = rows["layers/precision_at_1_middle_gain/-/-/-"]
+    curve = [rows[f"layers/precision_at_1/{layer}/-/-"].value for layer in ("0", "1", "2", "3", "4", "4+norm")]
+    assert gain.value == pytest.approx(np.mean(curve[1:4]) - curve[0], abs=1e-6) and gain.ci_low > 0
+    for last, value in zip(("4", "4+norm"), curve[4:], strict=True):
+        row = rows[f"layers/precision_at_1_divergence/{last}/-/-"]
+        assert row.value == pytest.approx(curve[2] - value, abs=1e-6) and row.ci_low > 0 and row.higher_is_better is None
+    assert rows["layers/cka_debiased_divergence/4/-/-"].ci_low > 0
+    assert result.extras["recommended_align_layer"] == 2
+    assert any("Layer 2" in note for note in result.notes)
+
+
+def test_R16_null_and_interval_at_independence(monkeypatch):
+    generator = np.random.default_rng(0)
+    planted(monkeypatch, {name: generator.normal(size=(3, 60, 64)) + 3 for name in ("0", "1", "1+norm")})
+    result = layers.run(make_checkpoint(), make_corpus(lines=60))
+    rows = by_key(result)
+    row = rows["layers/cka_debiased/1/deu_Latn/eng_Latn"]
+    assert abs(row.value) < 0.1 and row.null == 0 and row.ci_low is None and "independence" in row.method
+    assert row.key in result.items  # a difference of checkpoints is not degenerate
+    cosine = rows["layers/cosine/1/deu_Latn/eng_Latn"]
+    assert cosine.value > 0.8 and cosine.value == pytest.approx(cosine.null, abs=0.01)
+    assert rows["layers/precision_at_1/1/deu_Latn/eng_Latn"].null == pytest.approx(1 / 60)
+
+
+def test_R3_constant_layer_is_undefined_with_a_reason(monkeypatch):
+    stacks = align_then_diverge()
+    stacks["1"][:] = 2.5
+    planted(monkeypatch, stacks)
+    result = layers.run(make_checkpoint(), make_corpus())
+    rows = by_key(result)
+    for metric in ("cka_debiased", "cosine_centred", "cosine_z"):
+        row = rows[f"layers/{metric}/1/deu_Latn/eng_Latn"]
+        assert row.value is None and row.reason and row.key not in result.items
+        assert rows[f"layers/{metric}/1/-/-"].value is None
+    assert rows["layers/precision_at_1/1/deu_Latn/eng_Latn"].value == 0  # all equal: ties are no hits
+    assert result.extras["pairs"]["cka_debiased"][3] is None
+
+
+@pytest.mark.parametrize("lines", [2, 3, 4, 5])
+def test_R3_few_lines(lines):
+    result = layers.run(make_checkpoint(), make_corpus(lines=lines))
+    for row in result.rows:
+        assert row.value is not None or row.reason
+        assert row.value is None or np.isfinite(row.value)
+    assert (by_key(result)["layers/cka_debiased/1/deu_Latn/eng_Latn"].value is None) == (lines < 4)
+
+
+def test_R15_duplicate_lines_are_safe(monkeypatch):
+    stacks = align_then_diverge()
+    stacks["2"][:, 7] = stacks["2"][:, 3]
+    planted(monkeypatch, stacks)
+    corpus = make_corpus()
+    sentences = {
+        language: tuple(texts[3] if line == 7 else text for line, text in enumerate(texts)) for language, texts in corpus.sentences.items()
+    }
+    result = layers.run(make_checkpoint(), replace(corpus, sentences=sentences))
+    hits = result.items["layers/precision_at_1/2/deu_Latn/eng_Latn"].values
+    assert hits[[3, 7]].tolist() == [1, 1]
+    assert by_key(result)["layers/precision_at_1/2/deu_Latn/eng_Latn"].chance == pytest.approx(42 / 1600)
+
+
+def test_R17_fingerprint_tells_what_must_agree(tiny):
+    checkpoint, corpus, result = tiny
+    same = layers.run(checkpoint, corpus)
+    assert same.fingerprint == result.fingerprint
+    assert [row.value for row in same.rows] == [row.value for row in result.rows]
+    assert layers.run(checkpoint, corpus.select(limit=39)).fingerprint != result.fingerprint
+    assert layers.run(checkpoint, corpus, pooling="last").fingerprint != result.fingerprint
+    assert layers.run(checkpoint, corpus, pivot="deu_Latn").fingerprint != result.fingerprint
+    assert result.environment == {"dtype": "float32", "device": "cpu", "attention": "sdpa"}
+
+
+def test_layers_and_cache(tiny, tmp_path):
+    checkpoint, corpus, result = tiny
+    first = layers.run(checkpoint, corpus, cache_dir=tmp_path)
+    second = layers.run(checkpoint, corpus, cache_dir=tmp_path)
+    assert [row.value for row in first.rows] == [row.value for row in second.rows] == [row.value for row in result.rows]
+
+
+def test_align_layer_is_shown(monkeypatch):
+    planted(monkeypatch, align_then_diverge())
+    checkpoint = SimpleNamespace(**{**vars(make_checkpoint()), "align_layer": 3})
+    result = layers.run(checkpoint, make_corpus())
+    assert [entry["layer"] for entry in result.extras["projections"]] == ["0", "3", "4"]
+    projection = result.extras["projections"][1]
+    assert len(projection["points"]) == len(projection["languages"]) == len(projection["lines"]) == 3 * 40
+    assert 0 < sum(projection["explained_variance"]) <= 1
+    assert not result.notes  # nothing to recommend: the layer is recorded
+
+
+def test_principal_components_equal_scikit_learn():
+    from sklearn.decomposition import PCA
+
+    stack = np.random.default_rng(0).normal(size=(2, 30, 7)).astype(np.float32) * np.arange(1, 8)
+    points, explained = layers.principal_components(stack, np.arange(30))
+    model = PCA(2).fit(stack.reshape(-1, 7))
+    np.testing.assert_allclose(explained, model.explained_variance_ratio_, rtol=1e-4)
+    expected = model.transform(stack.reshape(-1, 7))
+    for axis in (0, 1):
+        assert abs(np.corrcoef(points[:, axis], expected[:, axis])[0, 1]) == pytest.approx(1, abs=1e-4)
+
+
+def test_bad_corpora_are_named():
+    with pytest.raises(InputError, match="no pivot language fra_Latn"):
+        layers.run(make_checkpoint(), make_corpus(), pivot="fra_Latn")
+    with pytest.raises(InputError, match="at least two languages"):
+        layers.run(make_checkpoint(), make_corpus(languages=("eng_Latn",)))
+    with pytest.raises(InputError, match="two lines"):
+        layers.run(make_checkpoint(), make_corpus(lines=1))
+
+
+def test_R13_truncated_sentences_are_reported():
+    corpus = make_corpus(lines=6)
+    long = tuple(" ".join(WORDS * 2) if line == 0 else text for line, text in enumerate(corpus.sentences["deu_Latn"]))
+    result = layers.run(make_checkpoint(), replace(corpus, sentences={**corpus.sentences, "deu_Latn": long}))
+    assert any("deu_Latn (1)" in note for note in result.notes)

@@ -1,0 +1,236 @@
+"""The translation suite: decoding against generate(), stopping, scores, floors."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import sacrebleu
+import tiny_models
+
+from alignx_eval.corpora import load_corpus
+from alignx_eval.errors import InputError
+from alignx_eval.measures.bleu import prepare
+from alignx_eval.prompts import translation_prompt
+from alignx_eval.suites import translation
+from alignx_eval.suites.translation import greedy_decode, run, shuffled
+
+LANGUAGES = ["eng_Latn", "deu_Latn", "zho_Hans"]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus("interface", languages=LANGUAGES, limit=6)
+
+
+@pytest.fixture(scope="module")
+def result(corpus):
+    return run(tiny_models.checkpoint(), corpus, template="plain", max_new_tokens=12)
+
+
+def prompts_of(corpus):
+    tokenizer = tiny_models.tokenizer()
+    texts = [translation_prompt("plain", "eng_Latn", "deu_Latn", line) for line in corpus.sentences["eng_Latn"]]
+    return [[tokenizer.bos_token_id, *ids] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
+def never(_token):
+    return False
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "gemma2", "gemma3_text", "mistral", "qwen3", "phi3"])
+def test_R10_batched_decoding_with_left_padding_equals_generate_one_by_one(family, corpus):
+    import torch
+
+    # A sliding window shorter than the prompts, so that the cache forgets.
+    changes = {"gemma2": {"sliding_window": 8}, "gemma3_text": {"sliding_window": 8}, "mistral": {"sliding_window": 8}}.get(family, {})
+    model = tiny_models.model(family, **changes)
+    prompts = prompts_of(corpus)
+    caps = [3 + 2 * index for index in range(len(prompts))]
+    decoded = greedy_decode(model, prompts, caps, end_tokens=frozenset(), breaks_line=never)
+    for prompt, cap, (tokens, end) in zip(prompts, caps, decoded, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False, max_new_tokens=cap, min_new_tokens=cap, eos_token_id=None, pad_token_id=2,
+        )[0, len(prompt) :].tolist()  # fmt: skip
+        assert tokens == expected and end == "length"
+
+
+def test_R10_batch_size_changes_nothing(corpus):
+    model = tiny_models.model()
+    prompts = prompts_of(corpus)
+    together = greedy_decode(model, prompts, [9] * len(prompts), end_tokens=frozenset(range(0, 600, 7)), breaks_line=never)
+    alone = greedy_decode(
+        model, prompts, [9] * len(prompts), end_tokens=frozenset(range(0, 600, 7)), breaks_line=never, max_tokens_per_batch=1
+    )
+    assert together == alone
+    assert len({len(tokens) for tokens, _ in together}) > 1  # rows ended at different times, so the batch shrank on the way
+
+
+def test_T7_stops_at_the_end_token_and_at_a_line_break(corpus):
+    model = tiny_models.model()
+    prompts = prompts_of(corpus)[:1]
+    (free, _), *_ = greedy_decode(model, prompts, [10], end_tokens=frozenset(), breaks_line=never)
+    stop = next(index for index, token in enumerate(free) if token not in free[:index] and index > 0)
+    (tokens, end), *_ = greedy_decode(model, prompts, [10], end_tokens=frozenset({free[stop]}), breaks_line=never)
+    assert (tokens, end) == (free[:stop], "eos")
+    (tokens, end), *_ = greedy_decode(model, prompts, [10], end_tokens=frozenset(), breaks_line=lambda token: token == free[stop])
+    assert (tokens, end) == (free[: stop + 1], "line")
+    assert greedy_decode(model, prompts, [0], end_tokens=frozenset(), breaks_line=never) == [([], "length")]
+
+
+@pytest.mark.parametrize(
+    "text, expected", [("Hallo\nEnglish to German:\nmehr", "Hallo"), (" Hallo \r\nx", "Hallo"), ("\nHallo", ""), ("Hallo", "Hallo")]
+)
+def test_T7_continuation_is_never_scored(text, expected):
+    assert translation._first_line(text) == expected
+
+
+def test_sampling_options_of_the_checkpoint_change_nothing(corpus, result):
+    checkpoint = tiny_models.checkpoint()
+    for option, value in {"repetition_penalty": 5.0, "do_sample": True, "temperature": 9.0}.items():
+        setattr(checkpoint.model.generation_config, option, value)
+    again = run(checkpoint, corpus, template="plain", max_new_tokens=12)
+    assert [sample["output"] for sample in again.samples] == [sample["output"] for sample in result.samples]
+
+
+def test_end_tokens_come_from_tokenizer_and_generation_config():
+    checkpoint = tiny_models.checkpoint()
+    checkpoint.model.generation_config.eos_token_id = [1, 17]
+    assert translation.end_tokens(checkpoint) == {1, 17}
+
+
+def test_the_cap_follows_the_source_and_the_target_language(corpus):
+    result = run(tiny_models.checkpoint(), corpus, template="plain", max_new_tokens=1000)
+    tokenizer = tiny_models.tokenizer()
+
+    def count(code):
+        return [len(ids) for ids in tokenizer(list(corpus.sentences[code]), add_special_tokens=False)["input_ids"]]
+
+    expansion = sum(count("zho_Hans")) / sum(count("eng_Latn"))
+    caps = [translation.LENGTH_ALLOWANCE + math.ceil(translation.LENGTH_FACTOR * expansion * tokens) for tokens in count("eng_Latn")]
+    outputs = [sample for sample in result.samples if sample["other_language"] == "zho_Hans"]
+    for sample, cap in zip(outputs, caps, strict=True):
+        assert len(tokenizer(sample["output"], add_special_tokens=False)["input_ids"]) <= 2 * cap  # re-tokenizing random bytes is not exact
+    rate = {row.key: row for row in result.rows}["translation/over_length_rate/-/eng_Latn/zho_Hans"].value
+    assert rate == np.mean([sample["stopped_by"] == "length" for sample in outputs])
+
+
+def test_a_prompt_longer_than_the_context_gives_an_empty_output(corpus):
+    result = run(tiny_models.checkpoint(positions=12), corpus, template="plain", max_new_tokens=5)
+    assert {row.value for row in result.rows if row.metric == "empty_rate"} == {1.0}
+    assert {row.value for row in result.rows if row.metric == "bleu" and row.language and row.other_language} == {0.0}
+
+
+def test_rows_and_items(corpus, result):
+    rows = {row.key: row for row in result.rows}
+    assert len(rows) == len(result.rows)
+    directions = {(row.language, row.other_language) for row in result.rows if row.language and row.other_language}
+    assert directions == {("eng_Latn", "deu_Latn"), ("eng_Latn", "zho_Hans"), ("deu_Latn", "eng_Latn"), ("zho_Hans", "eng_Latn")}
+    metrics = {row.metric for row in result.rows}
+    assert metrics == {
+        "bleu", "chrf++", "bleu_floor_copy", "bleu_floor_empty", "chrf++_floor_copy", "chrf++_floor_empty",
+        "off_target_rate", "off_target_rate_reference", "off_target_coverage", "over_length_rate", "empty_rate",
+    }  # fmt: skip
+    for key, kind, width in (("bleu", "bleu", 10), ("chrf++", "chrf", 24), ("off_target_rate", "ratio", 2)):
+        items = result.items[f"translation/{key}/-/eng_Latn/deu_Latn"]
+        assert items.kind == kind and items.values.shape == (len(corpus), width)
+    for metric in ("bleu", "chrf++"):
+        mean = result.items[f"translation/{metric}/-/-/-"]
+        assert mean.kind == "jackknife"
+        expected = np.mean([rows[f"translation/{metric}/-/{source}/{target}"].value for source, target in directions])
+        assert mean.point == pytest.approx(expected) == rows[f"translation/{metric}/-/-/-"].value
+        into = rows[f"translation/{metric}/-/-/eng_Latn"].value
+        out = rows[f"translation/{metric}/-/eng_Latn/-"].value
+        assert (into + out) / 2 == pytest.approx(expected)
+    assert all(row.value is not None or row.reason for row in result.rows)
+    assert not [key for key in result.items if key not in rows]
+
+
+def test_scores_are_those_of_sacrebleu_on_the_samples(corpus, result):
+    rows = {row.key: row for row in result.rows}
+    for source, target, tokenizer in (("eng_Latn", "deu_Latn", "13a"), ("eng_Latn", "zho_Hans", "zh"), ("zho_Hans", "eng_Latn", "13a")):
+        samples = [sample for sample in result.samples if (sample["language"], sample["other_language"]) == (source, target)]
+        assert [sample["id"] for sample in samples] == list(corpus.ids)
+        assert tuple(sample["reference"] for sample in samples) == corpus.sentences[target]
+        outputs, references = [prepare(sample["output"]) for sample in samples], [prepare(sample["reference"]) for sample in samples]
+        bleu, chrf = sacrebleu.BLEU(tokenize=tokenizer, force=True), sacrebleu.CHRF(word_order=2)
+        row = rows[f"translation/bleu/-/{source}/{target}"]
+        assert row.value == pytest.approx(bleu.corpus_score(outputs, [references]).score, abs=1e-9)
+        assert row.null == pytest.approx(bleu.corpus_score(outputs, [shuffled(references)]).score, abs=1e-9)
+        assert row.method.startswith(str(bleu.get_signature()))
+        row = rows[f"translation/chrf++/-/{source}/{target}"]
+        assert row.value == pytest.approx(chrf.corpus_score(outputs, [references]).score, abs=1e-9)
+        copied = chrf.corpus_score([prepare(line) for line in corpus.sentences[source]], [references]).score
+        assert rows[f"translation/chrf++_floor_copy/-/{source}/{target}"].value == pytest.approx(copied, abs=1e-9)
+        assert rows[f"translation/bleu_floor_empty/-/{source}/{target}"].value == 0
+        for sample, output, reference in zip(samples, outputs, references, strict=True):
+            assert sample["chrf++"] == pytest.approx(chrf.sentence_score(output, [reference]).score, abs=0.006)
+
+
+def score(corpus, source, target, texts, name="given"):
+    """The suite's rows for outputs that are given instead of decoded."""
+    from alignx_eval.results import SuiteResult
+
+    result = SuiteResult(suite="translation", rows=[], default_clusters=corpus.groups, item_ids=corpus.ids)
+    direction = translation._Direction(
+        source, target, corpus.sentences[source], corpus.sentences[target], [translation.Output(text, "eos") for text in texts]
+    )
+    left_out = {"bleu": {}, "chrf++": {}, "off_target_rate": {}}
+    signatures = {"chrf++": "c", f"bleu {target}": "b"}
+    translation._score(name, corpus, direction, translation._jackknife_groups(corpus.groups), signatures, result, left_out, {})
+    return {row.metric: row for row in result.rows}, left_out
+
+
+def test_perfect_copied_and_empty_outputs(corpus):
+    perfect, _ = score(corpus, "eng_Latn", "deu_Latn", corpus.sentences["deu_Latn"])
+    assert perfect["bleu"].value == pytest.approx(100) and perfect["chrf++"].value == pytest.approx(100)
+    assert perfect["bleu"].null < 20 and perfect["off_target_rate"].value == perfect["off_target_rate_reference"].value
+    copied, _ = score(corpus, "eng_Latn", "deu_Latn", corpus.sentences["eng_Latn"])
+    assert copied["bleu"].value == copied["bleu_floor_copy"].value and copied["off_target_rate"].value > 0.8
+    empty, left_out = score(corpus, "eng_Latn", "deu_Latn", [""] * len(corpus))
+    assert empty["bleu"].value == empty["chrf++"].value == 0
+    assert empty["off_target_rate"].value == empty["empty_rate"].value == empty["off_target_coverage"].value == 1
+    short, left_out = score(corpus, "eng_Latn", "deu_Latn", ["ja"] * len(corpus))
+    assert short["off_target_rate"].value is None and short["off_target_coverage"].value == 0
+    assert left_out["off_target_rate"] == {("eng_Latn", "deu_Latn"): None}
+    (mean, *_) = translation._mean_rows("x", "off_target_rate", left_out["off_target_rate"], "eng_Latn", len(corpus), {})
+    assert mean.value is None and mean.reason
+
+
+def test_T5_shuffled_references_keep_no_line():
+    lines = [str(number) for number in range(7)]
+    assert sorted(shuffled(lines)) == lines and all(a != b for a, b in zip(lines, shuffled(lines), strict=True))
+    assert shuffled(["only"]) == ["only"]
+
+
+def test_jackknife_groups_hold_whole_clusters():
+    clusters = tuple(f"cluster {index % 230}" for index in range(700))
+    groups, count = translation._jackknife_groups(clusters)
+    assert count == 100 and set(groups) == set(range(100))
+    assert all(len({groups[line] for line in range(700) if clusters[line] == cluster}) == 1 for cluster in set(clusters))
+
+
+def test_T4_fingerprint_holds_prompt_decoding_and_signatures(result):
+    fingerprint = result.fingerprint
+    assert fingerprint["prompt"] == "English to German:\n{text}\n"
+    assert "tok:zh" in fingerprint["signatures"]["bleu zho_Hans"] and "nw:2" in fingerprint["signatures"]["chrf++"]
+    assert "greedy" in fingerprint["decoding"] and "nfc" in fingerprint["text"] and "py3langid" in fingerprint["language_identification"]
+    json.dumps([fingerprint, result.environment, result.extras, result.samples, result.notes])
+
+
+def test_S9_twice_the_same(corpus, result):
+    again = run(tiny_models.checkpoint(), corpus, template="plain", max_new_tokens=12)
+    assert again.rows == result.rows and again.fingerprint == result.fingerprint and again.samples == result.samples
+
+
+def test_limit_and_wrong_input(corpus):
+    limited = run(tiny_models.checkpoint(), corpus, template="plain", limit=2, max_new_tokens=3)
+    assert limited.item_ids == corpus.ids[:2] and {row.n for row in limited.rows} == {2}
+    with pytest.raises(InputError, match="pivot language fra_Latn"):
+        run(tiny_models.checkpoint(), corpus, template="plain", pivot="fra_Latn")
+    with pytest.raises(InputError, match="besides the pivot"):
+        run(tiny_models.checkpoint(), replace(corpus, sentences={"eng_Latn": corpus.sentences["eng_Latn"]}), template="plain")
+    with pytest.raises(InputError, match="unknown prompt template"):
+        run(tiny_models.checkpoint(), corpus, template="nonsense")
