@@ -17,8 +17,9 @@ class Row:
     """One number. `value` is None where the quantity is undefined, and `reason` then says why; NaN is never stored.
 
     `layer` is "0" (embeddings) to "L", or "L+norm" for the last state after the final norm; None where a metric has no layer.
-    `language` and `other_language` are FLORES codes. `se`, `ci_low`, `ci_high` (95 %) are in the metric's unit, None where no valid interval exists.
-    `null` is the mean of the metric under a permutation that breaks the pairing, `chance` its expected value for a model that knows nothing.
+    `language` and `other_language` are FLORES codes. `se`, `ci_low`, `ci_high` (95 %) are in the metric's unit, None where no valid
+    interval exists. `null` is the mean of the metric under a permutation that breaks the pairing, `chance` its expected value for a
+    model that knows nothing.
     `n` is the number of parallel lines (or documents of a task) behind the number; `method` says how the interval was made.
     """
 
@@ -71,7 +72,7 @@ class SuiteResult:
     clusters: dict[str, tuple[str, ...]] = field(default_factory=dict)  # Row.key -> cluster of each item; missing: see `default_clusters`
     default_clusters: tuple[str, ...] = ()  # cluster (document, article) of each parallel line; the unit that is resampled
     item_ids: tuple[str, ...] = ()  # identity of each parallel line
-    samples: list[dict[str, Any]] = field(default_factory=list)  # plain JSON: id, language, other_language, source, reference, output, scores
+    samples: list[dict[str, Any]] = field(default_factory=list)  # plain JSON: id, language(s), source, reference, output, scores
     fingerprint: dict[str, Any] = field(default_factory=dict)  # what must agree for two results to compare
     environment: dict[str, Any] = field(default_factory=dict)  # what is recorded and only warned about: dtype, attention kernel, device
     notes: list[str] = field(default_factory=list)  # sentences for the reader of a report

@@ -126,6 +126,17 @@ def test_usage_errors_are_2(monkeypatch, capsys):
         assert code == 2 and "Traceback" not in err
 
 
+def test_train_command_has_the_same_exit_codes(monkeypatch, capsys):
+    from alignx_trainer import cli
+
+    for arguments, code in ((["--nonsense"], 2), (["train"], 2), (["nosuchrecipe"], 2), (["--help"], 0)):
+        monkeypatch.setattr(sys, "argv", ["alignx-train", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        assert stopped.value.code == code and "Traceback" not in captured.err and "unexpected" not in captured.err
+
+
 def test_S13_bad_inputs_end_in_one_line_and_exit_2(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(place)
     ran: list[int] = []

@@ -89,7 +89,7 @@ def test_references_are_nearly_always_on_target_and_covered(target):
         judge(line, source, labels)[0] for line, source in zip(corpus.sentences[target], corpus.sentences["eng_Latn"], strict=True)
     ]
     off, judged = np.array(off_target_items(judgements)).sum(axis=0)
-    assert judged >= 190 and off <= 0.08 * judged
+    assert judged >= 190 and off <= 0.1 * judged
 
 
 def test_L5_the_identifier_is_local_and_does_not_touch_that_of_the_process():

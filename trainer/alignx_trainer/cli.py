@@ -64,6 +64,22 @@ def train(
 
 
 @app.command()
+def inspect(
+    recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, values in YAML")] = None,
+    samples: Annotated[int, typer.Option(help="how many samples to show")] = 5,
+) -> None:
+    """Show what RECIPE would train on: the resolved recipe, the size of the work, samples with their spans."""
+    from alignx_trainer.config import load_recipe
+
+    settings = load_recipe(recipe, overrides)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from alignx_trainer.inspect import inspect as show
+
+    print(show(settings, samples=samples, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+
+
+@app.command()
 def export(
     checkpoint: Annotated[str, typer.Argument(help="a .pt checkpoint")],
     folder: Annotated[Path, typer.Argument(help="a new Hugging Face folder")],
@@ -84,21 +100,15 @@ def main() -> None:
         commands = {"train", "inspect", "export"}
         if arguments and arguments[0] not in commands and not arguments[0].startswith("-"):
             arguments = ["train", *arguments]
-        app(args=arguments, standalone_mode=False)
+        app(args=arguments, prog_name="alignx-train")
     except AlignxError as error:
         print(f"alignx-train: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        print("alignx-train: interrupted; the same command goes on from the last saved step", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as leave:  # typer's own: usage errors are 2, an interrupt is 130
+        if leave.code == 130:
+            print("alignx-train: interrupted; the same command goes on from the last saved step", file=sys.stderr)
+        raise
     except Exception as error:
-        import click
-
-        if isinstance(error, click.ClickException):
-            error.show()
-            sys.exit(error.exit_code)
         if "ALIGNX_DEBUG" in os.environ:
             raise
         print(f"alignx-train: unexpected error: {type(error).__name__}: {error} (ALIGNX_DEBUG=1 shows where)", file=sys.stderr)
