@@ -149,11 +149,11 @@ def parameter_count(checkpoint: Checkpoint) -> int:
     return sum(parameter.numel() for parameter in checkpoint.model.parameters())
 
 
-def recorded_template(reference: str | os.PathLike[str]) -> str | None:
+def recorded_template(reference: str | os.PathLike[str], *, offline: bool = True) -> str | None:
     """Name of the prompt template that the checkpoint was taught with, read without its weights; None where it names none.
 
-    A hub id, an adapter or a `.gguf` names none. Raises InputError where a file or folder is no usable checkpoint at first sight, so
-    that this is told before hours of measuring another one.
+    A hub id, an adapter or a `.gguf` names none. Raises InputError where a file or folder is no usable checkpoint at first sight, and
+    MissingAssetError where a hub id is not at hand and `offline`, so that this is told before hours of measuring another one.
     """
     reference = os.fspath(reference)
     path = _bundled_path(reference) if reference.startswith("bundled:") else Path(reference).expanduser()
@@ -162,7 +162,9 @@ def recorded_template(reference: str | os.PathLike[str]) -> str | None:
         return _read_json(sidecar, f"{reference}: its {SIDECAR} is not readable").get("prompt_template") if sidecar.is_file() else None
     if path.is_file():
         return None if _first_bytes(path, 4) == b"GGUF" else _read_pt(path)["prompt_template"]
-    _match_hub_id(reference)
+    match = _match_hub_id(reference)
+    if offline:
+        _hub_folder(match["id"], match["revision"], True, None)
     return None
 
 

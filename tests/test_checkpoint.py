@@ -143,7 +143,9 @@ def test_tokenizer_round_trip(tmp_path):
 
 def test_recorded_template_needs_no_weights(tiny_checkpoint, tmp_path):
     assert recorded_template(tiny_checkpoint) == "plain"
-    assert recorded_template("owner/name@main") is None
+    assert recorded_template("owner/name@main", offline=False) is None
+    with pytest.raises(MissingAssetError):
+        recorded_template("owner/name@main")
     with pytest.raises(InputError, match="no such checkpoint"):
         recorded_template(tmp_path / "missing")
 

@@ -285,7 +285,7 @@ def _resolve_template(sources: Sequence[Source], settings: Settings) -> str:
     """One template for all: --template, else the first that a checkpoint names, else plain. Tells early what is not there."""
     from alignx_eval.checkpoint import recorded_template
 
-    recorded = [recorded_template(source.reference) for source in sources if source.run is None]
+    recorded = [recorded_template(source.reference, offline=settings.offline) for source in sources if source.run is None]
     return settings.template or next((template for template in recorded if template), "plain")
 
 

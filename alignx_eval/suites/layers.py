@@ -23,10 +23,9 @@ SUITE = "layers"
 MEASURES_VERSION = 1  # part of the fingerprint; raise it when a number changes its meaning
 LARGEST_DIMENSIONS = 3
 POINTS_PER_LANGUAGE = 40
-# Debiased CKA of unrelated representations has mean 0 and a known spread over permutations, but a skewed distribution whose worst case
-# (one shared
-# dimension) is a chi-square with one degree of freedom. Beyond 4 spreads p is below 0.01 in that case too; nearer to 0 no interval is
-# valid.
+# Debiased CKA of unrelated representations has mean 0 and a known spread over permutations, but a skewed distribution whose worst case (one
+# shared dimension) is a chi-square with one degree of freedom. Beyond 4 spreads p is below 0.01 in that case too; nearer to 0 no interval
+# is valid.
 CKA_SPREADS = 4
 
 
