@@ -2,8 +2,7 @@
 promises.
 
 Exits with 1 if the promise is not kept: retrieval of held-out translations at the align layer above base and control by at least three
-half-widths of
-the interval of the difference, and a mean BLEU that does not fall against the base.
+half-widths of the interval of the difference, and a mean BLEU whose interval against the base does not lie below 0.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def main() -> int:
             f"{row['difference'] / half_width:.1f} half-widths, n = {row['n']}"
         )
     row = find(rows, "bleu", "candidate-base")
-    good = row["difference"] >= 0
+    good = row["ci_high"] >= 0
     kept &= good
     print(
         f"  {'kept  ' if good else 'BROKEN'}  mean BLEU: {row['candidate']:.2f} against the base's {row['base']:.2f}, "

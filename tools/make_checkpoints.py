@@ -41,7 +41,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=["all", "aligned"], default="all")
     if parser.parse_args().what == "all":
-        bundle(train("base"), "base")
+        text = train("base_text")
+        bundle(train("base_bitext", f"init={text}"), "base")
     stage1 = train("alignx_stage1")
     bundle(train("alignx_stage2", f"init={stage1}"), "alignx")
     bundle(train("tuned"), "tuned")
