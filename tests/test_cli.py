@@ -270,6 +270,11 @@ def test_run_then_compare_from_disk(place, monkeypatch, capsys):
     assert code == 5 and "lines" in err and "Traceback" not in err
 
 
+def heed_interrupts() -> None:
+    """A job in the background of a shell script inherits an ignored SIGINT, and its children would too."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_killed_and_interrupted_comparisons_go_on(place):
     command = [
         sys.executable,
@@ -287,7 +292,9 @@ def test_killed_and_interrupted_comparisons_go_on(place):
     ]
 
     def until(text: str, number: int) -> tuple[int, str]:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=place, env=environment())
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=place, env=environment(), preexec_fn=heed_interrupts
+        )
         assert process.stderr is not None
         seen = ""
         for line in process.stderr:
