@@ -1,7 +1,7 @@
 """BLEU and chrF++ from summed sentence statistics, for many sums at once.
 
 A corpus metric is a function of sums over sentences, so resampling never has to look at text again: sum the statistics of the drawn
-sentences and apply one of these functions (Popel's review of sacreBLEU issue 70 gives the reason: scoring text anew for each draw is
+sentences and apply one of these functions (Popel's review of sacreBLEU #70 gives the reason: scoring text anew for each draw is
 unacceptably slow).
 """
 
