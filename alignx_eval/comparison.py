@@ -10,10 +10,10 @@ over clusters; for jackknife items, which cannot be flipped, that of a t test. p
 all rows of one suite in one contrast of one candidate that have a direction (`higher_is_better` is not None) and enough data. So a
 verdict does not depend on which other candidates or suites were part of the call.
 
-    better, worse       adjusted p < alpha, in the direction of the difference no-evidence         adjusted p >= alpha; this never says
-    that the two are equal: see the interval and the minimum detectable effect insufficient-data   fewer than MINIMUM_CLUSTERS clusters,
-    no per-item statistics, or missing or undefined on one side; `reason` says which no-direction        a descriptive row: neither
-    direction is better; outside of the family, no adjusted p
+    better, worse       adjusted p < alpha, in the direction of the difference
+    no-evidence         adjusted p >= alpha; this never says that the two are equal: see the interval and the minimum detectable effect
+    insufficient-data   fewer than MINIMUM_CLUSTERS clusters, no per-item statistics, or missing or undefined on one side; see `reason`
+    no-direction        a descriptive row: neither direction is better; outside of the family, no adjusted p
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from alignx_eval.statistics.signflip import draws_for_family, sign_flip_test
 MINIMUM_CLUSTERS = 10
 
 Contrast = Literal["candidate-base", "candidate-control"]
-Verdict = Literal["better", "worse", "no-evidence", "insufficient-data", "no-direction"]
+RowVerdict = Literal["better", "worse", "no-evidence", "insufficient-data", "no-direction"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class ComparisonRow:
     clusters: int = 0
     method: str = ""
     higher_is_better: bool | None
-    verdict: Verdict
+    verdict: RowVerdict
     reason: str | None = None
 
     @property
@@ -93,10 +93,12 @@ class Comparison:
     checkpoints: dict[str, dict[str, Any]]
     corpus: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
+    mismatches: list[str] = field(default_factory=list)  # differences of the fingerprints that --allow-mismatch let pass
     findings: list[str] = field(default_factory=list)
     sentence: str = ""
     alpha: float = 0.05
     seed: int = 0
+    series: bool = False  # whether the candidates are steps of one training, in order
 
 
 def compare(
@@ -110,18 +112,20 @@ def compare(
     alpha: float = 0.05,
     seed: int = 0,
     allow_mismatch: Collection[str] = (),
+    series: bool = False,
 ) -> Comparison:
     """Compare each candidate with the base, and with the control if there is one.
 
     results: label -> suite -> SuiteResult. checkpoints: label -> what is known about it (`name, reference, content_hash, stage, step,
     align_layer, provenance, format, parameters`). corpus: `name, split, languages, lines, ...`. allow_mismatch: fields of a fingerprint
-    that may differ; each is named in `warnings`. The same input and seed give the same numbers. Raises NotComparableError, with a line
-    for each field that differs, where fingerprints, items or clusters disagree.
+    that may differ; what did is in `mismatches`. series: the candidates are steps of one training, in order. The same input and seed
+    give the same numbers. Raises NotComparableError, with a table of what differs, where fingerprints, items or clusters disagree.
     """
     labels = list(dict.fromkeys([base, *candidates, *([control] if control is not None else [])]))
     missing = [label for label in labels if label not in results]
     if missing:
         raise ValueError(f"no results for {missing}; there are {list(results)}")
+    warnings, mismatches = _check_comparable(results, labels, allow_mismatch)
     comparison = Comparison(
         base=base,
         candidates=list(candidates),
@@ -130,9 +134,11 @@ def compare(
         results={label: dict(results[label]) for label in labels},
         checkpoints={label: dict((checkpoints or {}).get(label, {"name": label})) for label in labels},
         corpus=dict(corpus or {}),
-        warnings=_check_comparable(results, labels, allow_mismatch),
+        warnings=warnings,
+        mismatches=mismatches,
         alpha=alpha,
         seed=seed,
+        series=series,
     )
     suites = list(dict.fromkeys(suite for label in labels for suite in results[label]))
     for candidate in candidates:
@@ -150,35 +156,64 @@ def compare(
     return comparison
 
 
-def _check_comparable(results: Mapping[str, Mapping[str, SuiteResult]], labels: list[str], allow_mismatch: Collection[str]) -> list[str]:
-    """Warnings about what differs and may; raises NotComparableError about what differs and may not."""
-    refused: list[str] = []
+def own_language(comparison: Comparison, row: ComparisonRow | Row) -> str | None:
+    """The language a row is about: of a pair, the one that is not the pivot; None for a mean over languages."""
+    if is_mean(row):
+        return None
+    if row.language == pivot_language(comparison) and row.other_language:
+        return row.other_language
+    return row.language
+
+
+def is_mean(row: ComparisonRow | Row) -> bool:
+    """Whether a row is a mean over languages or directions."""
+    return row.language is None or (row.suite == "translation" and row.other_language is None)
+
+
+def pivot_language(comparison: Comparison) -> str:
+    """The language that all others are paired with: the one in the corpus description, else English."""
+    return str(comparison.corpus.get("pivot") or "eng_Latn")
+
+
+def _check_comparable(
+    results: Mapping[str, Mapping[str, SuiteResult]], labels: list[str], allow_mismatch: Collection[str]
+) -> tuple[list[str], list[str]]:
+    """Warnings about the environment, and mismatches that are allowed; raises NotComparableError about those that are not."""
+    refused: list[tuple[str, str, str, str]] = []  # suite, field, "value in label", "value in other label"
     warnings: dict[str, list[str]] = {}
+    allowed: dict[str, list[str]] = {}
     for suite in dict.fromkeys(suite for label in labels for suite in results[label]):
         reference, *others = [label for label in labels if suite in results[label]]
         first = results[reference][suite]
         for label in others:
             second = results[label][suite]
             for name, left, right in _differences(first.fingerprint, second.fingerprint):
-                line = f"{name} is {left} in {reference} and {right} in {label}"
                 if {name, name.split(".")[0]} & set(allow_mismatch):
-                    warnings.setdefault(f"compared in spite of a mismatch: {line}", []).append(suite)
+                    allowed.setdefault(f"{name} is {left} in {reference} and {right} in {label}", []).append(suite)
                 else:
-                    refused.append(f"  {suite}: {line}")
+                    refused.append((suite, name, f"{left} in {reference}", f"{right} in {label}"))
             # Without the same items in the same order there are no pairs, so these two can not be allowed.
             for name in ("item_ids", "default_clusters"):
                 lists = list(getattr(first, name)), list(getattr(second, name))
                 if lists[0] != lists[1]:
-                    refused.append(f"  {suite}: {name} differ between {reference} and {label}: {_first_difference(*lists)}")
+                    left, right = _first_difference(*lists)
+                    refused.append((suite, name, f"{left} in {reference}", f"{right} in {label}"))
             for name, left, right in _differences(first.environment, second.environment):
                 warnings.setdefault(f"{name} is {left} in {reference} and {right} in {label}", []).append(suite)
     if refused:
         raise NotComparableError(
             "the results were measured differently, so their numbers do not compare:\n"
-            + "\n".join(refused)
+            + _table(("suite", "what differs", "one", "other"), refused)
             + "\nMeasure all checkpoints with the same data and options, or allow a field with --allow-mismatch FIELD."
         )
-    return [f"{warning} ({', '.join(suites)})" for warning, suites in warnings.items()]
+    told = [[f"{text} ({', '.join(suites)})" for text, suites in found.items()] for found in (warnings, allowed)]
+    return told[0], told[1]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, two spaces apart, indented by two."""
+    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
+    return "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (header, *rows))
 
 
 def _differences(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
@@ -202,11 +237,12 @@ def _shorten(text: str) -> str:
     return text if len(text) <= 120 else f"{text[:80]}... ({len(text)} characters)"
 
 
-def _first_difference(left: list[str], right: list[str]) -> str:
+def _first_difference(left: list[str], right: list[str]) -> tuple[str, str]:
     if len(left) != len(right):
-        return f"{len(left)} and {len(right)} items"
+        return f"{len(left)} items", f"{len(right)} items"
     index = next(index for index, (one, other) in enumerate(zip(left, right, strict=True)) if one != other)
-    return f"item {index + 1} of {len(left)} is {_shorten(str(left[index]))!r} and {_shorten(str(right[index]))!r}"
+    where = f"item {index + 1} of {len(left)} is "
+    return where + repr(_shorten(str(left[index]))), repr(_shorten(str(right[index])))
 
 
 def _missing_warnings(rows: list[ComparisonRow]) -> list[str]:
@@ -253,7 +289,7 @@ def _compare_suite(base: _Side, candidate: _Side, contrast: Contrast, alpha: flo
     _fill_p(tested, draws_for_family(len(family), alpha=alpha), seed)
     adjusted = benjamini_hochberg(np.array([each.row.p for each in family], dtype=np.float64))
     for each, p_adjusted in zip(family, adjusted, strict=True):
-        verdict: Verdict = "no-evidence"
+        verdict: RowVerdict = "no-evidence"
         if p_adjusted < alpha and each.row.difference:
             verdict = "better" if (each.row.difference > 0) == each.row.higher_is_better else "worse"
         each.row = replace(each.row, p_adjusted=float(p_adjusted), verdict=verdict)

@@ -103,7 +103,7 @@ def _find_means(comparison: Comparison, candidate: str, contrasts: Contrasts) ->
     """One finding for each headline number."""
     if not contrasts:
         return []
-    layer, layer_title = _align_layer(comparison, contrasts[0][2], candidate)
+    layer, layer_title = align_layer(comparison, contrasts[0][2], candidate)
     headlines = [
         ("Retrieval of translations (precision@1) at " + layer_title, "directions", "layers", RETRIEVAL, layer, True, 3),
         ("BLEU", "directions", "translation", ("bleu",), None, True, 2),
@@ -157,7 +157,7 @@ def _outcome(estimate: Estimate, higher_is_better: bool | None, decimals: int) -
     return f"{word}: {_signed(estimate.value, decimals)} {interval}, {size}"
 
 
-def _align_layer(comparison: Comparison, rows: list[ComparisonRow], candidate: str) -> tuple[str | None, str]:
+def align_layer(comparison: Comparison, rows: list[ComparisonRow], candidate: str) -> tuple[str | None, str]:
     """The layer that the candidate was aligned at, else the middle one: chosen without a look at the results."""
     recorded = comparison.checkpoints.get(candidate, {}).get("align_layer")
     layers = [row.layer for row in rows if row.suite == "layers" and row.layer is not None]

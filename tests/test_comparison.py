@@ -313,15 +313,15 @@ def test_T4_fingerprints_must_agree():
     with pytest.raises(NotComparableError) as error:
         compare({"a": a, "b": b, "c": c}, base="a", candidates=["b"], control="c")
     assert error.value.exit_code == 5
-    message = str(error.value)
-    assert 'layers: pooling is "mean" in a and "last" in b' in message
-    assert 'layers: corpus.content is "abc" in a and "xyz" in b' in message
-    assert 'tasks: prompt is absent in a and "alpaca" in c' in message
-    assert "tasks: item_ids differ between a and c: item 1 of 120 is 'line 0' and 'other'" in message
+    table = [line.split("  ") for line in str(error.value).splitlines()[1:-1]]
+    rows = [tuple(cell.strip() for cell in line if cell.strip()) for line in table]
+    assert rows[0] == ("suite", "what differs", "one", "other")
+    assert ("layers", "pooling", '"mean" in a', '"last" in b') in rows
+    assert ("layers", "corpus.content", '"abc" in a', '"xyz" in b') in rows
+    assert ("tasks", "prompt", "absent in a", '"alpaca" in c') in rows
+    assert ("tasks", "item_ids", "item 1 of 120 is 'line 0' in a", "'other' in c") in rows
     allowed = compare({"a": a, "b": b}, base="a", candidates=["b"], allow_mismatch={"corpus", "pooling"})
-    assert any(
-        'compared in spite of a mismatch: pooling is "mean" in a and "last" in b (layers)' in warning for warning in allowed.warnings
-    )
+    assert 'pooling is "mean" in a and "last" in b (layers)' in allowed.mismatches
     with pytest.raises(NotComparableError, match="item_ids"):  # without the same items there are no pairs to allow
         compare({"a": a, "c": c}, base="a", candidates=["c"], allow_mismatch={"prompt", "item_ids"})
 
@@ -330,7 +330,7 @@ def test_a_suite_that_the_base_lacks_is_checked_between_the_others():
     base, tuned, alignx = measured("base", 1), measured("tuned", 2), measured("alignx", 3)
     del base["tasks"]
     alignx["tasks"].fingerprint["pooling"] = "last"
-    with pytest.raises(NotComparableError, match="in tuned and"):
+    with pytest.raises(NotComparableError, match="in tuned +"):
         compare({"base": base, "tuned": tuned, "alignx": alignx}, base="base", candidates=["tuned", "alignx"])
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alignx_eval.comparison import is_mean as is_mean
+from alignx_eval.comparison import own_language as own_language
 from alignx_eval.languages import LANGUAGES
 
 if TYPE_CHECKING:
@@ -170,26 +172,6 @@ def worst_languages(comparison: Comparison, contrast: Contrast, count: int = 3) 
             worst[code] = (signed / row.se, row)
     ranked = sorted(worst.items(), key=lambda item: (item[1][0], item[0]))
     return [(code, row) for code, (_, row) in ranked[:count]]
-
-
-def own_language(comparison: Comparison, row: ComparisonRow | Row) -> str | None:
-    """The language a row is about: of a pair, the one that is not the pivot."""
-    if is_mean(row):
-        return None
-    pivot = pivot_language(comparison)
-    if row.language == pivot and row.other_language:
-        return row.other_language
-    return row.language
-
-
-def is_mean(row: ComparisonRow | Row) -> bool:
-    """Whether a row is a mean over languages or directions."""
-    return row.language is None or (row.suite == "translation" and row.other_language is None)
-
-
-def pivot_language(comparison: Comparison) -> str:
-    """The language that all others are paired with: the one in the corpus description, else English."""
-    return str(comparison.corpus.get("pivot") or "eng_Latn")
 
 
 def marked_layer(comparison: Comparison, label: str) -> str | None:
