@@ -35,6 +35,7 @@ from alignx_eval.statistics.multiplicity import benjamini_hochberg
 Status = Literal["red", "amber", "green", "grey", "missing"]
 Outcome = Literal["fail", "incomplete", "inconclusive", "pass"]  # from worst to best
 STATUSES: tuple[Status, ...] = ("red", "missing", "amber", "grey", "green")
+ROUNDING = 1e-9  # a loss of 2 in 100 items is not beyond a tolerance of 0.02
 LEVELS: tuple[Level, ...] = ("block", "warn", "info")
 OUTCOMES: tuple[Outcome, ...] = ("fail", "incomplete", "inconclusive", "pass")
 
@@ -205,7 +206,7 @@ def _with_loss(gated: GateRow, rule: Rule, min_n: int) -> GateRow:
 def margin_p(loss: float, tolerance: float, se: float, freedom: float) -> float:
     """One-sided p of "the loss is at most `tolerance`", t test on `freedom` degrees; without spread 0 beyond the tolerance, else 1."""
     if se == 0:
-        return 0.0 if loss > tolerance else 1.0
+        return 0.0 if loss - tolerance > ROUNDING else 1.0
     return float(special.stdtr(freedom, -(loss - tolerance) / se))
 
 
@@ -228,7 +229,7 @@ def _fill_family(rows: list[GateRow], level: Level) -> None:
             # The bound at level 1 - alpha * (number red) / (rows of the family): beyond the tolerance exactly where the adjusted p is red.
             quantile = float(special.stdtrit(degrees_of_freedom(row), 1 - gated.alpha * sum(red) / len(family)))
             rows[index] = replace(gated, status="red", loss_at_least=loss - quantile * row.se)
-        elif loss > tolerance:
+        elif loss - tolerance > ROUNDING:
             rows[index] = replace(gated, status="amber", reason="beyond the tolerance, but not significantly")
         elif gated.protected and not (gated.loss_at_most < tolerance or row.se == 0):
             rows[index] = replace(gated, status="amber", reason="protected: not shown to lose less than tolerated")
