@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from alignx_eval.statistics.clustered import Estimate
 from alignx_eval.statistics.multiplicity import benjamini_hochberg
 from alignx_eval.statistics.power import minimum_detectable_effect
 from alignx_eval.statistics.signflip import draws_for_family, sign_flip_test
+
+if TYPE_CHECKING:
+    from alignx_eval.diagnosis import Diagnosis
 
 # Below this many independent clusters neither the t interval nor the power of a sign flip deserves a verdict.
 MINIMUM_CLUSTERS = 10
@@ -47,7 +50,8 @@ class ComparisonRow:
 
     `base` is the value of the reference `base_name` (the control in the contrast `candidate-control`). `se` and the 95 % interval
     `ci_low`, `ci_high` belong to `difference` and are not adjusted for multiplicity; neither is `minimum_detectable_effect` (80 % power,
-    two-sided). `p_adjusted` is None outside of a family. `n` counts items (parallel lines, documents of a task), `clusters` the
+    two-sided). `degrees_of_freedom` and `skewness` are those of the interval (see `statistics.clustered.Estimate`). `p_adjusted` is None
+    outside of a family. `n` counts items (parallel lines, documents of a task), `clusters` the
     independent groups of them.
     """
 
@@ -65,6 +69,8 @@ class ComparisonRow:
     se: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
+    degrees_of_freedom: float | None = None
+    skewness: float = 0.0
     p: float | None = None
     p_adjusted: float | None = None
     minimum_detectable_effect: float | None = None
@@ -95,6 +101,7 @@ class Comparison:
     warnings: list[str] = field(default_factory=list)
     mismatches: list[str] = field(default_factory=list)  # differences of the fingerprints that --allow-mismatch let pass
     findings: list[str] = field(default_factory=list)
+    diagnoses: list[Diagnosis] = field(default_factory=list)
     sentence: str = ""
     alpha: float = 0.05
     seed: int = 0
@@ -153,6 +160,9 @@ def compare(
     comparison.warnings += _missing_warnings(comparison.rows)
     comparison.sentence = describe(comparison)
     comparison.findings = find(comparison)
+    from alignx_eval.diagnosis import diagnose  # which reads this module
+
+    comparison.diagnoses = diagnose(comparison)
     return comparison
 
 
@@ -345,9 +355,17 @@ def _with_estimate(row: ComparisonRow, estimate: Estimate) -> ComparisonRow:
     row = replace(row, clusters=estimate.clusters, method=f"paired {estimate.method}")
     if estimate.se is None:
         return replace(row, reason="a single cluster has no spread")
-    row = replace(row, se=estimate.se, ci_low=estimate.ci_low, ci_high=estimate.ci_high)
+    assert estimate.degrees_of_freedom is not None
+    row = replace(
+        row,
+        se=estimate.se,
+        ci_low=estimate.ci_low,
+        ci_high=estimate.ci_high,
+        degrees_of_freedom=estimate.degrees_of_freedom,
+        skewness=estimate.skewness,
+    )
     if estimate.se > 0:
-        row = replace(row, minimum_detectable_effect=minimum_detectable_effect(estimate.se, estimate.clusters - 1))
+        row = replace(row, minimum_detectable_effect=minimum_detectable_effect(estimate.se, estimate.degrees_of_freedom))
     elif row.difference == 0:
         row = replace(row, reason="no item differs, so no spread to tell the minimum detectable effect from")
     if row.higher_is_better is None:

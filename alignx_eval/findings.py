@@ -7,6 +7,7 @@ interval that holds 0 is worded as no evidence, never as equality.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from alignx_eval.statistics.jackknife import jackknife
 
 if TYPE_CHECKING:
     from alignx_eval.comparison import Comparison, ComparisonRow
+    from alignx_eval.results import Row
 
 CONTRAST_MEANING = {"candidate-base": "what training changed", "candidate-control": "the effect of alignment"}
 RETRIEVAL = ("precision_at_1",)  # raw cosine, both directions
@@ -39,7 +41,7 @@ def describe(comparison: Comparison) -> str:
     if not comparison.candidates:
         return ""
     was = "was" if len(comparison.candidates) == 1 else "were each"
-    text = f"{_join(comparison.candidates)} {was} compared with {comparison.base} (the base: what training changed)"
+    text = f"{join(comparison.candidates)} {was} compared with {comparison.base} (the base: what training changed)"
     if comparison.control is not None:
         text += f" and with {comparison.control} (the control, trained without alignment: the effect of alignment)"
     corpus = comparison.corpus
@@ -79,7 +81,9 @@ def mean_difference(comparison: Comparison, rows: Sequence[ComparisonRow]) -> Me
         if row.se is None:
             continue
         sides = [comparison.results[name][row.suite] for name in (row.base_name, row.candidate_name)]
-        items = [side.items[row.key] for side in sides]
+        items = [side.items.get(row.key) for side in sides]
+        if items[0] is None or items[1] is None:
+            continue
         paired = PairedItems(items[0], items[1], clusters_of(row.key, sides[0], items[0]))
         point, left_out = paired.left_out()
         shape = (paired.clusters, left_out.shape)
@@ -113,7 +117,7 @@ def _find_means(comparison: Comparison, candidate: str, contrasts: Contrasts) ->
     found: list[str] = []
     for title, unit, suite, metrics, wanted_layer, higher_is_better, decimals in headlines:
         chosen = [
-            _details([row for row in rows if row.suite == suite and row.metric in metrics and row.layer == wanted_layer])
+            details([row for row in rows if row.suite == suite and row.metric in metrics and row.layer == wanted_layer])
             for _, _, rows in contrasts
         ]
         # The same languages against base and control, else the candidate would have two values.
@@ -145,7 +149,7 @@ def _outcome(estimate: Estimate, higher_is_better: bool | None, decimals: int) -
     """ "better: +0.162 [+0.141, +0.183], n = 500, 480 clusters", or no evidence of a difference where the interval holds 0."""
     size = f"n = {estimate.n}, {estimate.clusters} clusters"
     if estimate.ci_low is None or estimate.ci_high is None:
-        return f"{_signed(estimate.value, decimals)} without interval, {size}"
+        return f"{signed(estimate.value, decimals)} without interval, {size}"
     sign = _sign(estimate)
     if sign == 0:
         word = "no evidence of a difference"
@@ -153,11 +157,11 @@ def _outcome(estimate: Estimate, higher_is_better: bool | None, decimals: int) -
         word = "higher" if sign > 0 else "lower"
     else:
         word = "better" if (sign > 0) == higher_is_better else "worse"
-    interval = f"[{_signed(estimate.ci_low, decimals)}, {_signed(estimate.ci_high, decimals)}]"
-    return f"{word}: {_signed(estimate.value, decimals)} {interval}, {size}"
+    interval = f"[{signed(estimate.ci_low, decimals)}, {signed(estimate.ci_high, decimals)}]"
+    return f"{word}: {signed(estimate.value, decimals)} {interval}, {size}"
 
 
-def align_layer(comparison: Comparison, rows: list[ComparisonRow], candidate: str) -> tuple[str | None, str]:
+def align_layer(comparison: Comparison, rows: Sequence[ComparisonRow | Row], candidate: str) -> tuple[str | None, str]:
     """The layer that the candidate was aligned at, else the middle one: chosen without a look at the results."""
     recorded = comparison.checkpoints.get(candidate, {}).get("align_layer")
     layers = [row.layer for row in rows if row.suite == "layers" and row.layer is not None]
@@ -166,14 +170,16 @@ def align_layer(comparison: Comparison, rows: list[ComparisonRow], candidate: st
     numbers = [int(layer) for layer in layers if layer.isdigit()]
     if not numbers:
         return None, ""
-    return str(max(numbers) // 2), f"layer {max(numbers) // 2} (the middle one; no align layer is recorded)"
+    # A baseline holds some layers only, so the middle one is then a recorded fact.
+    middle = comparison.checkpoints.get(candidate, {}).get("middle_layer", max(numbers) // 2)
+    return str(middle), f"layer {middle} (the middle one; no align layer is recorded)"
 
 
 def _last_layer(comparison: Comparison, candidate: str, contrasts: Contrasts) -> list[str]:
     """Retrieval in the last state, before and after the final norm: a change is claimed only where both show it."""
     parts = []
     for reference, meaning, rows in contrasts:
-        retrieval = _details([row for row in rows if row.suite == "layers" and row.metric in RETRIEVAL and row.layer is not None])
+        retrieval = details([row for row in rows if row.suite == "layers" and row.metric in RETRIEVAL and row.layer is not None])
         numbered = [int(row.layer) for row in retrieval if row.layer is not None and row.layer.isdigit()]
         before = mean_difference(comparison, [row for row in retrieval if row.layer in ("L", str(max(numbered, default=None)))])
         after = mean_difference(comparison, [row for row in retrieval if str(row.layer).endswith("+norm")])
@@ -195,7 +201,7 @@ def _sign(estimate: Estimate) -> int:
     return 1 if estimate.value > 0 else -1
 
 
-def _details(rows: list[ComparisonRow]) -> list[ComparisonRow]:
+def details(rows: list[ComparisonRow]) -> list[ComparisonRow]:
     """The rows of single languages or directions, without the means that a suite reports beside them."""
     pairs = [row for row in rows if row.language is not None and row.other_language is not None]
     return pairs or [row for row in rows if row.language is not None]
@@ -204,7 +210,7 @@ def _details(rows: list[ComparisonRow]) -> list[ComparisonRow]:
 def _losses(comparison: Comparison, rows: list[ComparisonRow]) -> str:
     """Which languages got worse in what a user of the model meets: translation, language modelling, tasks."""
     suites = ("translation", "language_modelling", "tasks")
-    judged = [row for suite in suites for row in _details([row for row in rows if row.suite == suite]) if row.p_adjusted is not None]
+    judged = [row for suite in suites for row in details([row for row in rows if row.suite == suite]) if row.p_adjusted is not None]
     if not judged:
         return "no result of a single language in translation, language modelling or tasks has enough data for a verdict."
     smallest, largest = min(row.n for row in judged), max(row.n for row in judged)
@@ -219,8 +225,8 @@ def _losses(comparison: Comparison, rows: list[ComparisonRow]) -> str:
         code = row.other_language if row.language == pivot and row.other_language else row.language
         decimals = 2 if row.metric.startswith(("bleu", "chrf")) else 3
         direction = f" {row.language} to {row.other_language}" if row.other_language else ""
-        interval = f"[{_signed(row.ci_low, decimals)}, {_signed(row.ci_high, decimals)}]"
-        by_language.setdefault(str(code), []).append(f"{row.metric}{direction} {_signed(row.difference, decimals)} {interval}")
+        interval = f"[{signed(row.ci_low, decimals)}, {signed(row.ci_high, decimals)}]"
+        by_language.setdefault(str(code), []).append(f"{row.metric}{direction} {signed(row.difference, decimals)} {interval}")
     shown = [f"{code} ({', '.join(details[:3])}{', ...' if len(details) > 3 else ''})" for code, details in by_language.items()]
     more = f"; and {len(shown) - 5} more languages" if len(shown) > 5 else ""
     count = f"{len(worse)} {'is' if len(worse) == 1 else 'are'} worse"
@@ -229,22 +235,21 @@ def _losses(comparison: Comparison, rows: list[ComparisonRow]) -> str:
 
 def _price(comparison: Comparison) -> list[str]:
     """What each candidate's own training took, against the control's, from the provenance."""
-    base_stages = _stages(comparison, comparison.base)
-    control = _cost(comparison, comparison.control, base_stages) if comparison.control is not None else {}
+    control = own_cost(own_stages(comparison, comparison.control)) if comparison.control is not None else {}
     found = []
     for candidate in comparison.candidates:
-        own = _cost(comparison, candidate, base_stages)
+        own = own_cost(own_stages(comparison, candidate))
         if not own:
             continue
-        text = f"Price of {candidate}: {_amounts(own)}"
+        text = f"Price of {candidate}: {amounts(own)}"
         if control:
             ratios = [
                 f"{own[name] / control[name]:.2f} times its {title}"
                 for name, title in AMOUNTS.items()
                 if own.get(name) and control.get(name)
             ]
-            text += f"; the control {comparison.control} took {_amounts(control)}" + (
-                f", so {candidate} took {_join(ratios)}" if ratios else ""
+            text += f"; the control {comparison.control} took {amounts(control)}" + (
+                f", so {candidate} took {join(ratios)}" if ratios else ""
             )
         found.append(text + ".")
     return found
@@ -253,40 +258,50 @@ def _price(comparison: Comparison) -> list[str]:
 AMOUNTS = {"seconds": "time", "tokens": "tokens", "flops": "FLOPs", "peak_memory_bytes": "peak memory"}
 
 
-def _stages(comparison: Comparison, label: str) -> list[dict[str, Any]]:
-    return list((comparison.checkpoints.get(label, {}).get("provenance") or {}).get("stages") or [])
+def stages(comparison: Comparison, label: str) -> list[dict[str, Any]]:
+    """All training stages in a checkpoint's provenance, the base's included; empty where it has none."""
+    recorded = (comparison.checkpoints.get(label, {}).get("provenance") or {}).get("stages") or []
+    return [stage for stage in recorded if isinstance(stage, dict)]
 
 
-def _cost(comparison: Comparison, label: str, base_stages: list[dict[str, Any]]) -> dict[str, float]:
-    """Sums over the stages that came after the base's (memory: the largest); only what every stage recorded."""
-    stages = [stage for stage in _stages(comparison, label) if stage not in base_stages]
+def own_cost(stages_after_base: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Sums over training stages (memory: the largest), by the names of `AMOUNTS`; only what every stage recorded."""
     cost = {}
     for name in AMOUNTS:
-        values = [float(stage[name]) for stage in stages if isinstance(stage.get(name), int | float)]
-        if values and len(values) == len(stages):
+        values = [float(stage[name]) for stage in stages_after_base if isinstance(stage.get(name), int | float)]
+        if values and len(values) == len(stages_after_base) and all(0 <= value < math.inf for value in values):
             cost[name] = max(values) if name == "peak_memory_bytes" else sum(values)
     return cost
 
 
-def _amounts(cost: dict[str, float]) -> str:
-    parts = []
-    if "seconds" in cost:
-        parts.append(f"{cost['seconds'] / 60:.1f} min")
-    if "tokens" in cost:
-        parts.append(f"{cost['tokens'] / 1e6:.2f} million tokens")
-    if "flops" in cost:
-        parts.append(f"{cost['flops']:.2e} FLOPs")
-    if "peak_memory_bytes" in cost:
-        parts.append(f"{cost['peak_memory_bytes'] / 2**30:.2f} GiB peak memory")
-    return _join(parts)
+def own_stages(comparison: Comparison, label: str) -> list[dict[str, Any]]:
+    """The training stages that came after the base's."""
+    base = stages(comparison, comparison.base)
+    return [stage for stage in stages(comparison, label) if stage not in base]
 
 
-def _signed(value: float | None, decimals: int) -> str:
+def amounts(cost: dict[str, float]) -> str:
+    """ "7.5 min, 2.00 million tokens and ..." for what `cost` has."""
+    return join([amount(name, cost[name]) for name in AMOUNTS if name in cost])
+
+
+def amount(name: str, value: float) -> str:
+    """One amount in its unit: "7.5 min"."""
+    if name == "seconds":
+        return f"{value / 60:.1f} min" if value >= 60 else f"{value:.1f} s"
+    if name == "tokens":
+        return f"{value / 1e6:.2f} million tokens" if value >= 1e5 else f"{value:.0f} tokens"
+    return f"{value:.2e} FLOPs" if name == "flops" else f"{value / 2**30:.2f} GiB peak memory"
+
+
+def signed(value: float | None, decimals: int) -> str:
+    """The number with its sign; none on a rounded 0, "?" for None."""
     if value is None:
         return "?"
     text = f"{value:+.{decimals}f}"
     return text if float(text) else text[1:]
 
 
-def _join(parts: Sequence[str]) -> str:
+def join(parts: Sequence[str]) -> str:
+    """ "a, b and c"."""
     return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)

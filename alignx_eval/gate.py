@@ -1,9 +1,10 @@
 """Policy + comparison -> one Verdict: is any loss larger than what is tolerated? Pure: no model, no file.
 
 The question of a row is "is the loss larger than the tolerance", not "is there a difference". With loss = difference with its sign turned
-so that positive is bad, the null hypothesis is loss <= tolerance, tested one-sided by t = (loss - tolerance) / se on the degrees of freedom
-of the row's interval. p values are adjusted by Benjamini-Hochberg over a family: all judged rows of one level (block, warn, info) of one
-candidate. So with nothing worse than tolerated, a gate is red in at most a share alpha of runs, however many rows it has.
+so that positive is bad, the null hypothesis is loss <= tolerance, tested one-sided with the standard error, degrees of freedom and
+skewness of the row's interval (`statistics.clustered.one_sided_p`). p values are adjusted by Benjamini-Hochberg over a family: all judged
+rows of one level (block, warn, info) of one candidate. So with nothing worse than tolerated, a gate is red in at most a share alpha of
+runs, however many rows it has.
 
     red      the adjusted p is below alpha; `loss_at_least` is then the lower confidence bound of the loss, adjusted for the selection (FCR)
     amber    the loss is beyond the tolerance but not significantly so; or a protected language is not shown to lose less than tolerated
@@ -24,12 +25,13 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
-from scipy import special
 
 from alignx_eval.comparison import MINIMUM_CLUSTERS, Comparison, ComparisonRow, own_language
 from alignx_eval.errors import InputError
 from alignx_eval.findings import align_layer
 from alignx_eval.policy import Level, Policy, Rule
+from alignx_eval.results import Row
+from alignx_eval.statistics.clustered import lower_bound, one_sided_p
 from alignx_eval.statistics.multiplicity import benjamini_hochberg
 
 Status = Literal["red", "amber", "green", "grey", "missing"]
@@ -43,6 +45,7 @@ OUTCOMES: tuple[Outcome, ...] = ("fail", "incomplete", "inconclusive", "pass")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRow:
     """One gated row. `loss` and `tolerance` are in the metric's unit, a positive loss is bad; `row` has the difference and its interval.
+    `skewness` is that of the loss.
 
     `p` is that of "the loss is not larger than the tolerance", `p_adjusted` after Benjamini-Hochberg; both are None where the row is not
     judged. `loss_at_least` is None unless red. `loss_at_most` is the upper confidence bound of the loss at 1 - alpha, one-sided, not
@@ -58,6 +61,7 @@ class GateRow:
     tolerance: float | None
     alpha: float
     loss: float | None = None
+    skewness: float = 0.0
     p: float | None = None
     p_adjusted: float | None = None
     loss_at_least: float | None = None
@@ -139,7 +143,7 @@ def rule_sentence(policy: Policy) -> str:
     )
 
 
-def deciding_rule(policy: Policy, row: ComparisonRow, *, language: str | None, layer: str | None) -> Rule | None:
+def deciding_rule(policy: Policy, row: ComparisonRow | Row, *, language: str | None, layer: str | None) -> Rule | None:
     """The last rule that matches a row; `language` is the row's own one, `layer` the candidate's align layer. None: not gated."""
     for rule in reversed(policy.rules):
         if (
@@ -183,35 +187,26 @@ def _with_loss(gated: GateRow, rule: Rule, min_n: int) -> GateRow:
     row = gated.row
     assert row is not None
     if row.base is None or row.candidate is None:
-        lost = row.candidate is None
-        return replace(gated, status="missing" if lost or (row.reason or "").startswith("not measured") else "grey", reason=row.reason)
+        # What is undefined for both, or only for the reference, was not lost by the candidate.
+        lost = (row.candidate is None and row.base is not None) or (row.reason or "").startswith("not measured")
+        return replace(gated, status="missing" if lost else "grey", reason=row.reason)
     if row.difference is None:
         return replace(gated, status="missing", reason=row.reason)
     higher = rule.direction == "higher" if rule.direction is not None else bool(row.higher_is_better)
-    gated = replace(gated, loss=(-row.difference if higher else row.difference) or 0.0)
+    sign = -1.0 if higher else 1.0
+    gated = replace(gated, loss=sign * row.difference or 0.0, skewness=sign * row.skewness)
     if row.n < min_n:
         return replace(gated, reason=f"n = {row.n}, the policy asks for {min_n}")
     if row.se is None:
         return replace(gated, reason=row.reason or "no interval")
     if row.clusters < MINIMUM_CLUSTERS:
         return replace(gated, reason=f"{row.clusters} clusters, a verdict needs {MINIMUM_CLUSTERS}")
-    assert gated.loss is not None and gated.tolerance is not None
+    assert gated.loss is not None and gated.tolerance is not None and row.degrees_of_freedom is not None
     return replace(
         gated,
-        p=margin_p(gated.loss, gated.tolerance, row.se, degrees_of_freedom(row)),
-        loss_at_most=gated.loss + float(special.stdtrit(degrees_of_freedom(row), 1 - gated.alpha)) * row.se,
+        p=one_sided_p(gated.loss, gated.tolerance + ROUNDING, row.se, row.degrees_of_freedom, gated.skewness),
+        loss_at_most=-lower_bound(-gated.loss, row.se, row.degrees_of_freedom, -gated.skewness, alpha=gated.alpha),
     )
-
-
-def margin_p(loss: float, tolerance: float, se: float, freedom: float) -> float:
-    """One-sided p of "the loss is at most `tolerance`", t test on `freedom` degrees; without spread 0 beyond the tolerance, else 1."""
-    if se == 0:
-        return 0.0 if loss - tolerance > ROUNDING else 1.0
-    return float(special.stdtr(freedom, -(loss - tolerance) / se))
-
-
-def degrees_of_freedom(row: ComparisonRow) -> float:
-    return row.clusters - 1
 
 
 def _fill_family(rows: list[GateRow], level: Level) -> None:
@@ -224,11 +219,14 @@ def _fill_family(rows: list[GateRow], level: Level) -> None:
     for index, p_adjusted, is_red in zip(family, adjusted, red, strict=True):
         gated = replace(rows[index], p_adjusted=float(p_adjusted))
         row, loss, tolerance = gated.row, gated.loss, gated.tolerance
-        assert row is not None and row.se is not None and loss is not None and tolerance is not None and gated.loss_at_most is not None
+        assert row is not None and row.se is not None and row.degrees_of_freedom is not None
+        assert loss is not None and tolerance is not None and gated.loss_at_most is not None
         if is_red:
-            # The bound at level 1 - alpha * (number red) / (rows of the family): beyond the tolerance exactly where the adjusted p is red.
-            quantile = float(special.stdtrit(degrees_of_freedom(row), 1 - gated.alpha * sum(red) / len(family)))
-            rows[index] = replace(gated, status="red", loss_at_least=loss - quantile * row.se)
+            # The bound at level 1 - alpha * (number selected at this alpha) / (rows of the family) is beyond the tolerance exactly where
+            # the adjusted p is below alpha.
+            level_alpha = gated.alpha * int((adjusted < gated.alpha).sum()) / len(family)
+            bound = lower_bound(loss, row.se, row.degrees_of_freedom, gated.skewness, alpha=level_alpha)
+            rows[index] = replace(gated, status="red", loss_at_least=bound)
         elif loss - tolerance > ROUNDING:
             rows[index] = replace(gated, status="amber", reason="beyond the tolerance, but not significantly")
         elif gated.protected and not (gated.loss_at_most < tolerance or row.se == 0):
@@ -245,7 +243,7 @@ def _not_found(policy: Policy, candidate: str, rows: Sequence[GateRow], used: se
     for number, rule in enumerate(policy.rules):
         if number not in used:
             wanted = f"{rule.suite}/{rule.metric} of {', '.join(rule.languages)}"
-            reason = f"no row matches rule {number + 1} of the policy, or a later rule takes all of them"
+            reason = f"no row matches rule {number + 1} of the policy, or later rules take all of them, or the metric needs a direction"
             found.append(_wanted(policy, candidate, wanted, reason, rule.level))
     for name in policy.protected:
         if not any(row.language is not None and policy.covers((name,), row.language) for row in rows):

@@ -86,7 +86,9 @@ class PairedItems:
         if self.kind == "ratio":
             return clustered_ratio_difference(base, candidate, self.clusters)
         points, left_out = self.left_out()
-        return jackknife(points[1] - points[0], left_out[1] - left_out[0], n=len(base))
+        # The groups of jackknife items are given without their sizes.
+        sizes = None if self.kind == "jackknife" else np.bincount(cluster_codes(self.clusters, len(base))[0])
+        return jackknife(points[1] - points[0], left_out[1] - left_out[0], sizes=sizes, n=len(base))
 
     def cluster_differences(self) -> np.ndarray | None:
         """Differences summed by cluster, [clusters], where the statistic is a plain sum of them up to a factor; else None.
@@ -101,7 +103,7 @@ class PairedItems:
     def p(self, se: float, *, generator: np.random.Generator, draws: int) -> tuple[float, str]:
         """Two-sided p and the name of the test, where sign flips do not apply. A jackknife leaves nothing to swap: a t test."""
         if self.kind == "jackknife":
-            points, left_out = self.left_out()
-            return t_test(float(points[1] - points[0]), se, left_out.shape[1]), "t test"
+            estimate = self.difference()
+            return t_test(estimate.value, se, float(estimate.degrees_of_freedom or 1), estimate.skewness), "t test"
         p = swap_test(*self.sums(), STATISTICS[self.kind], generator=generator, draws=draws)
         return p, f"swaps of clusters, at most {draws} draws"

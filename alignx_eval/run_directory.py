@@ -7,9 +7,10 @@
     samples.jsonl     what models wrote, one JSON object per line
     report.html, summary.md   made from the above, and can be made again from it without a model
 
-A suite of a checkpoint is complete when `results.json` names it; everything it refers to is written before, and every file is replaced as a
-whole, so a killed process leaves either the old state or the new one. A suite is measured again when its key changes: the label and content
-of the checkpoint, the options that the suite depends on, the version of this package.
+A suite of a checkpoint is complete when `results.json` names it; everything it refers to is written before, under a name that no other
+content has, and every file is replaced as a whole, so a killed process leaves either the old state or the new one. What it leaves besides
+goes when the directory is locked again. A suite is measured again when its key changes: the label and content of the checkpoint, the
+options that the suite depends on, the version of this package.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from alignx_eval.results import SCHEMA_VERSION, Items, Row, SuiteResult
 
 FORMAT = "alignx-eval run"
 ROW_FIELDS = tuple(field.name for field in fields(Row))
-OWNER_FIELDS = ("checkpoint", "suite", "key")  # of each line of samples.jsonl and pairs.parquet: the measurement it belongs to
+# Of each line of samples.jsonl and pairs.parquet: the measurement it belongs to. Its key is the entry's `stored_as`.
+OWNER_FIELDS = ("checkpoint", "suite", "key")
 Owner = tuple[str, str, str]
 
 
@@ -47,10 +49,12 @@ def atomic_write(path: Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:  # also KeyboardInterrupt
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        if isinstance(error, OSError):
+            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise
     with contextlib.suppress(OSError):  # the rename itself becomes durable with the folder; not every file system can
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -74,12 +78,7 @@ class RunDirectory:
         self.manifest: dict[str, Any] = {}
         self._suites: dict[tuple[str, str], dict[str, Any]] = {}  # (checkpoint label, suite) -> entry of results.json
         self._rows: dict[tuple[str, str], list[Row]] = {}
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path}: is a file, a run directory is needed")
-        if self.path.is_dir() and any(entry for entry in self.path.iterdir() if not entry.name.startswith(".")):
-            if not (self.path / "manifest.json").is_file():
-                raise InputError(f"{self.path}: not a run directory (no manifest.json in it); name an empty or new folder")
-            self._load()
+        self._load()
 
     @classmethod
     def read(cls, path: str | Path) -> RunDirectory:
@@ -96,25 +95,39 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from writing here. The lock goes with the process, whatever ends it. Raises InputError if taken."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Keep other processes from writing here. The lock goes with the process, whatever ends it.
+
+        The directory is read again, since its last owner may have written after it was opened here, and what killed processes left is
+        removed. Raises InputError where the lock is taken or the directory cannot be written.
+        """
         try:
-            import fcntl
-        except ImportError:  # no such locks on Windows
-            yield
-            return
-        with open(self.path / ".lock", "w") as file:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / ".lock", "w")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror or error})") from error
+        with file:
             try:
+                import fcntl
+
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # no such locks on Windows
+                yield
+                return
             except OSError as error:
                 raise InputError(f"{self.path}: another process is writing there; wait for it or choose another --out") from error
+            self._load()
             for left_over in [*self.path.glob(".*.tmp"), *self.path.glob("items/.*.tmp")]:
                 left_over.unlink(missing_ok=True)
+            self._drop_unreferenced()
             yield
 
     def labels(self) -> list[str]:
         """Labels of the checkpoints that have at least one complete suite."""
         return list(dict.fromkeys(label for label, _ in self._suites))
+
+    def suites(self, label: str) -> list[str]:
+        """Suites that are complete for a checkpoint."""
+        return [suite for owner, suite in self._suites if owner == label]
 
     def is_done(self, label: str, suite: str, key: str, *, samples: bool = True) -> bool:
         """Whether this very measurement is complete; without its samples that counts only if none are wanted."""
@@ -127,7 +140,7 @@ class RunDirectory:
         atomic_write(self.path / "manifest.json", _dump(self.manifest, "manifest.json", indent=1))
 
     def save(self, label: str, key: str, result: SuiteResult, *, options: dict[str, Any] | None = None, samples: bool = True) -> None:
-        """Store one suite of one checkpoint; what the directory held for them before is replaced.
+        """Store one suite of one checkpoint; what the directory held for them before is replaced. A directory without a manifest gets one.
 
         `samples=False` leaves the samples out. Raises ValueError for NaN, infinity and anything that is not plain JSON: such a result
         is a defect of the suite, not of the input.
@@ -139,49 +152,52 @@ class RunDirectory:
         _require_finite(result)
         extras = dict(result.extras)
         pairs = extras.pop("pairs", None)
+        lines = [_dump(sample, f"a sample of {label}/{result.suite}") for sample in result.samples] if samples else []
+        data = b""
+        if result.items:
+            from safetensors.numpy import save
+
+            data = save({name: np.ascontiguousarray(items.values) for name, items in result.items.items()})
+        # The key alone will not do: the same measurement made again may differ in its last digits, or come with its samples.
+        parts = hashlib.sha256(data)
+        parts.update("\n".join([*lines, _dump(pairs, f"{label}/{result.suite}: pairs")]).encode())
+        stored_as = f"{key}-{parts.hexdigest()[:8]}"
         entry: dict[str, Any] = {
             "checkpoint": label,
             "suite": result.suite,
             "key": key,
+            "stored_as": stored_as,
             "options": options or {},
             "seconds": round(result.seconds, 3),
             "fingerprint": result.fingerprint,
             "environment": result.environment,
             "notes": result.notes,
             "samples_kept": samples,
-            "samples": len(result.samples) if samples else 0,
+            "samples": len(lines),
             "pairs": None if pairs is None else list(pairs),
             "items": {name: {"kind": items.kind, "point": items.point} for name, items in result.items.items()},
-            "items_file": None,
-            "items_sha256": None,
+            "items_file": f"items/{_file_name(label)}.{result.suite}.{stored_as}.safetensors" if data else None,
+            "items_sha256": hashlib.sha256(data).hexdigest() if data else None,
             "item_ids": list(result.item_ids),
             "default_clusters": list(result.default_clusters),
             **_pack_clusters(result.clusters),
             "extras": extras,
         }
         _dump(entry, f"{label}/{result.suite}")  # refuse before anything is written
-        if result.items:
-            from safetensors.numpy import save
-
-            data = save({name: np.ascontiguousarray(items.values) for name, items in result.items.items()})
-            entry["items_file"] = f"items/{_file_name(label)}.{result.suite}.{key}.safetensors"
-            entry["items_sha256"] = hashlib.sha256(data).hexdigest()
+        if not self.manifest:
+            self.write_manifest({})
+        if entry["items_file"]:
             atomic_write(self.path / entry["items_file"], data)
-        if entry["samples"]:
-            self._write_samples((*place, key), result.samples)
+        if lines:
+            self._write_samples(_owner(entry), lines)
         if pairs is not None:
-            self._write_pairs((*place, key), pairs)
-        before = self._suites.get(place)
+            self._write_pairs(_owner(entry), pairs)
+        replaced = place in self._suites
         self._suites[place] = entry
         self._rows[place] = list(result.rows)
         self._write_results()
-        if before and before["key"] != key:  # what it left behind may go only now that nothing refers to it
-            if before["items_file"]:
-                (self.path / before["items_file"]).unlink(missing_ok=True)
-            if before["samples"]:
-                self._write_samples(None, [])
-            if before["pairs"]:
-                self._write_pairs(None, None)
+        if replaced:  # what it left behind may go only now that nothing refers to it
+            self._drop_unreferenced()
 
     def load(self, label: str, suite: str) -> SuiteResult:
         """Read one suite of one checkpoint back; equal to what was saved (lists for tuples inside plain JSON).
@@ -230,13 +246,13 @@ class RunDirectory:
         )  # fmt: skip
         atomic_write(self.path / "results.json", text)
 
-    def _write_samples(self, owner: Owner | None, samples: list[dict[str, Any]]) -> None:
-        """`samples.jsonl` with the samples of `owner` added; lines that no complete suite refers to are dropped."""
+    def _write_samples(self, owner: Owner | None, samples: list[str]) -> None:
+        """`samples.jsonl` with the samples of `owner` (each as JSON) added; lines that no complete suite refers to are dropped."""
         current = self._owners() - {owner}
-        lines = [line for line, record in self._sample_lines() if tuple(record.get(name) for name in OWNER_FIELDS) in current]
-        for sample in samples:
-            assert owner is not None
-            lines.append(_dump({**dict(zip(OWNER_FIELDS, owner)), "sample": sample}, f"a sample of {owner[0]}/{owner[1]}"))
+        lines = [line for line, its_owner, _ in self._sample_lines() if its_owner in current]
+        if owner is not None:
+            start = _dump(dict(zip(OWNER_FIELDS, owner)), "samples.jsonl")[:-1]
+            lines += [f'{start}, "sample": {sample}}}' for sample in samples]
         atomic_write(self.path / "samples.jsonl", "".join(line + "\n" for line in lines))
 
     def _write_pairs(self, owner: Owner | None, pairs: dict[str, list[Any]] | None) -> None:
@@ -259,12 +275,32 @@ class RunDirectory:
         pyarrow.parquet.write_table(pyarrow.concat_tables(tables, promote_options="permissive"), buffer, compression="zstd")
         atomic_write(path, buffer.getvalue())
 
+    def _drop_unreferenced(self) -> None:
+        """Remove items, samples and pairs that `results.json` does not refer to: of replaced measurements, and of one that was killed."""
+        referred = {entry["items_file"] for entry in self._suites.values()}
+        for path in self.path.glob("items/*.safetensors"):
+            if f"items/{path.name}" not in referred:
+                path.unlink(missing_ok=True)
+        owners = self._owners()
+        if any(owner not in owners for _, owner, _ in self._sample_lines()):
+            self._write_samples(None, [])
+        pairs = self.path / "pairs.parquet"
+        if pairs.exists() and not owners.issuperset(_read_pairs_file(pairs)[1]):
+            self._write_pairs(None, None)
+
     def _owners(self) -> set[Owner | None]:
         return {_owner(entry) for entry in self._suites.values()}
 
     # Reading
 
     def _load(self) -> None:
+        self.manifest, self._suites, self._rows = {}, {}, {}
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path}: is a file, a run directory is needed")
+        if not self.path.is_dir() or all(entry.name.startswith(".") for entry in self.path.iterdir()):
+            return
+        if not (self.path / "manifest.json").is_file():
+            raise InputError(f"{self.path}: not a run directory (no manifest.json in it); name an empty or new folder")
         self.manifest = _read_json(self.path / "manifest.json")
         if not (self.path / "results.json").exists():
             return  # killed before the first suite was complete
@@ -297,7 +333,8 @@ class RunDirectory:
         arrays = load(data)
         return {name: Items(kind=meta["kind"], values=arrays[name], point=meta["point"]) for name, meta in entry["items"].items()}
 
-    def _sample_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _sample_lines(self) -> Iterator[tuple[str, Owner, dict[str, Any]]]:
+        """Each line of `samples.jsonl`, the measurement it belongs to, and the sample."""
         path = self.path / "samples.jsonl"
         if not path.exists():
             return
@@ -305,16 +342,16 @@ class RunDirectory:
             if line:
                 try:
                     record = json.loads(line)
-                    record["sample"]  # noqa: B018
+                    found = line, (record["checkpoint"], record["suite"], record["key"]), record["sample"]
                 except (ValueError, TypeError, KeyError) as error:
                     raise InputError(f"{path}: line {number} is not a sample (cut short or changed)") from error
-                yield line, record
+                yield found
 
     def _read_samples(self, entry: dict[str, Any]) -> list[dict[str, Any]]:
         if not entry["samples"]:
             return []
         owner = _owner(entry)
-        samples = [record["sample"] for _, record in self._sample_lines() if tuple(record.get(name) for name in OWNER_FIELDS) == owner]
+        samples = [sample for _, its_owner, sample in self._sample_lines() if its_owner == owner]
         if len(samples) != entry["samples"]:
             raise InputError(
                 f"{self.path / 'samples.jsonl'}: {len(samples)} samples of {owner[0]}/{owner[1]} found, {entry['samples']} expected "
@@ -407,7 +444,7 @@ def _read_pairs_file(path: Path) -> tuple[Any, list[Owner]]:
 
 
 def _owner(entry: dict[str, Any]) -> Owner:
-    return entry["checkpoint"], entry["suite"], entry["key"]
+    return entry["checkpoint"], entry["suite"], entry.get("stored_as", entry["key"])
 
 
 def _pack_clusters(clusters: dict[str, tuple[str, ...]]) -> dict[str, Any]:

@@ -1,23 +1,30 @@
 """The shared cache of sentence vectors: one safetensors file per checkpoint, setting and list of sentences, named by the hash of all that.
 
-Files are written under a temporary name and renamed, so several processes may share a cache and a killed one leaves nothing half done under
-a final name. The cache is capped: the files that were used longest ago go first. Deleting any file is always safe, it is made again.
+Files are written under a temporary name, flushed to the disk and renamed, so several processes may share a cache, and a killed process or
+machine leaves nothing half done under a final name. The cache is capped: the files that were used longest ago go first. Deleting any file
+is always safe, it is made again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from alignx_eval.errors import InputError
+
 SUFFIX = ".safetensors"
+TEMPORARY_PREFIX = ".writing-"
 DEFAULT_MAX_BYTES = 20 * 2**30
+DEAD_AFTER_SECONDS = 3600  # writing an entry takes seconds, so a temporary file as old as this belongs to a process that was killed
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:
@@ -36,18 +43,24 @@ def expected_bytes(*, languages: int, lines: int, layers: int, width: int) -> in
 
 
 def store(cache_dir: str | Path, key: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Path:
-    """Write an entry atomically and return its path."""
+    """Write an entry atomically and return its path. Raises InputError where the cache cannot be written."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path = cache_path(cache_dir, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    os.close(handle)
     try:
-        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary, metadata=dict(metadata))
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
+        try:
+            save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary, metadata=dict(metadata))
+            os.fsync(handle)
+            os.replace(temporary, path)
+        finally:
+            os.close(handle)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+        raise InputError(f"{path.parent}: the vector cache cannot be written ({error}); name another --cache-dir") from error
     return path
 
 
@@ -61,19 +74,29 @@ def open_entry(cache_dir: str | Path, key: str) -> Any | None:
     path = cache_path(cache_dir, key)
     try:
         entry = safe_open(str(path), framework="numpy")
-        os.utime(path)  # last use, for `prune`
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of somebody else, perhaps; a new entry replaces it
+            path.unlink()
         return None
+    with contextlib.suppress(OSError):  # evicted meanwhile, or of somebody else; what is open stays readable
+        os.utime(path)  # last use, for `prune`
     return entry
 
 
 def prune(cache_dir: str | Path, max_bytes: int = DEFAULT_MAX_BYTES, keep: Collection[Path] = ()) -> list[Path]:
-    """Delete the entries used longest ago until the cache fits `max_bytes`; never those in `keep`. Returns what was deleted."""
+    """Delete the entries used longest ago until the cache fits `max_bytes`; never those in `keep`. Returns what was deleted.
+
+    Temporary files of killed processes go too, once they are an hour old.
+    """
+    vectors = Path(cache_dir) / "vectors"
+    for temporary in vectors.glob(f"*/{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if temporary.stat().st_mtime < time.time() - DEAD_AFTER_SECONDS:
+                temporary.unlink()
     entries = []
-    for path in (Path(cache_dir) / "vectors").glob("*/*" + SUFFIX):
+    for path in vectors.glob("*/*" + SUFFIX):
         try:
             status = path.stat()
         except FileNotFoundError:  # evicted by another process meanwhile
@@ -85,7 +108,8 @@ def prune(cache_dir: str | Path, max_bytes: int = DEFAULT_MAX_BYTES, keep: Colle
         if total <= max_bytes:
             break
         if path not in keep:
-            path.unlink(missing_ok=True)
-            deleted.append(path)
+            with contextlib.suppress(OSError):  # evicted by another process meanwhile, or of somebody else
+                path.unlink()
+                deleted.append(path)
             total -= size
     return deleted

@@ -59,7 +59,7 @@
   }
 
   // --- tables: a click on a heading sorts; the row of all languages stays on top ---
-  const order = ["worse", "no evidence", "better", "insufficient data", "descriptive"];
+  const order = ["regression", "missing", "not settled", "not judged", "within tolerance", "worse", "no evidence", "better", "insufficient data", "descriptive"];
   const key = (cell) => {
     if (!cell) return null;
     const verdict = cell.querySelector(".verdict");

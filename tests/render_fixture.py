@@ -28,7 +28,8 @@ SENTENCES = {
     "arb_Arab": ("اختر الجهاز الذي تريد إعداده.", "انقطع الاتصال بالخادم (Server 2)؛ تحقق من إعدادات الشبكة."),
 }
 # Height of the retrieval curve at the align layer, and what translation gained, per checkpoint.
-STRENGTH = {"base": (0.37, 0.0), "tuned": (0.42, 1.6), "alignx": (0.61, 2.3)}
+# damaged lost more than any tolerance of the default policy, drifted is within noise of the base.
+STRENGTH = {"base": (0.37, 0.0), "tuned": (0.42, 1.6), "alignx": (0.61, 2.3), "damaged": (0.30, -5.0), "drifted": (0.37, -0.4)}
 STAGES = {
     "base": [
         {
@@ -50,6 +51,8 @@ STAGES = {
             "device": "CPU, 2 threads",
         }
     ],
+    "damaged": [],
+    "drifted": [],
     "alignx": [
         {
             "stage": "align",
@@ -228,7 +231,7 @@ def checkpoint_facts(name: str) -> dict:
         "name": name,
         "reference": f"bundled:{name}",
         "content_hash": "3f9ac0d1" * 8,
-        "stage": STAGES[name][-1]["stage"],
+        "stage": (STAGES[name] or STAGES["base"])[-1]["stage"],
         "step": 2300,
         "align_layer": 3 if name == "alignx" else None,
         "format": "pt",

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -268,53 +267,6 @@ def test_run_then_compare_from_disk(place, monkeypatch, capsys):
     # measured on other lines: not comparable
     code, _, err = call(monkeypatch, capsys, "compare", "run-a", "b.pt", "--limit", "11", "--out", "shorter", "--quiet")
     assert code == 5 and "lines" in err and "Traceback" not in err
-
-
-def heed_interrupts() -> None:
-    """A job in the background of a shell script inherits an ignored SIGINT, and its children would too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def test_killed_and_interrupted_comparisons_go_on(place):
-    command = [
-        sys.executable,
-        "-m",
-        "alignx_eval",
-        "compare",
-        "a.pt",
-        "b.pt",
-        "--corpus",
-        "text",
-        "--suites",
-        "layers,language_modelling",
-        "--out",
-        "resumed",
-    ]
-
-    def until(text: str, number: int) -> tuple[int, str]:
-        process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=place, env=environment(), preexec_fn=heed_interrupts
-        )
-        assert process.stderr is not None
-        seen = ""
-        for line in process.stderr:
-            seen += line
-            if text in line:
-                process.send_signal(number)
-        return process.wait(), seen
-
-    code, _ = until("a: layers", signal.SIGKILL)
-    assert code == -signal.SIGKILL
-    code, err = until("b: opened", signal.SIGINT)
-    assert code == 130 and "Traceback" not in err and "a: layers was done before" in err
-    done = subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment())
-    assert done.returncode == 0
-    assert "a: layers was done before" in done.stderr and "a: language_modelling was done before" in done.stderr
-    fresh = alignx(*command[3:-2], "--out", "fresh", cwd=place)
-    assert fresh.returncode == 0
-    assert (place / "fresh" / "summary.md").read_text() == (place / "resumed" / "summary.md").read_text()
-    rows = [json.loads((place / name / "results.json").read_text())["rows"] for name in ("fresh", "resumed")]
-    assert rows[0] == rows[1]
 
 
 def test_changed_options_and_changed_checkpoints_are_measured_again(place, tmp_path, monkeypatch, capsys):

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
@@ -243,41 +240,3 @@ def test_two_processes_do_not_write_to_one_directory(tmp_path):
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert done.returncode != 0 and "another process is writing" in done.stderr
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
-
-
-def test_kill_9_at_any_moment_leaves_a_readable_directory(tmp_path):
-    """A writer that replaces its results for ever is killed at many moments; what is there afterwards is one of its states, whole."""
-    program = textwrap.dedent(
-        """
-        import sys
-        sys.path[:0] = sys.argv[2:]
-        from test_run_directory import example_result
-        from alignx_eval.run_directory import RunDirectory
-        directory = RunDirectory(sys.argv[1])
-        with directory.lock():
-            directory.write_manifest({})
-            number = 0
-            while True:
-                directory.save("base", f"k{number}", example_result(seed=number % 7, samples=1 + number % 3, pairs=number % 2 == 0))
-                if number == 0:
-                    print("ready", flush=True)
-                number += 1
-        """
-    )
-    run = tmp_path / "run"
-    generator = np.random.default_rng(0)
-    for _ in range(6):
-        here = Path(__file__).parent
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, str(run), str(here), str(here.parent)], stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        time.sleep(float(generator.uniform(0.0, 0.15)))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        directory = RunDirectory.read(run)
-        result = directory.load("base", "layers")
-        number = int(directory.key_and_options("base", "layers")[0][1:])
-        assert_equal(result, example_result(seed=number % 7, samples=1 + number % 3, pairs=number % 2 == 0))
-        with directory.lock():  # removes temporary files of the dead
-            assert not list(run.rglob("*.tmp"))

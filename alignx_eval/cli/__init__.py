@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 import traceback
 
 import typer
 
 from alignx_eval import __version__
-from alignx_eval.cli import compare, ls, report, run, schema
+from alignx_eval.cli import bless, compare, gate, ls, report, run, schema
 from alignx_eval.errors import AlignxError
 
 app = typer.Typer(
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 app.command("compare")(compare.compare)
 app.command("run")(run.run)
+app.command("gate")(gate.gate)
+app.command("bless")(bless.bless)
 app.command("report")(report.report)
 app.command("ls")(ls.ls)
 app.command("schema")(schema.schema)
@@ -43,12 +47,18 @@ def alignx_eval(
     Examples:
       alignx-eval compare bundled:base bundled:alignx --control bundled:tuned
       alignx-eval compare base.pt aligned.pt --corpus flores200/devtest --languages de,zh,sw -o report.html
+      alignx-eval compare base.pt aligned.pt --gate
       alignx-eval ls suites
 
     \b
-    Exit codes: 0 done; 1 unexpected error; 2 wrong usage or input; 5 results that do not compare;
-    6 something is missing and the network is off; 130 interrupted. An error is one line; --debug shows where it came from.
+    Exit codes: 0 done, gate passed; 1 unexpected error; 2 wrong usage or input, or an incomplete gate; 3 a regression; 4 inconclusive
+    under --strict; 5 results that do not compare; 6 something is missing and the network is off; 130 interrupted. An error is one line;
+    --debug shows where it came from.
     """
+
+
+def _say_interrupted() -> None:
+    print("interrupted; the same command goes on where it was", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -59,8 +69,12 @@ def main() -> None:
             stream.reconfigure(encoding="utf-8", errors="replace")
     try:
         app()
+    except SystemExit as stopped:
+        if stopped.code == 130:  # what typer makes of KeyboardInterrupt
+            _say_interrupted()
+        raise
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say_interrupted()
         sys.exit(130)
     except BrokenPipeError:  # the reader of stdout has gone, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -76,3 +90,5 @@ def main() -> None:
         message = " ".join(str(error).split())
         print(f"unexpected error: {type(error).__name__}: {message} (run again with --debug to see where)", file=sys.stderr)
         sys.exit(1)
+    finally:
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # what is left to do is to go; nothing of it can be interrupted

@@ -9,6 +9,9 @@ import typer
 
 from alignx_eval.cli import options as opt
 
+# Options that decide how a checkpoint is measured, and mean nothing for results that are there already.
+MEASURING = ("corpus", "split", "languages", "limit", "tasks", "template", "pooling", "device", "dtype")
+
 
 def compare(
     base: Annotated[
@@ -46,14 +49,17 @@ def compare(
     offline: opt.OfflineOption = None,
     cache_dir: opt.CacheOption = None,
     samples: opt.SamplesOption = None,
-    allow_mismatch: Annotated[
-        list[str] | None,
+    allow_mismatch: opt.AllowMismatchOption = None,
+    gate: Annotated[bool | None, typer.Option("--gate", help="Exit with 3 where a loss is larger than the policy tolerates.")] = None,
+    policy: opt.PolicyOption = None,
+    strict: opt.StrictOption = None,
+    series: Annotated[
+        bool | None,
         typer.Option(
-            "--allow-mismatch",
-            metavar="FIELD",
-            help="Compare although this field of the fingerprints differs; the report says so. Repeatable.",
+            "--series", help="The candidates are steps of one training: draw trajectories, name the first step that fails the gate."
         ),
     ] = None,
+    annotations: opt.AnnotationsOption = None,
     config: opt.ConfigOption = None,
     out: opt.OutOption = None,
     output: opt.OutputOption = None,
@@ -62,7 +68,8 @@ def compare(
 ) -> None:
     """Measure checkpoints and compare each candidate with the base, and with the control if there is one.
 
-    Writes a run directory with results.json, samples.jsonl, report.html and summary.md, and prints the findings.
+    Writes a run directory with results.json, samples.jsonl, report.html, summary.md and junit.xml, and prints the verdict of the gate and
+    the findings. Without --gate or --strict, the exit code does not depend on the verdict.
     Interrupted, it goes on where it stopped when the same command is given again. Works without a network.
 
     \b
@@ -71,36 +78,55 @@ def compare(
       alignx-eval compare base.pt stage1.pt stage2.pt --suites layers,language_modelling --languages de,zh,tr
       alignx-eval compare ./llama ./llama-aligned --corpus flores200/devtest --limit 200 -o report.html -o rows.csv
       alignx-eval compare alignx-runs/base new.pt --out alignx-runs/new
+      alignx-eval compare base.pt alignx.pt --gate --policy gate.yaml -o verdict.junit.xml
+      alignx-eval compare base.pt step-*.pt --series
 
     \b
-    Exit codes: 0 done, whatever the findings; 2 wrong usage or input; 5 the results do not compare;
-    6 something is missing and the network is off.
+    Exit codes: 0 done (with --gate: no loss beyond tolerance); 2 wrong usage or input, or an incomplete gate; 3 a regression (--gate);
+    4 inconclusive (--strict); 5 the results do not compare; 6 something is missing and the network is off.
     """
     given = {name: value for name, value in locals().items() if name not in ("base", "candidates", "config", "debug")}
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.measuring import default_out, inherited_options, measure, plan, read_reference, write_outputs
+    from alignx_eval.cli.measuring import default_out, inherited_options, measure, plan, read_policy, read_reference, write_outputs
+    from alignx_eval.errors import InputError
     from alignx_eval.run_directory import RunDirectory
 
     settings = opt.settings_from(given, config)  # before anything is opened, so that a wrong option is told first
     sources = [read_reference(reference) for reference in (base, *candidates, *([settings.control] if settings.control else []))]
     roles = ["base"] + ["candidate"] * len(candidates) + ["control"] * bool(settings.control)
+    useless = [name for name in MEASURING if given[name] is not None]
+    if useless and all(source.run is not None for source in sources):
+        raise InputError(f"--{useless[0]}: nothing is measured, all inputs are run directories; leave it out, or give checkpoints")
     if inherited := inherited_options(sources):
         settings = opt.settings_from(given, config, inherited)
+    rules = read_policy(settings)
+    if settings.series and len(candidates) < 2:
+        raise InputError("--series: at least two candidates are needed")
+    if rules[0].against == "control" and not settings.control:
+        raise InputError("the policy gates against the control, and there is none: give --control, or set `against: base` in the policy")
     planned = plan(sources, roles, settings)
     directory = RunDirectory(Path(settings.out).expanduser() if settings.out else default_out(sources))
     with directory.lock(), Display(quiet=settings.quiet) as display:
         display.say(f"run directory: {directory.path}")
         labels, results, checkpoints = measure(planned, directory, display)
         from alignx_eval.comparison import compare as compare_results
+        from alignx_eval.gate import judge
+        from alignx_eval.series import order_steps
 
+        measured = [label for label, role in zip(labels, roles) if role == "candidate"]
         comparison = compare_results(
             results,
             base=labels[0],
-            candidates=[label for label, role in zip(labels, roles) if role == "candidate"],
+            candidates=order_steps(measured, checkpoints) if settings.series else measured,
             control=labels[-1] if settings.control else None,
             checkpoints=checkpoints,
             corpus=planned.corpus_facts,
             seed=settings.seed,
             allow_mismatch=settings.allow_mismatch,
+            series=settings.series,
         )
-        write_outputs(comparison, directory, settings.output, display)
+        verdict = judge(comparison, rules[0], policy_name=rules[1])
+        directory.write_manifest({**directory.manifest, "mismatches": comparison.mismatches})
+        write_outputs(comparison, verdict, directory.path, settings, display)
+    if settings.gate or settings.strict:
+        raise typer.Exit(verdict.exit_code(strict=settings.strict))

@@ -35,8 +35,6 @@ class Display:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        if kind is KeyboardInterrupt:
-            self.say("interrupted; the same command goes on with what is missing")
 
     def say(self, text: str) -> None:
         if self.quiet:

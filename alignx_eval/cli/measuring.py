@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from alignx_eval.comparison import Comparison
     from alignx_eval.corpora import ParallelCorpus
     from alignx_eval.encode import Pooling
+    from alignx_eval.gate import Verdict
+    from alignx_eval.policy import Policy
 
 
 @dataclass(slots=True)
@@ -57,7 +59,8 @@ def inherited_options(sources: Sequence[Source]) -> dict[str, Any]:
     """The options of the first run directory among the inputs, so that checkpoints beside it are measured in the same way."""
     for source in sources:
         if source.run is not None:
-            return {name: value for name, value in source.run.manifest.get("options", {}).items() if value is not None}
+            options = source.run.manifest.get("options", {})
+            return {name: options[name] for name in Settings().measuring() if options.get(name) is not None}
     return {}
 
 
@@ -115,23 +118,37 @@ def measure(
     results: dict[str, dict[str, SuiteResult]] = {}
     started = time.time()
     labels: list[str] = []
+    command = shlex.join(["alignx-eval", *sys.argv[1:]])
+    # What the same command found out before stays in the manifest until it is found out again, so that a run that is resumed and killed
+    # can be reported on as before.
+    before = directory.manifest if directory.manifest.get("command") == command else {}
+    labels_before = [before.get("base"), *before.get("candidates", []), before.get("control")][: len(plan.sources)]
 
     def write_manifest(status: str) -> None:
+        known = [*labels, *labels_before[len(labels) :]]
         by_role = {
-            role: [label for label, its_role in zip(labels, plan.roles) if its_role == role] for role in ("base", "candidate", "control")
+            role: [label for label, its_role in zip(known, plan.roles) if its_role == role and label]
+            for role in ("base", "candidate", "control")
         }
         directory.write_manifest(
             {
                 "status": status,
-                "command": shlex.join(["alignx-eval", *sys.argv[1:]]),
+                "command": command,
                 "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
                 "seconds": round(time.time() - started, 1),
                 "base": by_role["base"][0] if by_role["base"] else None,
                 "candidates": by_role["candidate"],
                 "control": by_role["control"][0] if by_role["control"] else None,
-                "options": {**settings.measuring(), "template": plan.template},
+                "options": {
+                    **settings.measuring(),
+                    "template": plan.template,
+                    "allow_mismatch": list(settings.allow_mismatch),
+                    "series": settings.series,
+                },
                 "corpus": plan.corpus_facts,
-                "checkpoints": checkpoints,
+                "checkpoints": {
+                    label: facts for label, facts in {**before.get("checkpoints", {}), **checkpoints}.items() if label in known
+                },
                 "software": software_versions(),
             }
         )
@@ -182,27 +199,145 @@ def measure(
     return labels, results, checkpoints
 
 
-def write_outputs(
-    comparison: Comparison, directory: RunDirectory, outputs: Sequence[str], display: Display, *, next_command: str | None = None
-) -> None:
-    """report.html and summary.md into the run directory, the files of -o, and the first screen to stdout."""
-    from alignx_eval.render import console, html, markdown
+def read_policy(settings: Settings) -> tuple[Policy, str]:
+    """The policy of --policy, or the default one, and its name. Raises InputError for anything that is not a policy."""
+    from alignx_eval.policy import default_policy, load_policy
 
-    report = directory.path / "report.html"
-    atomic_write(report, html.render(comparison))
-    atomic_write(directory.path / "summary.md", markdown.render(comparison))
-    for output in outputs:
-        atomic_write(Path(output).expanduser(), _render(comparison, Path(output).suffix))
+    return (load_policy(settings.policy), settings.policy) if settings.policy else (default_policy(), "default policy")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One checkpoint of a complete run directory, with the parts of the manifest that a baseline needs."""
+
+    label: str
+    results: dict[str, SuiteResult]
+    checkpoint: dict[str, Any]
+    corpus: dict[str, Any]
+    software: dict[str, Any]
+    version: str
+    seed: int
+
+
+def check_finished(directory: RunDirectory) -> None:
+    """Raises InputError where the run is not complete, or a suite that was asked for is missing: half a result is no result."""
+    manifest = directory.manifest
+    if manifest.get("status") != "complete":
+        raise InputError(f"{directory.path}: the run is not complete; give the same command again to finish it")
+    wanted = manifest.get("options", {}).get("suites") or []
+    for name in (manifest.get("base"), *(manifest.get("candidates") or []), manifest.get("control")):
+        missing = [suite for suite in wanted if suite not in directory.suites(name)] if name is not None else []
+        if missing:
+            raise InputError(
+                f"{directory.path}: {name} has no results of {', '.join(missing)}; give the same command again to measure them"
+            )
+
+
+def read_finished(directory: RunDirectory, label: str = "") -> Finished:
+    """The checkpoint `label` of a run directory; left empty, its only one, or the candidate where there is just one.
+
+    Raises InputError as `check_finished`, and where it is not clear which checkpoint is meant.
+    """
+    check_finished(directory)
+    manifest = directory.manifest
+    labels, candidates = directory.labels(), list(manifest.get("candidates") or [])
+    there = f"there are: {', '.join(labels)}"
+    if label and label not in labels:
+        raise InputError(f"{directory.path}: holds no checkpoint {label!r}; {there}")
+    chosen = label or (labels[0] if len(labels) == 1 else candidates[0] if len(candidates) == 1 else "")
+    if chosen not in labels:
+        raise InputError(f"{directory.path}: holds several checkpoints; name one, as in {directory.path}#{labels[-1]} ({there})")
+    wanted = manifest.get("options", {}).get("suites") or []
+    return Finished(
+        label=chosen,
+        results={suite: result for suite, result in directory.results(chosen).items() if suite in wanted or not wanted},
+        checkpoint=dict(manifest.get("checkpoints", {}).get(chosen) or {"name": chosen}),
+        corpus=dict(manifest.get("corpus") or {}),
+        software=dict(manifest.get("software") or {}),
+        version=str(manifest.get("version")),
+        seed=int(manifest.get("options", {}).get("seed") or 0),
+    )
+
+
+def read_comparison(directory: RunDirectory, settings: Settings) -> Comparison:
+    """The comparison of a run directory, computed again from its results without a model.
+
+    Raises InputError where a checkpoint of the comparison has no results, NotComparableError as `comparison.compare`.
+    """
+    from alignx_eval.comparison import compare
+
+    manifest = directory.manifest
+    base, candidates, control = manifest.get("base"), list(manifest.get("candidates") or []), manifest.get("control")
+    named = [label for label in (base, *candidates, control) if label is not None]
+    missing = [label for label in named if label not in directory.labels()]
+    if base is None or missing:
+        raise InputError(
+            f"{directory.path}: nothing is finished for {', '.join(missing) or 'its base'}; run the same command again to go on with it"
+        )
+    options = manifest.get("options", {})
+    wanted = options.get("suites") or []
+    results = {
+        label: {suite: result for suite, result in directory.results(label).items() if suite in wanted or not wanted}
+        for label in dict.fromkeys(named)
+    }
+    if not settings.samples:
+        for result in (result for suites in results.values() for result in suites.values()):
+            result.samples = []
+    checkpoints = manifest.get("checkpoints", {})
+    if options.get("series"):
+        from alignx_eval.series import order_steps
+
+        candidates = order_steps(candidates, checkpoints)
+    return compare(
+        results,
+        base=base,
+        candidates=candidates,
+        control=control,
+        checkpoints=checkpoints,
+        corpus=manifest.get("corpus", {}),
+        seed=int(options.get("seed", 0)),
+        allow_mismatch={*settings.allow_mismatch, *options.get("allow_mismatch", ())},
+        series=bool(options.get("series")),
+    )
+
+
+def write_outputs(
+    comparison: Comparison,
+    verdict: Verdict | None,
+    folder: Path | None,
+    settings: Settings,
+    display: Display,
+    *,
+    next_command: str | None = None,
+) -> None:
+    """report.html, summary.md and junit.xml into the run directory `folder` if there is one, the files of -o, the first screen to stdout.
+
+    `verdict` is None for a checkpoint alone.
+    """
+    from alignx_eval.render import console
+
+    if folder is not None:
+        names = ("report.html", "summary.md", "junit.xml") if verdict is not None else ("report.html", "summary.md")
+        for name in names:
+            atomic_write(folder / name, _render(comparison, verdict, Path(name).suffix, settings))
+    for output in settings.output:
+        atomic_write(Path(output).expanduser(), _render(comparison, verdict, Path(output).suffix, settings))
         display.say(f"wrote {output}")
     width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
+    report = str(folder / "report.html") if folder is not None else next((name for name in settings.output if name.endswith(".html")), None)
     screen = console.render(
         comparison,
-        report_path=str(report),
+        verdict,
+        report_path=report,
         next_command=next_command,
         width=min(max(width, 60), 110),
         colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
     )
     sys.stdout.write(screen)
+    if settings.annotations and verdict is not None:
+        from alignx_eval.render import github
+
+        sys.stdout.write(github.render(comparison, verdict, strict=settings.strict))
     sys.stdout.flush()
 
 
@@ -295,15 +430,21 @@ def _default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _render(comparison: Comparison, suffix: str) -> str:
+def _render(comparison: Comparison, verdict: Verdict | None, suffix: str, settings: Settings) -> str:
     if suffix == ".html":
         from alignx_eval.render import html
 
-        return html.render(comparison)
+        return html.render(comparison, verdict)
     if suffix == ".md":
         from alignx_eval.render import markdown
 
-        return markdown.render(comparison)
+        return markdown.render(comparison, verdict)
+    if suffix == ".xml":
+        from alignx_eval.render import junit
+
+        if verdict is None:
+            raise InputError("JUnit needs a comparison: one checkpoint alone has no verdict")
+        return junit.render(comparison, verdict, strict=settings.strict)
     from alignx_eval.render import tables
 
-    return tables.render_json(comparison) if suffix == ".json" else tables.render_csv(comparison)
+    return tables.render_json(comparison, verdict) if suffix == ".json" else tables.render_csv(comparison, verdict)

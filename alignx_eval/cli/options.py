@@ -15,7 +15,7 @@ import typer
 from alignx_eval.errors import InputError
 from alignx_eval.evaluate import SUITES
 
-OUTPUT_SUFFIXES = (".html", ".json", ".md", ".csv")
+OUTPUT_SUFFIXES = (".html", ".json", ".md", ".csv", ".xml")
 
 # Every option is None where it was not given, so that a value from --config or from an earlier run can stand in.
 SuitesOption = Annotated[
@@ -75,7 +75,9 @@ OutOption = Annotated[
 ]
 OutputOption = Annotated[
     list[Path] | None,
-    typer.Option("-o", "--output", metavar="FILE", help="Also write this file, format by suffix: .html .json .md .csv. Repeatable."),
+    typer.Option(
+        "-o", "--output", metavar="FILE", help="Also write this file, format by suffix: .html .json .md .csv .junit.xml. Repeatable."
+    ),
 ]
 TasksOption = Annotated[
     str | None, typer.Option("--tasks", metavar="LIST", help="Tasks of the suite `tasks`, comma-separated; see `alignx-eval ls tasks`.")
@@ -84,6 +86,24 @@ TemplateOption = Annotated[
     str | None,
     typer.Option(
         "--template", help="Prompt template for every checkpoint: plain or alpaca. [default: the first that a checkpoint names, else plain]"
+    ),
+]
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option("--policy", metavar="FILE", help="What may not regress, as YAML. [default: see `alignx-eval schema default-policy`]"),
+]
+StrictOption = Annotated[
+    bool | None, typer.Option("--strict", help="An inconclusive gate fails too, with exit code 4. With `compare`, implies --gate.")
+]
+AnnotationsOption = Annotated[
+    bool | None, typer.Option("--annotations", help="Also print the verdict and the worst rows as GitHub annotations.")
+]
+AllowMismatchOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-mismatch",
+        metavar="FIELD",
+        help="Compare although this field of the fingerprints differs; every report says so. Repeatable.",
     ),
 ]
 QuietOption = Annotated[bool | None, typer.Option("--quiet", "-q", help="No progress and no remarks on stderr; errors still appear.")]
@@ -113,6 +133,11 @@ class Settings:
     quiet: bool = False
     control: str | None = None
     allow_mismatch: tuple[str, ...] = ()
+    gate: bool = False
+    policy: str | None = None
+    strict: bool = False
+    series: bool = False
+    annotations: bool = False
 
     def measuring(self) -> dict[str, Any]:
         """The options that decide what is measured, as they go into the manifest."""
@@ -121,7 +146,8 @@ class Settings:
 
 
 LISTS = ("suites", "languages", "tasks", "output", "allow_mismatch")
-TYPES: dict[str, type] = {"limit": int, "seed": int, "offline": bool, "samples": bool, "quiet": bool}
+SWITCHES = ("offline", "samples", "quiet", "gate", "strict", "series", "annotations")
+TYPES: dict[str, type] = {"limit": int, "seed": int} | dict.fromkeys(SWITCHES, bool)
 
 
 def settings_from(given: Mapping[str, Any], config: Path | None, inherited: Mapping[str, Any] | None = None) -> Settings:

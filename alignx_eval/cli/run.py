@@ -65,8 +65,9 @@ def run(
         )
         write_outputs(
             comparison,
-            directory,
-            settings.output,
+            None,
+            directory.path,
+            settings,
             display,
             next_command=shlex.join(["alignx-eval", "compare", str(directory.path), "CANDIDATE"]),
         )

@@ -75,18 +75,7 @@ def line_figure(
 
     `styles` gives each series its number: colour, dash and marker hang on the CSS classes s0, s1, ...
     """
-    out = [
-        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{identity}-t {identity}-d" '
-        f'data-figure="{html.escape(identity)}" data-low="{low}" data-high="{high}">',
-        f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
-        '<g class="grid" aria-hidden="true">',
-    ]
-    for tick in ticks:
-        y = y_position(tick, low, high)
-        out.append(
-            f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/><text class="tick y" x="{LEFT - 8}" y="{y:.1f}">{_tick(tick, ticks)}</text>'
-        )
-    out.append("</g>")
+    out = _frame(identity, title, description, low, high, ticks)
     every = max(1, math.ceil(len(layers) / 9))
     labelled = [i for i, layer in enumerate(layers) if "+" not in layer and i % every == 0]
     for index, layer in enumerate(layers):
@@ -103,12 +92,7 @@ def line_figure(
     for layer, label in marked:
         if layer in layers:
             x = x_position(list(layers).index(layer), len(layers))
-            right = x > WIDTH * 0.7
-            out.append(f'<path class="mark" d="M{x:.1f} {TOP - 8}V{HEIGHT - BOTTOM}"/>')
-            out.append(
-                f'<text class="mark-label" x="{x + (-5 if right else 5):.1f}" y="{TOP - 12}"'
-                f"{' style=text-anchor:end' if right else ''}>{html.escape(label)}</text>"
-            )
+            out += _vertical_line(x, label)
     used: list[float] = []
     names: list[str] = []  # drawn last, so that their halo keeps them legible on the lines
     for name, value in levels:
@@ -136,6 +120,113 @@ def line_figure(
         out.append("</g>")
     out += [*names, "</svg>"]
     return "".join(out)
+
+
+def _frame(identity: str, title: str, description: str, low: float, high: float, ticks: Sequence[float]) -> list[str]:
+    """The opened figure with its name, and the grid with the labels of the y axis."""
+    out = [
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{identity}-t {identity}-d" '
+        f'data-figure="{html.escape(identity)}" data-low="{low}" data-high="{high}">',
+        f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
+        '<g class="grid" aria-hidden="true">',
+    ]
+    for tick in ticks:
+        y = y_position(tick, low, high)
+        out.append(
+            f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/><text class="tick y" x="{LEFT - 8}" y="{y:.1f}">{_tick(tick, ticks)}</text>'
+        )
+    return [*out, "</g>"]
+
+
+def _vertical_line(x: float, label: str) -> list[str]:
+    right = x > WIDTH * 0.7
+    return [
+        f'<path class="mark" d="M{x:.1f} {TOP - 8}V{HEIGHT - BOTTOM}"/>',
+        f'<text class="mark-label" x="{x + (-5 if right else 5):.1f}" y="{TOP - 12}"'
+        f"{' style=text-anchor:end' if right else ''}>{html.escape(label)}</text>",
+    ]
+
+
+def trajectory_figure(
+    identity: str,
+    *,
+    title: str,
+    description: str,
+    axis: str,
+    steps: Sequence[str],
+    values: Sequence[float | None],
+    intervals: Sequence[tuple[float, float] | None],
+    outcomes: Sequence[str | None],
+    tips: Sequence[str],
+    failure: tuple[int, str] | None,
+) -> str:
+    """One number over the steps of a training, evenly spaced; the first is the base, whose value is a horizontal line.
+
+    `intervals` are error bars around the values. Markers have the shape and colour of the step's gate outcome (see `outcome_shape`; None:
+    the base). `failure` is the place and label of a vertical line.
+    """
+    numbers = [value for value in values if value is not None] + [end for ends in intervals if ends for end in ends]
+    ticks = nice_ticks(min(numbers), max(numbers), 4)
+    low, high = ticks[0], ticks[-1]
+    out = _frame(identity, title, description, low, high, ticks)
+    # Labels as wide as they are on a phone, where the figure is small and its text large.
+    shown = [name if len(name) <= 13 else f"…{name[-12:]}" for name in steps]
+    room = max(2, int((WIDTH - LEFT - RIGHT) / (10 * max(map(len, shown)) + 14)))
+    every = max(1, math.ceil((len(steps) - 1) / (room - 1)))
+    for index in range(0, len(steps), every):
+        x = x_position(index, len(steps))
+        out.append(f'<text class="tick x" x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}">{html.escape(shown[index])}</text>')
+    out.append(f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 8}">{html.escape(axis)}</text>')
+    if values[0] is not None:
+        out.append(f'<path class="level" d="M{LEFT} {y_position(values[0], low, high):.1f}H{WIDTH - RIGHT}"/>')
+    if failure is not None:
+        out += _vertical_line(x_position(failure[0], len(steps)), failure[1])
+    bars = [
+        f"M{x_position(index, len(steps)):.1f} {y_position(ends[0], low, high):.1f}V{y_position(ends[1], low, high):.1f}"
+        for index, ends in enumerate(intervals)
+        if ends is not None
+    ]
+    out.append(f'<path class="bars" d="{"".join(bars)}"/><path class="line s2" d="{line_path(values, low, high)}"/><g class="outcomes">')
+    for index, value in enumerate(values):
+        if value is not None:
+            x, y = x_position(index, len(steps)), y_position(value, low, high)
+            name = outcomes[index] or "base"
+            out.append(f'<path class="o-{name}" d="{outcome_shape(name, x, y)}"><title>{html.escape(tips[index])}</title></path>')
+    return "".join([*out, "</g></svg>"])
+
+
+def outcome_shape(outcome: str, x: float, y: float) -> str:
+    """Path data of a marker: base a square, pass a circle, inconclusive a triangle, incomplete a diamond, fail a cross."""
+    if outcome == "fail":
+        arms = "l2.2 -2.2l3.3 3.3l3.3 -3.3l2.2 2.2l-3.3 3.3l3.3 3.3l-2.2 2.2l-3.3 -3.3l-3.3 3.3l-2.2 -2.2l3.3 -3.3z"
+        return f"M{x - 5.5:.1f} {y - 3.3:.1f}{arms}"
+    if outcome == "inconclusive":
+        return f"M{x - 5:.1f} {y + 4:.1f}h10l-5 -9z"
+    if outcome == "incomplete":
+        return f"M{x:.1f} {y - 5.5:.1f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z"
+    if outcome == "pass":
+        return f"M{x - 4.2:.1f} {y:.1f}a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0 -8.4 0"
+    return f"M{x - 3.8:.1f} {y - 3.8:.1f}h7.6v7.6h-7.6z"
+
+
+def outcome_key(outcome: str) -> str:
+    """The marker of a legend entry."""
+    shape = f'<path class="o-{outcome}" d="{outcome_shape(outcome, 7, 7)}"/>'
+    return f'<svg class="key outcomes" viewBox="0 0 14 14" aria-hidden="true">{shape}</svg>'
+
+
+def loss_mark(low: float | None, loss: float | None, high: float | None, tolerance: float | None, status: str) -> str:
+    """A loss with its interval in units of the tolerance: a line at 0, a dashed one at the tolerance; cut at -1.5 and 2.5 of it."""
+    if loss is None or not tolerance:
+        return ""
+
+    def x(number: float) -> float:
+        return 4 + 28 * (max(-1.5, min(2.5, number / tolerance)) + 1.5)
+
+    bar = f'<path class="i" d="M{x(low):.1f} 8H{x(high):.1f}"/>' if low is not None and high is not None else ""
+    lines = f'<path class="z" d="M{x(0):.0f} 0V16"/><path class="t" d="M{x(tolerance):.0f} 0V16"/>'
+    drawn = f'{lines}{bar}<circle cx="{x(loss):.1f}" cy="8" r="3.4"/>'
+    return f'<svg class="forest g-{status}" viewBox="0 0 120 16" aria-hidden="true">{drawn}</svg>'
 
 
 def _marker(number: int, x: float, y: float, tip: str) -> str:

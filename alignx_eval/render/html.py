@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean, quantiles
 from typing import TYPE_CHECKING, Any
 
 from alignx_eval.assets import asset_folder
+from alignx_eval.diagnosis import RULES
+from alignx_eval.findings import find
+from alignx_eval.gate import STATUSES, WORDS
 from alignx_eval.render import figures, view
+from alignx_eval.series import Series, Trajectory, make_series
 
 if TYPE_CHECKING:
     from alignx_eval.comparison import Comparison
+    from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
     from alignx_eval.results import Row
 
 CURVES = (
@@ -27,11 +33,17 @@ SMALL_CURVES = ("precision_at_1", "cosine_centred", "cka_debiased", "probe_balan
 OPEN_METRICS = ("precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "chrf++", "acc")
 SAMPLE_BYTES = 1_000_000  # of the whole report's 3 MB
 SAMPLE_CHARACTERS = 600  # of one text; a model that does not stop writes thousands
+OPEN_ROWS = 200  # gated rows of a candidate that are red, missing or amber; the policy decides how many there can be
+FOLDED_ROWS = 600
+SERIES_DETAIL = 4  # steps of a series that get curves, tables and samples: all of 30 would be 20 MB, and curves that nobody can tell apart
 QUANTUM = 10_000  # curve values travel to report.js as whole ten-thousandths
 
 
-def render(comparison: Comparison, *, samples: bool = True) -> str:
-    """The whole report as HTML text that encodes to UTF-8. `samples=False` leaves the sentences out."""
+def render(comparison: Comparison, verdict: Verdict | None = None, *, samples: bool = True) -> str:
+    """The whole report as HTML text that encodes to UTF-8. `samples=False` leaves the sentences out.
+
+    Without a verdict, as for a single checkpoint, the report has neither the gate's answer nor the trajectories of a series.
+    """
     import jinja2
 
     folder = asset_folder("reports")
@@ -39,31 +51,39 @@ def render(comparison: Comparison, *, samples: bool = True) -> str:
         loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.globals.update(view=view, svg=_safe, figures=figures)
-    browser = _sample_browser(comparison) if samples else None
-    curves = _curves(comparison)
+    series = make_series(comparison, verdict) if comparison.series and verdict is not None else None
+    detail = _detail(comparison, series)
+    browser = _sample_browser(detail) if samples else None
+    curves = _curves(detail)
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
+        subject=_subject(comparison),
+        detail=detail,
+        verdict=_verdict(verdict, detail.candidates) if verdict is not None else None,
+        series=_series(comparison, series) if series is not None else None,
+        diagnoses=_diagnoses(detail),
         css=_safe((folder / "report.css").read_text(encoding="utf-8")),
         javascript=_safe((folder / "report.js").read_text(encoding="utf-8")),
         contrasts=[
             {
                 "contrast": contrast,
                 "counts": view.count_verdicts(contrast.rows),
-                "suites": _suite_counts(comparison, contrast),
+                "suites": _suite_counts(detail, contrast),
             }
-            for contrast in view.contrasts(comparison)
+            for contrast in view.contrasts(detail)
         ],
         no_control=view.no_control_sentence(comparison),
-        styles=_styles(comparison),
+        styles=_styles(detail),
+        labels=view.labels(comparison),
         curves=curves,
         curve_data=_script_data(curves["data"]) if curves else None,
-        tables=_tables(comparison),
+        tables=_tables(detail),
         browser=browser,
         sample_data=_script_data(browser["data"]) if browser else None,
         costs=view.own_costs(comparison),
         totals=_cost_totals(comparison),
-        projections=_projections(comparison),
-        maps=_maps(comparison),
+        projections=_projections(detail),
+        maps=_maps(detail),
         facts=_facts(comparison),
         notes=_notes(comparison),
     )
@@ -80,6 +100,38 @@ def _script_data(data: Any) -> Any:
     """JSON for a script element: `<`, `>` and `&` are escaped, so that no text in it can end the element."""
     text = json.dumps(view.finite(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return _safe(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _subject(comparison: Comparison) -> str:
+    """What the title names; of many candidates not all."""
+    names = comparison.candidates
+    if len(names) <= SERIES_DETAIL:
+        return ", ".join(names) or comparison.base
+    return (
+        f"{len(names)} checkpoints, {names[0]} to {names[-1]},"
+        if comparison.series
+        else f"{', '.join(names[:3])} and {len(names) - 3} more"
+    )
+
+
+def _detail(comparison: Comparison, series: Series | None) -> Comparison:
+    """The comparison that curves, tables and samples show: of a long series, the steps around the first failure, the first and the last."""
+    steps = comparison.candidates
+    if series is None or len(steps) <= SERIES_DETAIL:
+        return comparison
+    wanted = [steps[-1], steps[0]]
+    if series.first_failure is not None:
+        place = steps.index(series.first_failure.label)
+        wanted = [steps[place], steps[-1], *steps[max(0, place - 1) : place], steps[0]]
+    chosen = set(list(dict.fromkeys(wanted))[:SERIES_DETAIL])
+    kept = {comparison.base, comparison.control} | chosen
+    detail = replace(
+        comparison,
+        candidates=[label for label in steps if label in chosen],
+        rows=[row for row in comparison.rows if row.candidate_name in chosen],
+        results={label: suites for label, suites in comparison.results.items() if label in kept},
+    )
+    return replace(detail, findings=find(detail))
 
 
 def _styles(comparison: Comparison) -> dict[str, int]:
@@ -99,6 +151,215 @@ def _suite_counts(comparison: Comparison, contrast: view.Contrast) -> list[dict[
         if rows:
             table.append({"title": view.SUITE_TITLES.get(suite, suite), "counts": view.count_verdicts(rows), "total": len(rows)})
     return table
+
+
+# --- verdict, series, diagnosis ---------------------------------------------------------------------------------------------------
+
+
+def _verdict(verdict: Verdict, candidates: Sequence[str]) -> dict[str, Any]:
+    """The gate's answer, with the rows of `candidates`."""
+    several = len(verdict.candidates) > 1
+    return {
+        "outcome": verdict.outcome,
+        "word": WORDS[verdict.outcome],
+        "mark": view.OUTCOME_MARKS[verdict.outcome],
+        # Of several candidates only the counts: each says its own sentence below.
+        "sentence": verdict.sentence.partition(". ")[0] + "." if several else verdict.sentence.removeprefix(f"{WORDS[verdict.outcome]}: "),
+        "rule": verdict.rule,
+        "policy": verdict.policy,
+        "policy_name": verdict.policy_name,
+        "several": several,
+        "candidates": [_candidate_verdict(each) for each in verdict.candidates if each.candidate in candidates],
+        "left_out": sum(each.candidate not in candidates for each in verdict.candidates),
+    }
+
+
+def _candidate_verdict(judged: CandidateVerdict) -> dict[str, Any]:
+    levels = list(dict.fromkeys(row.level for row in judged.rows))
+    opened = [row for row in judged.rows if row.status in ("red", "missing", "amber")]
+    folded = [row for row in judged.rows if row.status in ("grey", "green")]
+    return {
+        "candidate": judged.candidate,
+        "reference": judged.reference,
+        "outcome": judged.outcome,
+        "word": WORDS[judged.outcome],
+        "mark": view.OUTCOME_MARKS[judged.outcome],
+        "sentence": judged.sentence.removeprefix(f"{WORDS[judged.outcome]}: "),
+        "levels": len(levels) > 1,
+        "counts": [
+            {
+                "level": level,
+                "statuses": [(status, count) for status in STATUSES if (count := judged.counts(level)[status])],
+            }
+            for level in levels
+        ],
+        "opened": _gate_table(opened, OPEN_ROWS),
+        "folded": _gate_table(folded, FOLDED_ROWS),
+    }
+
+
+def _gate_table(rows: Sequence[GateRow], limit: int) -> dict[str, Any]:
+    return {
+        "lines": [_gate_line(row) for row in rows[:limit]],
+        "total": len(rows),
+        "statuses": [(status, count) for status in STATUSES if (count := sum(row.status == status for row in rows))],
+        "reasons": any(row.reason for row in rows[:limit]),
+    }
+
+
+def _gate_line(gated: GateRow) -> dict[str, Any]:
+    row = gated.row
+    line: dict[str, Any] = {
+        "status": gated.status,
+        "level": gated.level,
+        "title": gated.wanted,
+        "about": "",
+        "name": "protected" if gated.protected else "",
+        "loss": "–",
+        "interval": "",
+        "mark": "",
+        "tolerance": f"{gated.tolerance:g}" if gated.tolerance is not None else "–",
+        "bound": "–",
+        "p": view.probability(gated.p_adjusted),
+        "n": "–",
+        "clusters": "–",
+        "reason": gated.reason or "",
+    }
+    if row is None:
+        return line
+    language = view.language_name(gated.language) if gated.language else "mean"
+    line |= {
+        "title": view.row_title(row),
+        "about": view.pair_title(row),
+        "name": f"{language}, protected" if gated.protected else language,
+        "n": row.n,
+        "clusters": row.clusters or "–",
+    }
+    if gated.loss is None:
+        return line
+    low, high = row.ci_low, row.ci_high
+    # The interval of the loss: that of the difference, turned round where a higher value is good.
+    if low is not None and high is not None and (gated.loss != row.difference or (gated.loss == 0 and row.higher_is_better is not False)):
+        low, high = -high, -low
+    if low is not None and high is not None:
+        line["interval"] = f"[{view.difference(low, row.metric)}, {view.difference(high, row.metric)}]"
+    if gated.loss_at_least is not None:
+        line["bound"] = f"≥ {view.difference(gated.loss_at_least, row.metric)}"
+    elif gated.loss_at_most is not None:
+        line["bound"] = f"≤ {view.difference(gated.loss_at_most, row.metric)}"
+    return line | {
+        "loss": view.difference(gated.loss, row.metric),
+        "mark": figures.loss_mark(low, gated.loss, high, gated.tolerance, gated.status),
+    }
+
+
+def _series(comparison: Comparison, series: Series) -> dict[str, Any]:
+    """Trajectories drawn, and a table of all steps."""
+    steps = series.steps[1:]
+    stages = {str(comparison.checkpoints.get(step.label, {}).get("stage") or "") for step in steps}
+    by_number = len(stages) == 1 and len({step.step for step in steps}) == len(steps) and all(step.step is not None for step in steps)
+    names = [step.title if index == 0 or not by_number else str(step.step) for index, step in enumerate(series.steps)]
+    stage = next(iter(stages)) if by_number else ""
+    axis = f"step{f' of {stage}' if stage else ''}" if by_number else "checkpoint"
+    failure = None
+    if series.first_failure is not None:
+        place = series.steps.index(series.first_failure)
+        failure = (place, f"first failure: {names[place]}")
+    drawn = [
+        {
+            "title": trajectory.title,
+            "note": trajectory.note,
+            "direction": view.better_direction(trajectory.higher_is_better),
+            "size": _sizes([(point.n, point.clusters) for point in trajectory.points if point.value is not None]),
+            "figure": _trajectory_figure(trajectory, number, series, names, f"{axis}, in order, evenly spaced", failure),
+        }
+        for number, trajectory in enumerate(series.trajectories)
+    ]
+    outcomes = {step.outcome for step in steps}
+    lines = [
+        {
+            "label": step.label,
+            "title": step.title if step.title != step.label else "",
+            "outcome": step.outcome,
+            "first": step == series.first_failure,
+            "cells": [_point_text(trajectory, index) for trajectory in series.trajectories],
+        }
+        for index, step in enumerate(series.steps)
+    ]
+    return {
+        "sentence": series.sentence,
+        "failed": series.first_failure is not None,
+        "figures": drawn,
+        "lines": lines,
+        "outcomes": [(outcome, word) for outcome, word in WORDS.items() if outcome in outcomes],
+        "words": WORDS,
+    }
+
+
+def _trajectory_figure(
+    trajectory: Trajectory, number: int, series: Series, names: Sequence[str], axis: str, failure: tuple[int, str] | None
+) -> str:
+    base = trajectory.points[0].value or 0.0
+    intervals = [
+        (base + point.ci_low, base + point.ci_high) if point.ci_low is not None and point.ci_high is not None else None
+        for point in trajectory.points
+    ]
+    tips = []
+    for index, step in enumerate(series.steps):
+        outcome = f"; gate: {WORDS[step.outcome]}" if step.outcome is not None else ""
+        value, change = _point_text(trajectory, index)
+        tips.append(f"{step.label}: {value}{f', {change} against the base' if change else ''}{outcome}")
+    return figures.trajectory_figure(
+        f"trajectory-{number}",
+        title=f"{trajectory.title} by step",
+        description=f"{trajectory.note}. {series.sentence}",
+        axis=axis,
+        steps=names,
+        values=[point.value for point in trajectory.points],
+        intervals=intervals,
+        outcomes=[step.outcome for step in series.steps],
+        tips=tips,
+        failure=failure,
+    )
+
+
+def _point_text(trajectory: Trajectory, index: int) -> tuple[str, str]:
+    """Value, and difference with interval, of a step."""
+    point = trajectory.points[index]
+    change = ""
+    if point.difference is not None:
+        change = view.difference(point.difference, trajectory.metric)
+        if point.ci_low is not None and point.ci_high is not None:
+            change += f" [{view.difference(point.ci_low, trajectory.metric)}, {view.difference(point.ci_high, trajectory.metric)}]"
+    return view.number(point.value, trajectory.metric), change
+
+
+def _sizes(sizes: Iterable[tuple[int, int]]) -> str:
+    ranges = [sorted(set(numbers)) for numbers in zip(*sizes, strict=True)]
+    n, clusters = (str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}" for numbers in ranges)
+    return f"n = {n}, {clusters} clusters"
+
+
+def _diagnoses(comparison: Comparison) -> list[dict[str, Any]]:
+    """The answers of all rules, by candidate."""
+    return [
+        {
+            "candidate": candidate,
+            "answers": [
+                {
+                    "title": diagnosis.rule.replace("-", " ").capitalize(),
+                    "definition": RULES.get(diagnosis.rule, ""),
+                    "status": diagnosis.status,
+                    "sentence": diagnosis.sentence,
+                    "evidence": [evidence.text for evidence in diagnosis.evidence],
+                    "more": diagnosis.more,
+                }
+                for diagnosis in getattr(comparison, "diagnoses", [])
+                if diagnosis.candidate == candidate
+            ],
+        }
+        for candidate in comparison.candidates
+    ]
 
 
 # --- curves ----------------------------------------------------------------------------------------------------------------------

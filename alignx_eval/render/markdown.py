@@ -1,66 +1,31 @@
-"""A summary for a job page or a comment: the verdict first, then the worst languages, then everything else folded away."""
+"""A summary for a job page or a comment: the verdict first, then diagnosis and worst languages, then everything else folded away."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from alignx_eval.gate import STATUSES
 from alignx_eval.render import view
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison
+    from alignx_eval.comparison import Comparison, ComparisonRow
+    from alignx_eval.gate import GateRow, Verdict
 
 # A job summary on GitHub is dropped as a whole beyond 1 MiB.
 MAXIMUM_BYTES = 900_000
+WORST = 10
 
 
-def render(comparison: Comparison) -> str:
+def render(comparison: Comparison, verdict: Verdict | None = None) -> str:
     """GitHub-flavoured Markdown of at most `MAXIMUM_BYTES` bytes; what does not fit is counted in a visible note."""
-    lines = [f"# {_text(_title(comparison))}", "", _text(view.title_sentence(comparison)), ""]
-    contrasts = view.contrasts(comparison)
-    if contrasts:
-        shown = [verdict for verdict in view.VERDICTS if verdict != "no-direction"]
-        lines += [
-            "| | " + " | ".join(f"{view.MARKS[verdict]} {view.WORDS[verdict]}" for verdict in shown) + " |",
-            "|---|" + "---:|" * len(shown),
-        ]
-        for contrast in contrasts:
-            counts = view.count_verdicts(contrast.rows)
-            lines.append(f"| {contrast.title}: {_text(contrast.formula)} | " + " | ".join(str(counts[verdict]) for verdict in shown) + " |")
-        lines.append("")
-    note = view.no_control_sentence(comparison)
-    if note:
-        lines += [f"> {_text(note)}", ""]
-    lines += [*(f"- {_text(finding)}" for finding in comparison.findings), ""]
-    for contrast in contrasts[:1]:
-        worst = view.worst_languages(comparison, contrast, count=5)
-        lines += ["## Worst languages", ""]
-        if worst:
-            lines += [
-                f"{_text(contrast.formula)}",
-                "",
-                "| language | metric | difference | 95 % interval | n | verdict |",
-                "|---|---|---:|---|---:|---|",
-            ]
-            for code, row in worst:
-                what = _text(view.row_title(row)) + (f" `{view.pair_title(row)}`" if row.other_language else "")
-                numbers = f"{view.difference(row.difference, row.metric)} | {view.interval(row)} | {row.n}"
-                verdict = f"{view.MARKS[row.verdict]} {view.WORDS[row.verdict]}"
-                lines.append(f"| {_text(view.language_name(code))} `{code}` | {what} | {numbers} | {verdict} |")
-        else:
-            lines.append("None is below in any metric that has an interval.")
-        lines.append("")
-    if comparison.warnings:
-        lines += ["## Warnings", "", *(f"- {_text(warning)}" for warning in comparison.warnings), ""]
-    lines += _costs(comparison)
-
+    lines = _head(comparison, verdict)
     tail = ["", "Every number is in `results.json` beside this file; `report.html` has the curves and the samples.", ""]
     left_out: list[str] = []
     size = _size(lines) + _size(tail) + 2000
-    for title, table in _tables(comparison):
-        block = ["<details>", f"<summary>{html.escape(view.clean(title))}</summary>", "", *table, "", "</details>", ""]
+    for title, block in _sections(comparison, verdict):
         if size + _size(block) > MAXIMUM_BYTES:
             left_out.append(title)
             continue
@@ -68,10 +33,191 @@ def render(comparison: Comparison) -> str:
         lines += block
     if left_out:
         lines += [
-            f"**{len(left_out)} tables were left out to stay under {MAXIMUM_BYTES:,} bytes**; `results.json` has them.",
+            f"**{len(left_out)} parts were left out to stay under {MAXIMUM_BYTES:,} bytes**; `results.json` has them.",
             "",
         ]
     return view.clean("\n".join(lines + tail))
+
+
+def _head(comparison: Comparison, verdict: Verdict | None) -> list[str]:
+    """What is never left out: outcome, rule, mismatches, what was compared."""
+    mismatches = comparison.mismatches[:20]
+    lines = []
+    if verdict is not None:
+        title = f"{view.OUTCOME_MARKS[verdict.outcome]} {view.OUTCOME_WORDS[verdict.outcome]}: {_title(comparison)}"
+        lines += [f"# {_text(title)}", "", f"**{_text(view.verdict_line(verdict))}**", "", _text(view.rule_line(verdict)), ""]
+    else:
+        lines += [f"# {_text(_title(comparison))}", ""]
+    if mismatches:
+        lines += ["> **Measured differently, and compared all the same (`--allow-mismatch`):**", ">"]
+        lines += [f"> - {_text(mismatch)}" for mismatch in mismatches]
+        more = len(comparison.mismatches) - len(mismatches)
+        lines += [f"> - and {more} more, in `results.json`"] * bool(more)
+        lines.append("")
+    lines += [_text(view.title_sentence(comparison)), ""]
+    note = view.no_control_sentence(comparison)
+    return lines + ([f"> {_text(note)}", ""] if note else [])
+
+
+def _sections(comparison: Comparison, verdict: Verdict | None) -> Iterator[tuple[str, list[str]]]:
+    """(title, lines), the most important first."""
+    if verdict is not None:
+        yield "Gate", _gate(verdict)
+        if comparison.series:
+            yield "Series", _series(comparison, verdict)
+    if comparison.diagnoses:
+        yield "Diagnosis", _diagnosis(comparison)
+    contrasts = view.contrasts(comparison)
+    for contrast in contrasts[:1]:
+        yield "Worst languages", _worst_languages(comparison, contrast)
+    if contrasts:
+        yield "What changed", _changes(comparison, contrasts)
+    if comparison.warnings:
+        yield "Warnings", ["## Warnings", "", *(f"- {_text(warning)}" for warning in comparison.warnings), ""]
+    costs = _costs(comparison)
+    if costs:
+        yield "Price", costs
+    if comparison.findings:
+        yield "Findings", _folded("Findings: the means in sentences", [f"- {_text(finding)}" for finding in comparison.findings])
+    for candidate in verdict.candidates if verdict is not None else ():
+        title = f"All {len(candidate.rows)} gated rows: {candidate.candidate} against {candidate.reference}"
+        if candidate.rows:
+            yield title, _folded(title, _gate_table(candidate.rows))
+    for title, table in _tables(comparison):
+        yield title, _folded(title, table)
+
+
+def _folded(title: str, lines: list[str]) -> list[str]:
+    return ["<details>", f"<summary>{_html(title)}</summary>", "", *lines, "", "</details>", ""]
+
+
+def _gate(verdict: Verdict) -> list[str]:
+    """Counts by candidate and level, and the worst rows."""
+    lines = ["## Gate", "", "| candidate | outcome | level | " + " | ".join(_status(status) for status in STATUSES) + " |"]
+    lines.append("|---|---|---|" + "---:|" * len(STATUSES))
+    for candidate in verdict.candidates:
+        for level in view.levels(candidate):
+            counts = candidate.counts(level)
+            who = f"{_text(candidate.candidate)} against {_text(candidate.reference)}"
+            outcome = f"{view.OUTCOME_MARKS[candidate.outcome]} {view.OUTCOME_WORDS[candidate.outcome]}"
+            meaning = f"{level} ({view.LEVEL_MEANING[level]})"
+            lines.append(f"| {who} | {outcome} | {meaning} | " + " | ".join(str(counts[status]) for status in STATUSES) + " |")
+    lines.append("")
+    worst = verdict.worst(WORST)
+    if not worst:
+        return [*lines, "No gated row is beyond its tolerance, missing or not settled.", ""]
+    open_rows = len(verdict.worst(10**9))
+    shown = f"The {len(worst)} worst of {open_rows} rows that are not within tolerance" if open_rows > len(worst) else "The worst rows"
+    return [*lines, f"{shown}; losses are in the metric's unit, a negative one is a gain:", "", *_gate_table(worst), ""]
+
+
+def _gate_table(rows: Iterable[GateRow]) -> list[str]:
+    lines = [
+        "| status | level | candidate | metric | language | loss | tolerance | loss, one-sided bound | difference, 95 % interval "
+        "| adj. p | n | clusters | why |",
+        "|---|---|---|---|---|---:|---:|---:|---|---:|---:|---:|---|",
+    ]
+    for gated in rows:
+        row = gated.row
+        what = [_text(gated.wanted), "", "–", "–", "", "", "–", "", ""]
+        if row is not None:
+            what = [
+                _text(view.row_title(row)),
+                _code(view.pair_title(row)) + (" (protected)" if gated.protected else ""),
+                view.gate_loss(gated),
+                view.gate_tolerance(gated),
+                view.gate_bound(gated),
+                f"{view.difference(row.difference, row.metric)} {view.interval(row)}".rstrip(),
+                view.probability(gated.p_adjusted).replace("<", "&lt;"),
+                str(row.n),
+                str(row.clusters),
+            ]
+        cells = [_status(gated.status), gated.level, _text(gated.candidate), *what, _text(gated.reason or "")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _status(status: str) -> str:
+    colour = "" if status == "missing" else f" ({status})"
+    return f"{view.STATUS_MARKS[status]} {view.STATUS_WORDS[status]}{colour}"
+
+
+def _series(comparison: Comparison, verdict: Verdict) -> list[str]:
+    """The sentence, and a column for each headline mean over the steps."""
+    from alignx_eval.series import make_series
+
+    series = make_series(comparison, verdict)
+    lines = ["## Steps of the training", "", f"**{_text(series.sentence)}**", ""]
+    lines += ["| step | gate | " + "".join(f"{_text(each.title)} | " for each in series.trajectories).rstrip()]
+    lines += ["|---|---|" + "---|" * len(series.trajectories)]
+    for number, step in enumerate(series.steps):
+        gate = "reference" if step.outcome is None else f"{view.OUTCOME_MARKS[step.outcome]} {view.OUTCOME_WORDS[step.outcome]}"
+        cells = [_text(step.title if step.title == step.label else f"{step.title} ({step.label})"), gate]
+        for each in series.trajectories:
+            point = each.points[number]
+            text = "–" if point.value is None else f"{point.value:.{each.decimals}f}"
+            if point.difference is not None:
+                text += f" ({point.difference:+.{each.decimals}f}"
+                if point.ci_low is not None and point.ci_high is not None:
+                    text += f" [{point.ci_low:+.{each.decimals}f}, {point.ci_high:+.{each.decimals}f}]"
+                text += f", n {point.n})"
+            cells.append(text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", "In brackets: difference to the base with its 95 % interval, not adjusted for the number of steps.", ""]
+
+
+def _diagnosis(comparison: Comparison) -> list[str]:
+    """A line for each rule, with the rule and the evidence folded below it."""
+    from alignx_eval.diagnosis import RULES
+
+    lines = ["## Diagnosis", ""]
+    for each in comparison.diagnoses:
+        title = (
+            f"{view.DIAGNOSIS_MARKS[each.status]} <b>{_html(each.rule)}: {view.DIAGNOSIS_WORDS[each.status]}</b>. {_html(each.sentence)}"
+        )
+        lines += ["<details>", f"<summary>{title}</summary>", "", *(f"- {_text(evidence.text)}" for evidence in each.evidence)]
+        lines += [f"- and {each.more} more"] * bool(each.more)
+        lines += ["", _text(f"Rule: {RULES[each.rule]}"), "", "</details>", ""]
+    return lines
+
+
+def _worst_languages(comparison: Comparison, contrast: view.Contrast) -> list[str]:
+    worst = view.worst_languages(comparison, contrast, count=5)
+    lines = [f"## Worst languages: {_text(contrast.formula)}", ""]
+    if not worst:
+        return [*lines, "None is below in any metric that has an interval.", ""]
+    lines += ["| language | metric | difference | 95 % interval | n | verdict |", "|---|---|---:|---|---:|---|"]
+    for code, row in worst:
+        what = _text(view.row_title(row)) + (f" {_code(view.pair_title(row))}" if row.other_language else "")
+        numbers = f"{view.difference(row.difference, row.metric)} | {view.interval(row)} | {row.n}"
+        verdict = f"{view.MARKS[row.verdict]} {view.WORDS[row.verdict]}"
+        lines.append(f"| {_text(view.language_name(code))} {_code(code)} | {what} | {numbers} | {verdict} |")
+    return [*lines, ""]
+
+
+def _changes(comparison: Comparison, contrasts: list[view.Contrast]) -> list[str]:
+    """How many rows got which verdict, and the means over languages."""
+    shown = [verdict for verdict in view.VERDICTS if verdict != "no-direction"]
+    lines = [
+        "## What changed",
+        "",
+        "| all results | " + " | ".join(f"{view.MARKS[verdict]} {view.WORDS[verdict]}" for verdict in shown) + " |",
+        "|---|" + "---:|" * len(shown),
+    ]
+    for contrast in contrasts:
+        counts = view.count_verdicts(contrast.rows)
+        lines.append(f"| {contrast.title}: {_text(contrast.formula)} | " + " | ".join(str(counts[verdict]) for verdict in shown) + " |")
+    lines.append("")
+    for contrast in contrasts:
+        means = view.headline_means(comparison, contrast)
+        if means:
+            lines += [
+                f"{contrast.title}: {_text(contrast.formula)}, means over languages or directions",
+                "",
+                *_row_table(contrast, means),
+                "",
+            ]
+    return lines
 
 
 def _title(comparison: Comparison) -> str:
@@ -100,6 +246,29 @@ def _costs(comparison: Comparison) -> list[str]:
     return [*lines, ""]
 
 
+def _row_table(contrast: view.Contrast, rows: Iterable[ComparisonRow]) -> list[str]:
+    """A line for each row of a contrast."""
+    lines = [
+        f"| metric | language | {_text(contrast.other)} | {_text(contrast.candidate)} "
+        "| difference | 95 % interval | adj. p | MDE | n | verdict |",
+        "|---|---|---:|---:|---:|---|---:|---:|---:|---|",
+    ]
+    for row in rows:
+        cells = [
+            _text(view.metric_title(row.metric)),
+            _code(view.pair_title(row)),
+            *(view.number(value, row.metric) for value in (row.base, row.candidate)),
+            view.difference(row.difference, row.metric),
+            view.interval(row),
+            view.probability(row.p_adjusted).replace("<", "&lt;"),
+            view.size(row.minimum_detectable_effect, row.metric),
+            str(row.n),
+            f"{view.MARKS[row.verdict]} {view.WORDS[row.verdict]}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def _tables(comparison: Comparison) -> Iterable[tuple[str, list[str]]]:
     """(title, lines) of one table per contrast and suite; of a single checkpoint, per suite."""
     for contrast in view.contrasts(comparison):
@@ -113,26 +282,7 @@ def _tables(comparison: Comparison) -> Iterable[tuple[str, list[str]]]:
                 continue
             layer = next((row.layer for row in own if row.layer is not None), None)
             hidden = sum(row.suite == suite for row in contrast.rows) - len(own)
-            lines = [
-                f"| metric | language | {_text(contrast.other)} | {_text(contrast.candidate)} "
-                "| difference | 95 % interval | adj. p | MDE | n | verdict |",
-                "|---|---|---:|---:|---:|---|---:|---:|---:|---|",
-            ]
-            for row in own:
-                values = [view.number(value, row.metric) for value in (row.base, row.candidate)]
-                judged = [
-                    view.difference(row.difference, row.metric),
-                    view.interval(row),
-                    view.probability(row.p_adjusted).replace("<", "&lt;"),
-                ]
-                cells = [
-                    _text(view.metric_title(row.metric)),
-                    f"`{view.pair_title(row)}`",
-                    *values,
-                    *judged,
-                    view.size(row.minimum_detectable_effect, row.metric),
-                ]
-                lines.append("| " + " | ".join([*cells, str(row.n), f"{view.MARKS[row.verdict]} {view.WORDS[row.verdict]}"]) + " |")
+            lines = _row_table(contrast, own)
             if hidden:
                 lines += ["", f"{hidden} rows of other layers or without a better direction are in `results.json`."]
             where = f", layer {layer}" if layer is not None else ""
@@ -148,8 +298,20 @@ def _tables(comparison: Comparison) -> Iterable[tuple[str, list[str]]]:
             ends = [view.number(end, single.metric) for end in (single.ci_low, single.ci_high) if end is not None]
             interval = f"[{', '.join(ends)}]" if len(ends) == 2 else _text(single.reason or "")
             value = view.number(single.value, single.metric)
-            lines.append(f"| {_text(view.metric_title(single.metric))} | `{view.pair_title(single)}` | {value} | {interval} | {single.n} |")
+            lines.append(
+                f"| {_text(view.metric_title(single.metric))} | {_code(view.pair_title(single))} | {value} | {interval} | {single.n} |"
+            )
         yield view.SUITE_TITLES.get(suite, suite) + (f", layer {layer}" if layer is not None else ""), lines
+
+
+def _html(text: str) -> str:
+    """The same inside a line of HTML."""
+    return html.escape(" ".join(view.clean(text).split()), quote=False).replace("@", "&#64;").replace("`", "&#96;")
+
+
+def _code(text: str) -> str:
+    """A name in a code span, also inside a table."""
+    return f"`{re.sub(r'[`|]', '', ' '.join(view.clean(text).split()))}`"
 
 
 def _size(lines: list[str]) -> int:

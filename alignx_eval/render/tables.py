@@ -6,13 +6,17 @@ import csv
 import dataclasses
 import io
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
+from alignx_eval.gate import LEVELS
 from alignx_eval.render import view
 from alignx_eval.results import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison
+    from alignx_eval.comparison import Comparison, ComparisonRow
+    from alignx_eval.diagnosis import Diagnosis
+    from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
 
 COLUMNS = (
     "suite",
@@ -41,10 +45,15 @@ COLUMNS = (
 )
 
 
-def render_json(comparison: Comparison) -> str:
-    """The comparison as JSON: verdict counts, comparison rows, and the rows of every checkpoint. Undefined is null, never NaN."""
-    document = {
+GATE_COLUMNS = ("gate_outcome", "gate_status", "gate_level", "gate_tolerance", "gate_loss", "gate_p_adjusted", "gate_reason", "mismatches")
+
+
+def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
+    """The verdict and the comparison as JSON: counts, rows, and the rows of every checkpoint. Undefined is null, never NaN."""
+    document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
+        "verdict": None if verdict is None else _verdict(verdict),
+        "mismatches": list(comparison.mismatches),
         "sentence": view.title_sentence(comparison),
         "base": comparison.base,
         "control": comparison.control,
@@ -53,6 +62,7 @@ def render_json(comparison: Comparison) -> str:
             {"contrast": contrast.kind, "candidate": contrast.candidate, "against": contrast.other, **view.count_verdicts(contrast.rows)}
             for contrast in view.contrasts(comparison)
         ],
+        "diagnoses": [_diagnosis(each) for each in comparison.diagnoses],
         "findings": list(comparison.findings),
         "warnings": list(comparison.warnings),
         "corpus": comparison.corpus,
@@ -65,16 +75,63 @@ def render_json(comparison: Comparison) -> str:
             for row in result.rows
         ],
     }
+    if verdict is not None and comparison.series:
+        from alignx_eval.series import make_series
+
+        document["series"] = dataclasses.asdict(make_series(comparison, verdict))
     return json.dumps(view.finite(document), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
-def render_csv(comparison: Comparison) -> str:
-    """Comparison rows as CSV (RFC 4180, header line); of a single checkpoint, its rows. Undefined is an empty field."""
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "outcome": verdict.outcome,
+        "exit_code": verdict.exit_code(),
+        "exit_code_strict": verdict.exit_code(strict=True),
+        "sentence": verdict.sentence,
+        "rule": verdict.rule,
+        "policy_name": verdict.policy_name,
+        "policy": verdict.policy.model_dump(mode="json"),
+        "candidates": [
+            {
+                "candidate": candidate.candidate,
+                "reference": candidate.reference,
+                "outcome": candidate.outcome,
+                "sentence": candidate.sentence,
+                "counts": {level: candidate.counts(level) for level in LEVELS},
+                "rows": [_gate_row(gated) for gated in candidate.rows],
+            }
+            for candidate in verdict.candidates
+        ],
+    }
+
+
+def _gate_row(gated: GateRow) -> dict[str, Any]:
+    """All of a gated row, with what identifies its comparison row and says how sure it is (null where nothing was measured)."""
+    own = {field.name: getattr(gated, field.name) for field in dataclasses.fields(gated) if field.name != "row"}
+    names = ("suite", "metric", "layer", "difference", "ci_low", "ci_high", "n", "clusters")
+    row = {name: getattr(gated.row, name, None) for name in names}
+    # `language` is the one that the row is judged as; these two are those of the comparison row, source and target of a direction.
+    pair = {f"row_{name}": getattr(gated.row, name, None) for name in ("language", "other_language")}
+    return {"key": gated.key, **own, **row, **pair}
+
+
+def _diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
+    fields = {field.name: getattr(diagnosis, field.name) for field in dataclasses.fields(diagnosis)}
+    evidence = [{"key": None if each.row is None else each.row.key, "text": each.text} for each in diagnosis.evidence]
+    return {**fields, "evidence": evidence}
+
+
+def render_csv(comparison: Comparison, verdict: Verdict | None = None) -> str:
+    """Comparison rows as CSV (RFC 4180, header line); of a single checkpoint, its rows. Undefined is an empty field.
+
+    `gate_outcome` is that of the row's candidate; the other gate columns are empty where a row is not gated. What the policy wants and
+    nobody measured, and a candidate without any gated row, have a line of their own at the end.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     if comparison.candidates:
-        writer.writerow(COLUMNS)
-        writer.writerows([_field(getattr(row, column)) for column in COLUMNS] for row in comparison.rows)
+        writer.writerow((*COLUMNS, *GATE_COLUMNS))
+        writer.writerows([_field(cell) for cell in line] for line in _lines(comparison, verdict))
         return out.getvalue()
     rows = [row for suites in comparison.results.values() for result in suites.values() for row in result.rows]
     names = [field.name for field in dataclasses.fields(rows[0])] if rows else []
@@ -83,11 +140,39 @@ def render_csv(comparison: Comparison) -> str:
     return out.getvalue()
 
 
+def _lines(comparison: Comparison, verdict: Verdict | None) -> Iterator[list[object]]:
+    mismatches = "; ".join(comparison.mismatches)
+    judged = {} if verdict is None else {candidate.candidate: candidate for candidate in verdict.candidates}
+    gated_rows = {_identity(gated.row): gated for candidate in judged.values() for gated in candidate.rows if gated.row is not None}
+    for row in comparison.rows:
+        candidate, gated = judged.get(row.candidate_name), gated_rows.get(_identity(row))
+        yield [*(getattr(row, column) for column in COLUMNS), *_gate_cells(candidate, gated), mismatches]
+    for candidate in judged.values():
+        unmeasured = [gated for gated in candidate.rows if gated.row is None]
+        names = {"base_name": candidate.reference, "candidate_name": candidate.candidate}
+        for gated in unmeasured:
+            yield [*(names.get(column) for column in COLUMNS), *_gate_cells(candidate, gated), mismatches]
+        if not candidate.rows:
+            yield [*(names.get(column) for column in COLUMNS), candidate.outcome, *[None] * 5, candidate.sentence, mismatches]
+
+
+def _identity(row: ComparisonRow) -> tuple[str, ...]:
+    return row.candidate_name, row.base_name, row.contrast, row.key
+
+
+def _gate_cells(candidate: CandidateVerdict | None, gated: GateRow | None) -> list[object]:
+    outcome = None if candidate is None else candidate.outcome
+    if gated is None:
+        return [outcome, *[None] * 6]
+    reason = gated.reason if gated.row is not None else f"{gated.wanted}: {gated.reason}"
+    return [outcome, gated.status, gated.level, gated.tolerance, gated.loss, gated.p_adjusted, reason]
+
+
 def _field(value: object) -> object:
     value = view.finite(value)
     if value is None:
         return ""
     # A spreadsheet runs text that starts like a formula.
-    if isinstance(value, str) and value[:1] in ("=", "+", "@", "\t"):
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\n"):
         return "'" + value
     return value

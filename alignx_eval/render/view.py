@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from alignx_eval.comparison import is_mean as is_mean
 from alignx_eval.comparison import own_language as own_language
+from alignx_eval.findings import CONTRAST_MEANING
+from alignx_eval.gate import LEVELS, STATUSES
+from alignx_eval.gate import WORDS as OUTCOME_WORDS
 from alignx_eval.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from alignx_eval.comparison import Comparison, ComparisonRow
+    from alignx_eval.diagnosis import Diagnosis
+    from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
+    from alignx_eval.policy import Level
     from alignx_eval.results import Row
 
 VERDICTS = ("better", "worse", "no-evidence", "insufficient-data", "no-direction")
@@ -27,6 +33,13 @@ WORDS = {
     "insufficient-data": "insufficient data",
     "no-direction": "descriptive",
 }
+# Of a gated row, of the gate, and of a diagnosis. The words of an outcome are `gate.WORDS`.
+STATUS_MARKS = {"red": "✕", "missing": "!", "amber": "?", "grey": "…", "green": "✓"}
+STATUS_WORDS = {"red": "regression", "missing": "missing", "amber": "not settled", "grey": "not judged", "green": "within tolerance"}
+OUTCOME_MARKS = {"fail": "✕", "incomplete": "!", "inconclusive": "?", "pass": "✓"}
+DIAGNOSIS_MARKS = {"found": "!", "not-found": "○", "cannot-tell": "?"}
+DIAGNOSIS_WORDS = {"found": "found", "not-found": "not found", "cannot-tell": "cannot tell"}
+LEVEL_MEANING = {"block": "a regression fails the gate", "warn": "only shown", "info": "only shown"}
 
 SUITES = ("layers", "language_id", "language_modelling", "translation", "tasks")
 SUITE_TITLES = {
@@ -200,15 +213,17 @@ def row_key(row: ComparisonRow | Row) -> str:
 
 def title_sentence(comparison: Comparison) -> str:
     """What was compared with what on which text; of a single checkpoint, what was measured."""
-    if comparison.sentence:
-        return comparison.sentence
+    return comparison.sentence or f"{comparison.base} was measured alone, without a comparison{text_measured(comparison)}."
+
+
+def text_measured(comparison: Comparison) -> str:
+    """ ", on 452 parallel lines of interface (test split) in 10 languages", or empty where the text is not known."""
     corpus = comparison.corpus
-    text = f"{comparison.base} was measured alone, without a comparison"
-    if corpus.get("name"):
-        text += f", on {corpus['lines']} parallel lines of" if corpus.get("lines") else ", on"
-        text += f" {corpus['name']}" + (f" ({corpus['split']} split)" if corpus.get("split") else "")
-        text += f" in {len(corpus['languages'])} languages" if corpus.get("languages") else ""
-    return text + "."
+    if not corpus.get("name"):
+        return ""
+    text = f", on {corpus['lines']} parallel lines of" if corpus.get("lines") else ", on"
+    text += f" {corpus['name']}" + (f" ({corpus['split']} split)" if corpus.get("split") else "")
+    return text + (f" in {len(corpus['languages'])} languages" if corpus.get("languages") else "")
 
 
 def no_control_sentence(comparison: Comparison) -> str | None:
@@ -225,6 +240,92 @@ def layer_order(layer: str) -> tuple[int, bool]:
     """Sort key of layer names: "0", "1", ..., "L", "L+norm"."""
     number = re.match(r"\d+", layer)
     return int(number.group()) if number else 10**6, "+" in layer
+
+
+# --- the gate and the diagnosis --------------------------------------------------------------------------------------------------
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """The verdict's sentence, which starts with the word of its outcome."""
+    word = OUTCOME_WORDS[verdict.outcome]
+    return verdict.sentence if verdict.sentence.startswith(word) else f"{word}: {verdict.sentence}"
+
+
+def rule_line(verdict: Verdict) -> str:
+    """The rule, with the name of the policy it comes from."""
+    return f"Rule ({verdict.policy_name}): {verdict.rule}"
+
+
+def levels(candidate: CandidateVerdict) -> list[Level]:
+    """Levels that have rows; block always."""
+    return [level for level in LEVELS if level == "block" or any(row.level == level for row in candidate.rows)]
+
+
+def status_counts(candidate: CandidateVerdict, level: Level, *, words: bool = True) -> str:
+    """ "2 red (regression), 77 green (within tolerance)": the rows of one level; statuses without rows are left out."""
+    counts = candidate.counts(level)
+    names = {status: f"{status} ({STATUS_WORDS[status]})" if words and status != "missing" else status for status in STATUSES}
+    return ", ".join(f"{counts[status]} {names[status]}" for status in STATUSES if counts[status]) or "no rows"
+
+
+def gate_bound(gated: GateRow) -> str:
+    """The one-sided bound that a status rests on: "≥ 0.022" of a red row, "≤ 0.031" of any other that was judged."""
+    if gated.row is None:
+        return ""
+    if gated.loss_at_least is not None:
+        return f"≥ {_plain(gated.loss_at_least, gated.row.metric)}"
+    return f"≤ {_plain(gated.loss_at_most, gated.row.metric)}" if gated.loss_at_most is not None else ""
+
+
+def gate_loss(gated: GateRow) -> str:
+    """The loss, negative for a gain; as many decimals as a difference of the metric."""
+    if gated.loss is None or gated.row is None:
+        return "–"
+    return _plain(gated.loss, gated.row.metric)
+
+
+def gate_tolerance(gated: GateRow) -> str:
+    return "–" if gated.tolerance is None else f"{gated.tolerance:g}"
+
+
+def headline_means(comparison: Comparison, contrast: Contrast) -> list[ComparisonRow]:
+    """The means over languages or directions that a reader asks for first, where they were measured."""
+    layer = table_layer(comparison, contrast.candidate, contrast.rows)
+    means = [row for row in contrast.rows if row.language is None and row.other_language is None and row.base is not None]
+    found = []
+    for suite, metric, wanted in (
+        ("layers", "precision_at_1", layer),
+        ("translation", "bleu", None),
+        ("translation", "chrf++", None),
+        ("translation", "off_target_rate", None),
+        ("language_modelling", "bits_per_byte", None),
+    ):
+        found += [row for row in means if (row.suite, row.metric, row.layer) == (suite, metric, wanted)]
+    return found + [row for row in means if row.suite == "tasks" and row.metric.endswith(".acc")]
+
+
+def worst_diagnoses(found: Iterable[Diagnosis]) -> list[Diagnosis]:
+    """One for each rule and candidate: of its contrasts, the one with the worst answer; a tie goes to the first."""
+    order = ("found", "cannot-tell", "not-found")
+    worst: dict[tuple[str, str], Diagnosis] = {}
+    for each in found:
+        key = (each.rule, each.candidate)
+        if key not in worst or order.index(each.status) < order.index(worst[key].status):
+            worst[key] = each
+    return list(worst.values())
+
+
+def brief(diagnosis: Diagnosis) -> str:
+    """The claim of a diagnosis, its first number and n; "..." stands for what the whole sentence has beside that."""
+    text = diagnosis.sentence.removeprefix(
+        f"{diagnosis.candidate} against {diagnosis.reference} ({CONTRAST_MEANING[diagnosis.contrast]}): "
+    )
+    size = re.search(r" (\(n = [^()]*\))\.$", text)
+    text = text.removesuffix(".") if size is None else text[: size.start()]
+    claim, *others = re.split(r"\. (?=[A-Z])", text)
+    kept = [claim, *(part for part in others if part.startswith("Lost"))]
+    short = ". ".join(part.partition("; ")[0] for part in kept)
+    return short + (" ..." if len(short) < len(text) else "") + (f" {size.group(1)}" if size is not None else "")
 
 
 # --- price -----------------------------------------------------------------------------------------------------------------------
@@ -367,6 +468,11 @@ def difference(value: float | None, metric: str = "") -> str:
         return "–"
     text = f"{value:+.{2 if metric.startswith(PERCENT_SCALE) else 3}f}"
     return _minus(text) if float(text) else text[1:]
+
+
+def _plain(value: float | None, metric: str) -> str:
+    """A difference without a plus sign."""
+    return difference(value, metric).removeprefix("+")
 
 
 def size(value: float | None, metric: str = "") -> str:

@@ -1,0 +1,78 @@
+"""`alignx-eval gate`: is any loss larger than tolerated? From results on disk, without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alignx_eval.cli import options as opt
+
+
+def gate(
+    result: Annotated[
+        str,
+        typer.Argument(
+            metavar="RESULT",
+            help="Run directory of a comparison; with --baseline, of one checkpoint (DIR#LABEL picks one of several).",
+        ),
+    ],
+    baseline: Annotated[Path | None, typer.Option("--baseline", metavar="FILE", help="Compare with what `bless` wrote.")] = None,
+    policy: opt.PolicyOption = None,
+    strict: opt.StrictOption = None,
+    allow_mismatch: opt.AllowMismatchOption = None,
+    annotations: opt.AnnotationsOption = None,
+    output: opt.OutputOption = None,
+    quiet: opt.QuietOption = None,
+    debug: opt.DebugOption = False,
+) -> None:
+    """Judge results by a policy. No model is opened, and nothing is written but the files of -o.
+
+    With a baseline, the policy is that of --policy, else the one that the baseline was blessed with.
+
+    \b
+    Examples:
+      alignx-eval gate alignx-runs/base-alignx-3fa9c1
+      alignx-eval gate measured/candidate --baseline alignx-baseline.json -o verdict.junit.xml
+      alignx-eval gate measured/candidate --baseline alignx-baseline.json --policy gate.yaml --strict
+
+    \b
+    Exit codes: 0 no loss beyond tolerance; 2 wrong usage or input, or an incomplete gate; 3 a regression; 4 inconclusive (--strict);
+    5 the results do not compare.
+    """
+    given = {name: value for name, value in locals().items() if name not in ("result", "baseline", "debug")}
+    from alignx_eval.cli.display import Display
+    from alignx_eval.cli.measuring import check_finished, check_outputs, read_comparison, read_finished, read_policy, write_outputs
+    from alignx_eval.gate import judge
+    from alignx_eval.run_directory import RunDirectory
+
+    settings = opt.settings_from(given, None)
+    check_outputs(settings.output)
+    rules, name = read_policy(settings)
+    with Display(quiet=settings.quiet) as display:
+        if baseline is None:
+            directory = RunDirectory.read(result)
+            check_finished(directory)
+            comparison = read_comparison(directory, settings)
+        else:
+            from alignx_eval.baseline import compare_with, load
+
+            blessed = load(baseline)
+            if settings.policy is None:
+                rules, name = blessed.policy, f"policy of {baseline}"
+            measured = read_finished(RunDirectory.read(result.partition("#")[0]), result.partition("#")[2])
+            comparison = compare_with(
+                blessed,
+                measured.results,
+                label=measured.label,
+                checkpoint=measured.checkpoint,
+                corpus=measured.corpus,
+                version=measured.version,
+                policy=rules,
+                allow_mismatch=settings.allow_mismatch,
+                seed=measured.seed,
+            )
+        verdict = judge(comparison, rules, policy_name=name)
+        write_outputs(comparison, verdict, None, settings, display)
+    raise typer.Exit(verdict.exit_code(strict=settings.strict))

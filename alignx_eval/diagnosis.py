@@ -1,0 +1,687 @@
+"""Comparison -> the known failure signatures of alignment, each a stated rule, with its evidence. Pure: no model, no file.
+
+    over-alignment           something was gained, and what keeps languages apart was lost with it
+    insufficient-alignment   translations did not come noticeably closer at the align layer
+    hidden-losers            a mean over languages improved, and a language in it got worse
+    loss-in-english          English, the pivot, got worse itself
+    price                    the training took more than the control's
+
+Every rule has three answers. `found`: what it looks for is established. `not-found`: it is not, and the intervals rule out as much as would
+matter (`NOTICEABLE`), so this is more than the absence of evidence. `cannot-tell`: neither, or a part was not measured.
+
+"Established" is, for a row of one language or direction, its verdict (p adjusted within its suite); for a mean, the 95 % interval of
+`findings.mean_difference`; for the language probe, which has no verdict, the 95 % intervals before and after the final norm both.
+That intervals rule a loss out in every one of many rows needs no adjustment: all of them have to hold (Berger 1982).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from alignx_eval.comparison import MINIMUM_CLUSTERS, Comparison, ComparisonRow, Contrast, own_language, pivot_language
+from alignx_eval.findings import (
+    AMOUNTS,
+    CONTRAST_MEANING,
+    MeanDifference,
+    align_layer,
+    amount,
+    amounts,
+    details,
+    join,
+    mean_difference,
+    own_cost,
+    own_stages,
+    signed,
+)
+from alignx_eval.statistics.clustered import Estimate
+
+Status = Literal["found", "not-found", "cannot-tell"]
+
+MAXIMUM_EVIDENCE = 8
+# The smallest difference that matters, in the metric's unit: conventions of this tool, not of the literature.
+NOTICEABLE = {
+    "precision_at_1": 0.02,
+    "probe_balanced_accuracy": 0.02,
+    "off_target_rate": 0.05,
+    "bits_per_byte": 0.02,
+    "bleu": 1.0,
+    "chrf++": 1.0,
+}
+NOTICEABLE_IN_TASKS = 0.05
+TITLES = {
+    "precision_at_1": "precision@1",
+    "bleu": "BLEU",
+    "chrf++": "chrF++",
+    "off_target_rate": "off-target rate",
+    "bits_per_byte": "bits per byte",
+}
+CEILING = 0.95  # a reference with a higher precision@1 leaves alignment too little to gain
+MORE_THAN_CONTROL = 1.05  # ratio; times of two runs of one recipe differ by a few percent
+
+_N = {name: f"{value:g}" for name, value in NOTICEABLE.items()} | {"task": f"{NOTICEABLE_IN_TASKS:g}"}
+RULES: dict[str, str] = {
+    "over-alignment": (
+        "Found where the mean over languages of precision@1 at the align layer, BLEU, chrF++, the off-target rate or bits per byte "
+        "improved (95 % interval on the good side of 0) and at least one of these is established: language identity falls (balanced "
+        "accuracy of the language probe in the last state: intervals before and after the final norm both below 0), the off-target rate "
+        "rises (in a direction by adjusted p, or its mean by its interval), bits per byte of a language rise (adjusted p); not found where "
+        f"precision@1 gains less than {_N['precision_at_1']} (upper end of its interval) and no other mean improved, or where the "
+        f"intervals of all three rule out losses above {_N['probe_balanced_accuracy']}, {_N['off_target_rate']} and {_N['bits_per_byte']}."
+    ),
+    "insufficient-alignment": (
+        "Found where the 95 % interval of the mean difference in precision@1 at the align layer (the middle one where none is recorded) "
+        f"lies below {_N['precision_at_1']}, not found where it lies above; not judged where the reference has {CEILING:g} or more."
+    ),
+    "hidden-losers": (
+        "Found where the mean over languages of precision@1 at the align layer, BLEU, chrF++, the off-target rate, bits per byte or a task "
+        "improved (95 % interval on the good "
+        "side of 0) and at least one language got worse in it (adjusted p); not found where no mean improved, or where the intervals of "
+        f"all languages under those that did rule out a loss above {_N['precision_at_1']} in precision@1, {_N['bleu']} in BLEU and chrF++, "
+        f"{_N['off_target_rate']} in the off-target rate, {_N['bits_per_byte']} in bits per byte, {_N['task']} in a task."
+    ),
+    "loss-in-english": (
+        "Found where English (the pivot) got worse in its own bits per byte or tasks (adjusted p), or in the mean of BLEU, chrF++ or the "
+        "off-target rate of translation into it (95 % interval); not found where bits per byte and translation were measured and all "
+        f"intervals rule out a loss above {_N['bits_per_byte']} in bits per byte, {_N['bleu']} in BLEU and chrF++, "
+        f"{_N['off_target_rate']} in the off-target rate, {_N['task']} in a task."
+    ),
+    "price": (
+        "Found where the candidate's own training stages, those that the base does not share, took more than "
+        f"{MORE_THAN_CONTROL:g} times the control's time, tokens, FLOPs or peak memory, not found where all four are recorded and none "
+        "did; without a control, found where any of them is recorded."
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One number behind a diagnosis. `row` is the row of the comparison it stands in, None for a computed mean and for the price."""
+
+    row: ComparisonRow | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """A rule's answer on one candidate against one reference.
+
+    `evidence`: first what the rule presupposes (a gain), then the worst of each kind of loss, then the others, worst first; `more` counts
+    what was left out. The worst is the one farthest beyond `NOTICEABLE`: the loss where one is established, else the largest loss that
+    the interval leaves possible.
+    """
+
+    rule: str
+    candidate: str
+    reference: str
+    contrast: Contrast
+    status: Status
+    sentence: str
+    evidence: tuple[Evidence, ...]
+    more: int = 0
+
+
+def diagnose(comparison: Comparison) -> list[Diagnosis]:
+    """All rules on each candidate: against the control where there is one, else the base; losers and English against both."""
+    found = []
+    for candidate in comparison.candidates:
+        cases = [_case(comparison, candidate, comparison.base, "candidate-base")]
+        if comparison.control is not None and comparison.control != candidate:
+            cases.insert(0, _case(comparison, candidate, comparison.control, "candidate-control"))
+        found += [_over_alignment(cases[0]), _insufficient_alignment(cases[0])]
+        found += [_hidden_losers(case) for case in cases]
+        found += [_loss_in_english(case) for case in cases]
+        found.append(_price(cases))
+    return found
+
+
+# --- what the rules look at ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Metric:
+    suite: str
+    name: str
+    title: str
+    unit: str  # what its rows are: "direction" or "language"
+    higher_is_better: bool
+
+    @property
+    def noticeable(self) -> float:
+        return NOTICEABLE.get(self.name, NOTICEABLE_IN_TASKS)
+
+    @property
+    def worsening(self) -> str:
+        return "fall" if self.higher_is_better else "rise"
+
+    @property
+    def worsened(self) -> str:
+        return "fell" if self.higher_is_better else "rose"
+
+    def loss(self, difference: float) -> float:
+        return -difference if self.higher_is_better else difference
+
+    def at_most(self, of: ComparisonRow | Estimate) -> float:
+        """The largest loss that the interval leaves possible; negative where it is all on the good side of 0."""
+        assert of.ci_low is not None and of.ci_high is not None
+        return max(self.loss(of.ci_low), self.loss(of.ci_high))
+
+    def at_least(self, of: ComparisonRow | Estimate) -> float:
+        """The smallest loss that the interval leaves possible; positive where it is all on the bad side of 0."""
+        assert of.ci_low is not None and of.ci_high is not None
+        return min(self.loss(of.ci_low), self.loss(of.ci_high))
+
+    def interval(self, of: ComparisonRow | Estimate) -> str:
+        """ "+0.031 [+0.010, +0.052]"."""
+        return _interval(of, _decimals(self.name))
+
+    def number(self, value: float) -> str:
+        return f"{value:.{_decimals(self.name)}f}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The rows of one metric by language or direction: those with a verdict, the others, and the mean of those with an interval."""
+
+    metric: _Metric
+    judged: list[ComparisonRow]
+    unjudged: list[ComparisonRow]
+    mean: MeanDifference | None  # None also where it has too few clusters
+
+    @property
+    def worse(self) -> list[ComparisonRow]:
+        """Rows with an established loss, the largest first."""
+        rows = [row for row in self.judged if row.verdict == "worse"]
+        return sorted(rows, key=lambda row: -self.metric.loss(row.difference or 0.0))
+
+    @property
+    def open(self) -> list[ComparisonRow]:
+        """Rows without an established loss, the largest that their intervals leave possible first."""
+        return sorted((row for row in self.judged if row.verdict != "worse"), key=lambda row: -self.metric.at_most(row))
+
+    @property
+    def improved(self) -> bool:
+        """Whether the mean is established to have improved."""
+        return self.mean is not None and self.metric.at_most(self.mean.estimate) < 0
+
+    def missing(self, title: str | None = None) -> str:
+        """Why nothing can be said: "BLEU was not measured"."""
+        rows = [*self.unjudged, *self.judged]
+        why = f"could not be judged ({_few(rows[0])})" if rows else "was not measured"
+        return f"{self.metric.title if title is None else title} {why}"
+
+    def mean_text(self) -> str:
+        """ "BLEU +0.28 [+0.06, +0.51], mean of 18 directions"."""
+        assert self.mean is not None
+        return f"{self.metric.title} {self.metric.interval(self.mean.estimate)}, mean of {_count(self.mean.rows, self.metric.unit)}"
+
+    def mean_evidence(self) -> Evidence:
+        assert self.mean is not None
+        values = f"from {self.metric.number(self.mean.base)} to {self.metric.number(self.mean.candidate)}"
+        return Evidence(row=None, text=f"{self.mean_text()}, {values}, {_size([_size_of(self.mean.estimate)])}")
+
+    def row_evidence(self, row: ComparisonRow) -> tuple[float, Evidence]:
+        """With its rank: the loss in units of what is noticeable, the largest possible one where none is established."""
+        loss = self.metric.loss(row.difference or 0.0) if row.verdict == "worse" else self.metric.at_most(row)
+        return loss / self.metric.noticeable, _row_evidence(row, TITLES.get(self.metric.name, self.metric.title))
+
+
+@dataclass(slots=True)
+class _Sign:
+    """What one part of a rule saw: a loss established, a noticeable loss ruled out, or neither."""
+
+    title: str = ""
+    claim: str = ""
+    lost: bool = False
+    ruled_out: bool = False
+    evidence: list[tuple[float, Evidence]] = field(default_factory=list)  # (rank, evidence), the worst first
+    sizes: list[tuple[int, int]] = field(default_factory=list)  # (n, clusters) of the numbers in `claim`
+
+    @property
+    def text(self) -> str:
+        return f"{self.title} {self.claim}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One candidate against one reference, with the headline metrics, precision@1 first."""
+
+    comparison: Comparison
+    candidate: str
+    reference: str
+    contrast: Contrast
+    rows: list[ComparisonRow]
+    layer: str | None
+    groups: list[_Group]
+
+    def group(self, name: str) -> _Group:
+        return next(group for group in self.groups if group.metric.name == name)
+
+    def diagnosis(
+        self, rule: str, status: Status, text: str, evidence: Sequence[Evidence], sizes: Iterable[tuple[int, int]] = ()
+    ) -> Diagnosis:
+        size = f" ({_size(sizes)})" if sizes else ""
+        return Diagnosis(
+            rule=rule,
+            candidate=self.candidate,
+            reference=self.reference,
+            contrast=self.contrast,
+            status=status,
+            sentence=f"{self.candidate} against {self.reference} ({CONTRAST_MEANING[self.contrast]}): {text}{size}.",
+            evidence=tuple(evidence[:MAXIMUM_EVIDENCE]),
+            more=max(0, len(evidence) - MAXIMUM_EVIDENCE),
+        )
+
+
+def _case(comparison: Comparison, candidate: str, reference: str, contrast: Contrast) -> _Case:
+    rows = [row for row in comparison.rows if (row.candidate_name, row.base_name, row.contrast) == (candidate, reference, contrast)]
+    layer, layer_title = align_layer(comparison, rows, candidate)
+    metrics = [_Metric("layers", "precision_at_1", f"precision@1 at {layer_title or 'the align layer'}", "direction", True)]
+    metrics += [_Metric("translation", name, TITLES[name], "direction", True) for name in ("bleu", "chrf++")]
+    metrics.append(_Metric("translation", "off_target_rate", TITLES["off_target_rate"], "direction", False))
+    metrics.append(_Metric("language_modelling", "bits_per_byte", TITLES["bits_per_byte"], "language", False))
+    metrics += _task_metrics(rows)
+    groups = [
+        _group(comparison, metric, [row for row in rows if metric.suite != "layers" or (layer is not None and row.layer == layer)])
+        for metric in metrics
+    ]
+    return _Case(comparison, candidate, reference, contrast, rows, layer, groups)
+
+
+def _task_metrics(rows: Sequence[ComparisonRow]) -> list[_Metric]:
+    tasks = [row for row in rows if row.suite == "tasks" and row.language is not None and row.higher_is_better is not None]
+    directions = {row.metric: bool(row.higher_is_better) for row in tasks}
+    return [_Metric("tasks", name, name, "language", higher) for name, higher in directions.items()]
+
+
+def _group(comparison: Comparison, metric: _Metric, rows: Sequence[ComparisonRow]) -> _Group:
+    chosen = details([row for row in rows if (row.suite, row.metric) == (metric.suite, metric.name)])
+    if metric.unit == "direction":  # the means into and out of the pivot are no directions
+        chosen = [row for row in chosen if row.language is not None and row.other_language is not None]
+    mean = mean_difference(comparison, chosen)
+    if mean is not None and (mean.estimate.ci_low is None or mean.estimate.clusters < MINIMUM_CLUSTERS):
+        mean = None
+    judged = [row for row in chosen if row.p_adjusted is not None and row.ci_low is not None]
+    return _Group(metric, judged, [row for row in chosen if row not in judged], mean)
+
+
+# --- the rules -------------------------------------------------------------------------------------------------------------------
+
+
+def _over_alignment(case: _Case) -> Diagnosis:
+    rule, precision = "over-alignment", case.group("precision_at_1")
+    gains = [group for group in case.groups if group.improved and group.metric.suite != "tasks"]
+    signs = [
+        _identity_sign(case),
+        _group_sign(case.group("off_target_rate"), with_mean=True),
+        _group_sign(case.group("bits_per_byte")),
+    ]
+    lost, others = [sign for sign in signs if sign.lost], [sign for sign in signs if not sign.lost]
+    shown = (gains or [group for group in [precision] if group.mean is not None])[:3]
+    evidence = [group.mean_evidence() for group in shown] + _in_order(lost) + _in_order(others)
+    sizes = _sizes_of_means(shown) + [size for sign in signs for size in sign.sizes]
+    gain = "; ".join(group.mean_text() for group in shown) or precision.missing()
+    losses, rest = ("; ".join(sign.text for sign in part) for part in (lost, others))
+    beside = f". Beside that: {rest}" if rest else ""
+    if gains and lost:
+        return case.diagnosis(rule, "found", f"signs of over-alignment. Improved: {gain}. Lost: {losses}{beside}", evidence, sizes)
+    if not gains and _little_gain(precision):
+        text = f"no over-alignment, as there is little alignment: {gain}, and no other mean improved"
+        return case.diagnosis(rule, "not-found", text + (f". Lost all the same: {losses}" if lost else ""), evidence, sizes)
+    if all(sign.ruled_out for sign in signs):
+        return case.diagnosis(rule, "not-found", f"no sign of over-alignment: {rest}", evidence, sizes)
+    if lost:
+        text = f"over-alignment cannot be told from a plain loss, as no gain is established ({gain}). Lost: {losses}{beside}"
+    else:
+        text = f"whether there is over-alignment cannot be told: {rest}"
+    return case.diagnosis(rule, "cannot-tell", text, evidence, sizes)
+
+
+def _little_gain(precision: _Group) -> bool:
+    """Whether the interval of the mean rules out a noticeable gain, and a gain was possible."""
+    if precision.mean is None or precision.mean.base >= CEILING:
+        return False
+    return -precision.metric.at_least(precision.mean.estimate) < precision.metric.noticeable
+
+
+def _insufficient_alignment(case: _Case) -> Diagnosis:
+    rule, group = "insufficient-alignment", case.group("precision_at_1")
+    unknown = "whether alignment is insufficient cannot be told"
+    if group.mean is None:
+        return case.diagnosis(rule, "cannot-tell", f"{unknown}: {group.missing()}", [])
+    estimate, metric = group.mean.estimate, group.metric
+    layers = [row for row in case.rows if row.suite == "layers" and row.ci_low is not None and row.language is None]
+    middle = "precision@1, mean of the middle half of the layers above layer 0"
+    evidence = [group.mean_evidence()]
+    evidence += [_row_evidence(row, "debiased CKA, mean") for row in layers if row.metric == "cka_debiased" and row.layer == case.layer]
+    evidence += [_row_evidence(row, middle) for row in layers if row.metric == "precision_at_1_middle_gain"]
+    evidence += [_row_evidence(row, TITLES["precision_at_1"]) for row in sorted(group.judged, key=lambda row: row.difference or 0.0)]
+    gain, limit = -metric.at_most(estimate), f"the {metric.noticeable:g} that counts as a gain"
+    status: Status = "cannot-tell"
+    if group.mean.base >= CEILING:
+        text = f"{unknown}, as {case.reference} is near the ceiling with {group.mean.base:.3f}: {group.mean_text()}"
+    elif _little_gain(group):
+        status, text = "found", f"insufficient alignment: {group.mean_text()}; even the upper end of the interval is below {limit}"
+    elif gain > metric.noticeable:
+        status, text = "not-found", f"no insufficient alignment: {group.mean_text()}; even the lower end of the interval is above {limit}"
+    elif gain > 0:
+        text = f"{unknown}: {group.mean_text()}; a gain is established, but the interval does not tell whether it reaches {limit}"
+    else:
+        text = f"{unknown}: {group.mean_text()}; no evidence of a gain, but the interval leaves room for {limit}"
+    return case.diagnosis(rule, status, text, evidence, [_size_of(estimate)])
+
+
+def _hidden_losers(case: _Case) -> Diagnosis:
+    rule = "hidden-losers"
+    measured = [group for group in case.groups if group.mean is not None]
+    improved = [group for group in measured if group.improved]
+    if not measured:
+        return case.diagnosis(rule, "cannot-tell", "hidden losers cannot be told: no mean over languages was measured with enough data", [])
+    if not improved:
+        worse = sum(len(group.worse) for group in measured)
+        text = "no hidden losers, as no mean is established to have improved: " + "; ".join(group.mean_text() for group in measured)
+        text += f". In the open, {_count(worse, 'result')} of single languages got worse" if worse else ""
+        return case.diagnosis(rule, "not-found", text, [group.mean_evidence() for group in measured], _sizes_of_means(measured))
+    signs = {group.metric.name: _group_sign(group) for group in improved}
+    hiding = [group for group in improved if signs[group.metric.name].lost]
+    unclear = [group for group in improved if not signs[group.metric.name].ruled_out]
+    shown = hiding or unclear or improved
+    texts = "; ".join(f"{group.mean_text()}, {'but' if hiding else 'and'} it {signs[group.metric.name].claim}" for group in shown)
+    evidence = [group.mean_evidence() for group in shown[:3]] + _in_order([signs[group.metric.name] for group in shown])
+    sizes = _sizes_of_means(shown) + [size for group in shown for size in signs[group.metric.name].sizes]
+    if hiding:
+        codes = sorted({str(own_language(case.comparison, row)) for group in hiding for row in group.worse})
+        losers = f"{_count(len(codes), 'language')} ({', '.join(codes[:8])}{', ...' if len(codes) > 8 else ''})"
+        return case.diagnosis(rule, "found", f"{losers} lost under a mean that improved: {texts}", evidence, sizes)
+    if not unclear:
+        return case.diagnosis(rule, "not-found", f"no hidden losers under the means that improved: {texts}", evidence, sizes)
+    text = f"no loser is established under the means that improved, but whether there is one cannot be told: {texts}"
+    clear = [group.metric.title for group in improved if group not in unclear]
+    text += f". Ruled out under the mean of {join(clear)}" if clear else ""
+    return case.diagnosis(rule, "cannot-tell", text, evidence, sizes)
+
+
+def _loss_in_english(case: _Case) -> Diagnosis:
+    """On the pivot, which is English wherever the command line made the comparison; its code is shown."""
+    rule, pivot = "loss-in-english", pivot_language(case.comparison)
+    own = [row for row in case.rows if row.language == pivot and row.other_language is None]
+    into = [row for row in case.rows if row.language is not None and row.other_language == pivot]
+    tasks = [_group(case.comparison, metric, own) for metric in _task_metrics(own)]
+    signs = [_group_sign(_group(case.comparison, case.group("bits_per_byte").metric, own), of=pivot)]
+    signs += [
+        _mean_sign(_group(case.comparison, case.group(name).metric, into), f"translation into {pivot}")
+        for name in ("bleu", "chrf++", "off_target_rate")
+    ]
+    signs += [_group_sign(group, of=pivot) for group in tasks]
+    lost, others = [sign for sign in signs if sign.lost], [sign for sign in signs if not sign.lost]
+    evidence = _in_order(lost) + _in_order(others)
+    sizes = [size for sign in signs for size in sign.sizes]
+    losses = "; ".join(sign.text for sign in lost)
+    rest = "; ".join([sign.text for sign in others] + ([] if tasks else [f"no task in {pivot} was measured"]))
+    if lost:
+        return case.diagnosis(rule, "found", f"{pivot} got worse: {losses}" + (f". Beside that: {rest}" if rest else ""), evidence, sizes)
+    if all(sign.ruled_out for sign in signs):
+        return case.diagnosis(rule, "not-found", f"no noticeable loss in {pivot}: {rest}", evidence, sizes)
+    text = f"whether {pivot} lost cannot be told: {rest}"
+    return case.diagnosis(rule, "cannot-tell", text, evidence, sizes)
+
+
+def _price(cases: Sequence[_Case]) -> Diagnosis:
+    """`cases`: against the control, where there is one, then against the base."""
+    rule, case = "price", cases[0]
+    own_training = own_stages(case.comparison, case.candidate)
+    own = own_cost(own_training)
+    evidence = [_stage_evidence(case.candidate, stage) for stage in own_training]
+    if not own:
+        why = "its stages record no time, tokens, FLOPs or memory" if own_training else "no training stage of its own is recorded"
+        return case.diagnosis(rule, "cannot-tell", f"the price cannot be told: {why}", evidence)
+    took = f"its own training took {amounts(own)}"
+    gains = [text for each in reversed(cases) for text in _price_of_gain(each, own)]
+    sizes = _sizes_of_means(each.group("precision_at_1") for each in cases) if gains else []
+    gained = f". {'. '.join(gains)}" if gains else ""
+    if case.contrast == "candidate-base":
+        missing = [title for name, title in AMOUNTS.items() if name not in own]
+        text = took + (f" ({join(missing)} not recorded)" if missing else "")
+        text += "; without a control, what plain training on as many tokens takes, and gains, is not known"
+        return case.diagnosis(rule, "found", text + gained, evidence, sizes)
+    control_training = own_stages(case.comparison, case.reference)
+    control = own_cost(control_training)
+    evidence += [_stage_evidence(case.reference, stage) for stage in control_training]
+    ratios = {name: own[name] / control[name] for name in AMOUNTS if name in own and control.get(name, 0) > 0}
+    if not ratios:
+        text = f"whether it cost more than {case.reference} cannot be told, as nothing is recorded for both; {took}"
+        return case.diagnosis(rule, "cannot-tell", text + gained, evidence, sizes)
+    by_ratio = sorted(ratios, key=lambda name: -ratios[name])
+    evidence = [
+        Evidence(row=None, text=f"{AMOUNTS[name]}: {_two(name, own[name], 'against', control[name])}, {ratios[name]:.2f} times")
+        for name in by_ratio
+    ] + evidence
+    text = join([f"{ratios[name]:.2f} times the {AMOUNTS[name]} ({_two(name, own[name], 'against', control[name])})" for name in by_ratio])
+    devices = [{str(stage.get("device")) for stage in training} for training in (own_training, control_training)]
+    if "seconds" in ratios and devices[0] != devices[1]:
+        text += f"; the devices differ ({join(sorted(devices[0]))} and {join(sorted(devices[1]))}), so the times do not compare"
+    missing = [title for name, title in AMOUNTS.items() if name not in ratios]
+    text += f"; not recorded for both: {join(missing)}" if missing else ""
+    if any(ratio > MORE_THAN_CONTROL for ratio in ratios.values()):
+        return case.diagnosis(rule, "found", f"it cost more: {text}{gained}", evidence, sizes)
+    if missing:
+        text = f"no higher price in what is recorded, but the rest cannot be told: {text}{gained}"
+        return case.diagnosis(rule, "cannot-tell", text, evidence, sizes)
+    return case.diagnosis(rule, "not-found", f"no higher price, nothing above {MORE_THAN_CONTROL:g} times: {text}{gained}", evidence, sizes)
+
+
+def _price_of_gain(case: _Case, own: dict[str, float]) -> list[str]:
+    """What +0.01 of precision@1 took, where the gain is established: of the whole training over the base, of the extra over the control.
+
+    The interval is that of the gain; the amounts are of one run and have none.
+    """
+    group = case.group("precision_at_1")
+    if group.mean is None or not group.improved:
+        return []
+    spent, how = own, "took"
+    if case.contrast == "candidate-control":
+        control = own_cost(own_stages(case.comparison, case.reference))
+        spent = {
+            name: own[name] - control[name] for name in own if control.get(name, 0) > 0 and own[name] / control[name] > MORE_THAN_CONTROL
+        }
+        how = "took an extra"
+    estimate = group.mean.estimate
+    assert estimate.ci_low is not None and estimate.ci_high is not None
+    price = {name: [spent[name] * 0.01 / gain for gain in (estimate.value, estimate.ci_high, estimate.ci_low)] for name in spent}
+    prices = [
+        f"{amount(name, price[name][0])} ({_two(name, price[name][1], 'to', price[name][2])})"
+        for name in ("seconds", "tokens", "flops")
+        if name in price
+    ]
+    gain = f"Precision@1 gained {group.metric.interval(estimate)} over {case.reference}"
+    return [f"{gain}, so each +0.01 {how} {join(prices)}"] if prices else []
+
+
+# --- the parts of a rule ---------------------------------------------------------------------------------------------------------
+
+
+def _identity_sign(case: _Case) -> _Sign:
+    """Language identity in the last state: a fall is claimed only where both sides of the final norm show it."""
+    rows = {row.layer: row for row in case.rows if row.metric == "probe_balanced_accuracy" and row.layer is not None}
+    title = "language identity in the last state"
+    after = next((row for layer, row in rows.items() if layer.endswith("+norm")), None)
+    before = rows.get(str(after.layer).removesuffix("+norm")) if after is not None else None
+    if before is None or after is None:
+        return _Sign(title, "was not measured")
+    for row in (before, after):
+        if row.ci_low is None or row.clusters < MINIMUM_CLUSTERS:
+            return _Sign(title, f"could not be judged ({_few(row)})")
+    metric = _Metric("language_id", "probe_balanced_accuracy", "language identity, probe accuracy", "language", True)
+    fell = [metric.at_least(row) > 0 for row in (before, after)]
+    largest = max(metric.at_most(before), metric.at_most(after))
+    sign = _Sign(title, lost=all(fell), ruled_out=not all(fell) and largest <= metric.noticeable, sizes=[(before.n, before.clusters)])
+    for row in (before, after):
+        loss = metric.loss(row.difference or 0.0) if sign.lost else metric.at_most(row)
+        sign.evidence.append((loss / metric.noticeable, _row_evidence(row, metric.title)))
+    numbers = f"probe accuracy {metric.interval(before)} before the final norm, {metric.interval(after)} after it"
+    if sign.lost:
+        fallen = _fallen_recall(case, str(before.layer), str(after.layer))
+        sign.evidence += [(0.0, _row_evidence(row, "language identity, recall")) for row in fallen[:2]]
+        most = f", most of all in {fallen[0].language}" if fallen else ""
+        sign.claim = f"fell{most} ({numbers}{_small(metric, largest)})"
+    elif any(fell):
+        sign.claim = f"fell on one side of the final norm only, so no fall is claimed ({numbers}{_beyond(metric, largest)})"
+    elif largest < 0:
+        sign.claim = f"rose ({numbers})"
+    else:
+        sign.claim = f"shows no evidence of a fall ({numbers}{_beyond(metric, largest)})"
+    return sign
+
+
+def _fallen_recall(case: _Case, before: str, after: str) -> list[ComparisonRow]:
+    """Languages that the probe recognises less on both sides of the final norm, the largest fall first; descriptive, not adjusted."""
+    fallen = [row for row in case.rows if row.metric == "probe_recall" and row.ci_high is not None and row.ci_high < 0]
+    earlier = {row.language for row in fallen if row.layer == before}
+    return sorted((row for row in fallen if row.layer == after and row.language in earlier), key=lambda row: row.difference or 0.0)
+
+
+def _group_sign(group: _Group, *, with_mean: bool = False, of: str = "") -> _Sign:
+    """Whether a language or direction got worse, or, `with_mean`, their mean did. `of`: the one language that the group is about."""
+    metric, worse, rest = group.metric, group.worse, group.open
+    title = metric.title + (f" of {of}" if of else "")
+    if not group.judged:
+        return _Sign(title, group.missing("").strip())
+    mean = group.mean if with_mean and group.mean is not None and metric.at_least(group.mean.estimate) > 0 else None
+    first = (worse or rest)[0]
+    largest = max((metric.at_most(row) for row in rest), default=0.0)
+    lost = bool(worse) or mean is not None
+    sign = _Sign(title, lost=lost, ruled_out=not lost and largest <= metric.noticeable, sizes=[(first.n, first.clusters)])
+    sign.evidence = [group.row_evidence(row) for row in (worse if lost else rest[:3])]
+    if mean is not None:
+        sign.evidence.append((metric.loss(mean.estimate.value) / metric.noticeable, group.mean_evidence()))
+        sign.evidence.sort(key=lambda each: -each[0])
+        sign.sizes.append(_size_of(mean.estimate))
+    total = _count(len(group.judged), metric.unit)
+    if worse:
+        where = f"in {len(worse)} of {total}, {'most in ' if len(worse) > 1 else ''}{_place(first)} " if not of else "by "
+        sign.claim = f"{metric.worsened} {where}{metric.interval(first)}, {_p(first)}"
+    elif not any(row.se for row in rest):
+        sign.claim = f"is as it was in every item{'' if of else f' of {total}'}"
+    elif of:
+        sign.claim = f"{metric.interval(first)}, {'better' if largest < 0 else f'no evidence of a {metric.worsening}'}"
+    elif largest > 0 and mean is None:
+        limit = f", above the limit of {metric.noticeable:g}" if largest > metric.noticeable else ""
+        room = f"up to {metric.number(largest)} remains possible in {_place(first)}{limit}"
+        sign.claim = f"is not shown to {metric.worsening} in any of {total} ({room})"
+    else:
+        excluded = "" if mean is not None else f" (every interval excludes a {metric.worsening})"
+        sign.claim = f"is not shown to {metric.worsening} in any of {total}{' alone' if mean is not None else ''}{excluded}"
+    if of and not lost:
+        sign.claim += _beyond(metric, largest)
+    if mean is not None:
+        sign.claim += f"{', and' if worse else ', but'} {metric.worsened} on average by {metric.interval(mean.estimate)}"
+    if lost:
+        established = [metric.at_most(row) for row in worse] + ([metric.at_most(mean.estimate)] if mean is not None else [])
+        sign.claim += _small(metric, max(established))
+    if group.unjudged:
+        places = [_place(row) for row in group.unjudged]
+        sign.claim += f" ({len(places)} not judged: {', '.join(places[:3])}{', ...' if len(places) > 3 else ''})"
+    return sign
+
+
+def _mean_sign(group: _Group, what: str) -> _Sign:
+    """Whether the mean of a group got worse. `what`: what the mean is of, "translation into eng_Latn"."""
+    metric, title = group.metric, f"{group.metric.title} of {what}"
+    if group.mean is None:
+        return _Sign(title, group.missing("").strip())
+    estimate = group.mean.estimate
+    lost, largest = metric.at_least(estimate) > 0, metric.at_most(estimate)
+    sign = _Sign(title, lost=lost, ruled_out=not lost and largest <= metric.noticeable, sizes=[_size_of(estimate)])
+    rank = (metric.loss(estimate.value) if lost else largest) / metric.noticeable
+    sign.evidence = [(rank, Evidence(row=None, text=f"{what}: {group.mean_evidence().text}"))]
+    sign.claim = f"{metric.interval(estimate)}, mean of {_count(group.mean.rows, metric.unit)}, "
+    sign.claim += f"worse{_small(metric, largest)}" if lost else "better" if largest < 0 else f"no evidence of a {metric.worsening}"
+    sign.claim += "" if lost else _beyond(metric, largest)
+    return sign
+
+
+# --- wording ---------------------------------------------------------------------------------------------------------------------
+
+
+def _in_order(signs: Sequence[_Sign]) -> list[Evidence]:
+    """The worst of each sign, then the others; both worst first."""
+    heads = sorted((sign.evidence[0] for sign in signs if sign.evidence), key=lambda each: -each[0])
+    tails = sorted((each for sign in signs for each in sign.evidence[1:]), key=lambda each: -each[0])
+    return [evidence for _, evidence in heads + tails]
+
+
+def _row_evidence(row: ComparisonRow, title: str) -> Evidence:
+    """ "off-target rate eng_Latn -> deu_Latn +0.031 [+0.010, +0.052], adj. p 0.004, n = 452, 261 clusters"."""
+    decimals = _decimals(row.metric)
+    place = "".join([f", layer {row.layer}" if row.layer is not None else "", f" {_place(row)}" if _place(row) else ""])
+    return Evidence(row=row, text=f"{title}{place} {_interval(row, decimals)}, {_p(row)}, {_size([(row.n, row.clusters)])}")
+
+
+def _p(row: ComparisonRow) -> str:
+    if row.p_adjusted is None:
+        return "no adj. p"
+    return "adj. p < 0.001" if row.p_adjusted < 0.001 else f"adj. p {row.p_adjusted:.3f}"
+
+
+def _interval(of: ComparisonRow | Estimate, decimals: int) -> str:
+    """ "+0.031 [+0.010, +0.052]"; an end that is not 0 is not rounded to it."""
+    low, high = (f"{end:+.1g}" if end and not round(end, decimals) else signed(end, decimals) for end in (of.ci_low, of.ci_high))
+    value = of.difference if isinstance(of, ComparisonRow) else of.value
+    return f"{signed(value, decimals)} [{low}, {high}]"
+
+
+def _stage_evidence(label: str, stage: dict[str, Any]) -> Evidence:
+    recorded = amounts(own_cost([stage])) or "nothing recorded"
+    device = f", {stage['device']}" if stage.get("device") else ""
+    return Evidence(row=None, text=f"{label}, stage {stage.get('stage') or '?'}: {recorded}{device}")
+
+
+def _small(metric: _Metric, largest: float) -> str:
+    """A note on an established loss that is too small to matter wherever in its interval the truth lies."""
+    return f", yet below the limit of {metric.noticeable:g}" if largest < metric.noticeable else ""
+
+
+def _beyond(metric: _Metric, largest: float) -> str:
+    """A note on a loss that is not established, but not ruled out either."""
+    if largest <= metric.noticeable:
+        return ""
+    return f", up to {metric.number(largest)} remains possible, above the limit of {metric.noticeable:g}"
+
+
+def _few(row: ComparisonRow) -> str:
+    few = f"{row.clusters} clusters, a verdict needs {MINIMUM_CLUSTERS}"
+    return row.reason or (few if row.clusters < MINIMUM_CLUSTERS else "no statistics per item")
+
+
+def _two(name: str, first: float, word: str, second: float) -> str:
+    """ "3.2 against 3.4 min": two amounts, with one unit where it is the same."""
+    one, other = amount(name, first), amount(name, second)
+    return f"{one.split(' ')[0] if one.split(' ')[1:] == other.split(' ')[1:] else one} {word} {other}"
+
+
+def _place(row: ComparisonRow) -> str:
+    return f"{row.language} -> {row.other_language}" if row.other_language else row.language or ""
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
+
+
+def _decimals(metric: str) -> int:
+    return 2 if metric in ("bleu", "chrf++") else 3
+
+
+def _size_of(estimate: Estimate) -> tuple[int, int]:
+    return estimate.n, estimate.clusters
+
+
+def _sizes_of_means(groups: Iterable[_Group]) -> list[tuple[int, int]]:
+    return [_size_of(group.mean.estimate) for group in groups if group.mean is not None]
+
+
+def _size(sizes: Iterable[tuple[int, int]]) -> str:
+    """ "n = 452, 261 clusters", or the ranges."""
+    ends = [(min(numbers), max(numbers)) for numbers in zip(*sizes, strict=True)]
+    n, clusters = (str(low) if low == high else f"{low} to {high}" for low, high in ends)
+    return f"n = {n}, {clusters} clusters"

@@ -1,0 +1,54 @@
+"""The verdict and the worst rows as workflow commands, which GitHub shows as annotations of a run and of a pull request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alignx_eval.gate import describe_row
+from alignx_eval.render import view
+
+if TYPE_CHECKING:
+    from alignx_eval.comparison import Comparison
+    from alignx_eval.gate import GateRow, Verdict
+
+MAXIMUM = 10  # GitHub shows ten annotations of a kind for a step
+MAXIMUM_MESSAGE = 4000  # characters
+
+
+def render(comparison: Comparison, verdict: Verdict, *, strict: bool = False) -> str:
+    """At most ten lines: the verdict, the allowed mismatches, the worst rows. `strict`: what is not settled is an error too."""
+    kinds = {"fail": "error", "incomplete": "error", "inconclusive": "error" if strict else "warning", "pass": "notice"}
+    first = f"{view.verdict_line(verdict)} {view.rule_line(verdict)}"
+    lines = [_command(kinds[verdict.outcome], f"alignx-eval: {view.OUTCOME_WORDS[verdict.outcome]}", first)]
+    if comparison.mismatches:
+        lines.append(_command("warning", "alignx-eval: measured differently (--allow-mismatch)", "; ".join(comparison.mismatches)))
+    everything = len(verdict.worst(10**9))
+    rows = verdict.worst(MAXIMUM - len(lines))
+    for number, gated in enumerate(rows, start=1):
+        about = "" if gated.level == "block" else f" (level {gated.level})"
+        reason = f"; {gated.reason}" if gated.reason else ""
+        rest = f" ({everything - number} more rows in the report)" if number == len(rows) < everything else ""
+        title = f"{view.STATUS_WORDS[gated.status]}{about}: {gated.candidate}"
+        lines.append(_command(_kind(gated, strict), title, f"{describe_row(gated)}{reason}{rest}"))
+    return "\n".join(lines) + "\n"
+
+
+def _kind(gated: GateRow, strict: bool) -> str:
+    if gated.level != "block":
+        return "warning" if gated.level == "warn" else "notice"
+    return "error" if gated.status in ("red", "missing") or strict else "warning"
+
+
+def _command(kind: str, title: str, message: str) -> str:
+    message = _shorten(view.clean(message), MAXIMUM_MESSAGE)
+    title = _shorten(view.clean(title), 200)
+    return f"::{kind} title={_escape(title).replace(':', '%3A').replace(',', '%2C')}::{_escape(message)}"
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _escape(text: str) -> str:
+    """As actions/toolkit escapes data; a line end would begin a new command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
