@@ -90,3 +90,30 @@ def test_R2_jackknife_of_a_difference_in_debiased_cka():
     left, right = generator.standard_normal((2, 60, 300))
     picks = [generator.integers(0, 60, 60) for _ in range(20)]
     assert abs(debiased_cka(left, right)) < 0.1 < 0.4 < np.mean([debiased_cka(left[rows], right[rows]) for rows in picks])
+
+
+def test_S3_all_of_the_data_are_used_where_subsamples_widen_the_spread():
+    """Peers draw 40 % or 50 % of the lines per resample and read the spread off the draws; that is the spread of a smaller test set."""
+    generator = np.random.default_rng(3)
+    values = generator.normal(size=400)
+    point, left_out = leave_one_out(np.column_stack([values, np.ones(400)]), mean_of_sums)
+    ours = jackknife(point, left_out).se
+    truth = values.std(ddof=1) / np.sqrt(400)
+    draws = {share: [generator.choice(values, int(share * 400)).mean() for _ in range(4000)] for share in (0.4, 0.5, 1.0)}
+    assert ours == pytest.approx(truth, rel=1e-9)
+    assert np.std(draws[0.4]) == pytest.approx(truth / np.sqrt(0.4), rel=0.05) and np.std(draws[0.4]) > 1.4 * ours
+    assert np.std(draws[0.5]) == pytest.approx(truth / np.sqrt(0.5), rel=0.05) and np.std(draws[0.5]) > 1.3 * ours
+    assert np.std(draws[1.0]) == pytest.approx(ours, rel=0.05)
+
+
+def test_T9_the_standard_error_is_not_divided_by_the_number_of_draws_once_more():
+    """A peer divides the spread of 1,000 bootstrap draws by sqrt(1,000) again and is 31.6 times too small."""
+    generator = np.random.default_rng(4)
+    values = (generator.random(400) < 0.3).astype(float)
+    point, left_out = leave_one_out(np.column_stack([values, np.ones(400)]), mean_of_sums)
+    closed_form = np.sqrt(point * (1 - point) / 400)
+    assert jackknife(point, left_out).se == pytest.approx(closed_form, rel=0.1)
+    assert clustered_mean(values).se == pytest.approx(closed_form, rel=0.1)
+    draws = [generator.choice(values, 400).mean() for _ in range(1000)]
+    assert np.std(draws) == pytest.approx(closed_form, rel=0.1)
+    assert np.std(draws) / np.sqrt(1000) < closed_form / 25

@@ -175,7 +175,10 @@ def trajectory_figure(
     every = max(1, math.ceil((len(steps) - 1) / (room - 1)))
     for index in range(0, len(steps), every):
         x = x_position(index, len(steps))
-        out.append(f'<text class="tick x" x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}">{html.escape(shown[index])}</text>')
+        # A long label at the right edge would leave the figure.
+        end = x + 5 * len(shown[index]) > WIDTH
+        place = f'x="{WIDTH if end else x:.1f}" y="{HEIGHT - BOTTOM + 20}"{" style=text-anchor:end" if end else ""}'
+        out.append(f'<text class="tick x" {place}>{html.escape(shown[index])}</text>')
     out.append(f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 8}">{html.escape(axis)}</text>')
     if values[0] is not None:
         out.append(f'<path class="level" d="M{LEFT} {y_position(values[0], low, high):.1f}H{WIDTH - RIGHT}"/>')

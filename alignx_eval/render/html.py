@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alignx_eval.assets import asset_folder
 from alignx_eval.diagnosis import RULES
 from alignx_eval.findings import find
-from alignx_eval.gate import STATUSES, WORDS
+from alignx_eval.gate import STATUSES
 from alignx_eval.render import figures, view
 from alignx_eval.series import Series, Trajectory, make_series
 
@@ -31,6 +31,13 @@ CURVES = (
 )
 SMALL_CURVES = ("precision_at_1", "cosine_centred", "cka_debiased", "probe_balanced_accuracy")
 OPEN_METRICS = ("precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "chrf++", "acc")
+RULE_TITLES = {
+    "over-alignment": "Over-alignment",
+    "insufficient-alignment": "Insufficient alignment",
+    "hidden-losers": "Hidden losers",
+    "loss-in-english": "Loss in English",
+    "price": "Price",
+}
 SAMPLE_BYTES = 1_000_000  # of the whole report's 3 MB
 SAMPLE_CHARACTERS = 600  # of one text; a model that does not stop writes thousands
 OPEN_ROWS = 200  # gated rows of a candidate that are red, missing or amber; the policy decides how many there can be
@@ -161,10 +168,12 @@ def _verdict(verdict: Verdict, candidates: Sequence[str]) -> dict[str, Any]:
     several = len(verdict.candidates) > 1
     return {
         "outcome": verdict.outcome,
-        "word": WORDS[verdict.outcome],
+        "word": view.OUTCOME_WORDS[verdict.outcome],
         "mark": view.OUTCOME_MARKS[verdict.outcome],
         # Of several candidates only the counts: each says its own sentence below.
-        "sentence": verdict.sentence.partition(". ")[0] + "." if several else verdict.sentence.removeprefix(f"{WORDS[verdict.outcome]}: "),
+        "sentence": verdict.sentence.partition(". ")[0] + "."
+        if several
+        else verdict.sentence.removeprefix(f"{view.OUTCOME_WORDS[verdict.outcome]}: "),
         "rule": verdict.rule,
         "policy": verdict.policy,
         "policy_name": verdict.policy_name,
@@ -182,10 +191,9 @@ def _candidate_verdict(judged: CandidateVerdict) -> dict[str, Any]:
         "candidate": judged.candidate,
         "reference": judged.reference,
         "outcome": judged.outcome,
-        "word": WORDS[judged.outcome],
+        "word": view.OUTCOME_WORDS[judged.outcome],
         "mark": view.OUTCOME_MARKS[judged.outcome],
-        "sentence": judged.sentence.removeprefix(f"{WORDS[judged.outcome]}: "),
-        "levels": len(levels) > 1,
+        "sentence": judged.sentence.removeprefix(f"{view.OUTCOME_WORDS[judged.outcome]}: "),
         "counts": [
             {
                 "level": level,
@@ -203,6 +211,7 @@ def _gate_table(rows: Sequence[GateRow], limit: int) -> dict[str, Any]:
         "lines": [_gate_line(row) for row in rows[:limit]],
         "total": len(rows),
         "statuses": [(status, count) for status in STATUSES if (count := sum(row.status == status for row in rows))],
+        "levels": len({row.level for row in rows[:limit]}) > 1,
         "reasons": any(row.reason for row in rows[:limit]),
     }
 
@@ -215,11 +224,11 @@ def _gate_line(gated: GateRow) -> dict[str, Any]:
         "title": gated.wanted,
         "about": "",
         "name": "protected" if gated.protected else "",
-        "loss": "–",
+        "loss": view.gate_loss(gated),
         "interval": "",
         "mark": "",
-        "tolerance": f"{gated.tolerance:g}" if gated.tolerance is not None else "–",
-        "bound": "–",
+        "tolerance": view.gate_tolerance(gated),
+        "bound": view.gate_bound(gated) or "–",
         "p": view.probability(gated.p_adjusted),
         "n": "–",
         "clusters": "–",
@@ -243,14 +252,7 @@ def _gate_line(gated: GateRow) -> dict[str, Any]:
         low, high = -high, -low
     if low is not None and high is not None:
         line["interval"] = f"[{view.difference(low, row.metric)}, {view.difference(high, row.metric)}]"
-    if gated.loss_at_least is not None:
-        line["bound"] = f"≥ {view.difference(gated.loss_at_least, row.metric)}"
-    elif gated.loss_at_most is not None:
-        line["bound"] = f"≤ {view.difference(gated.loss_at_most, row.metric)}"
-    return line | {
-        "loss": view.difference(gated.loss, row.metric),
-        "mark": figures.loss_mark(low, gated.loss, high, gated.tolerance, gated.status),
-    }
+    return line | {"mark": figures.loss_mark(low, gated.loss, high, gated.tolerance, gated.status)}
 
 
 def _series(comparison: Comparison, series: Series) -> dict[str, Any]:
@@ -291,8 +293,7 @@ def _series(comparison: Comparison, series: Series) -> dict[str, Any]:
         "failed": series.first_failure is not None,
         "figures": drawn,
         "lines": lines,
-        "outcomes": [(outcome, word) for outcome, word in WORDS.items() if outcome in outcomes],
-        "words": WORDS,
+        "outcomes": [(outcome, word) for outcome, word in view.OUTCOME_WORDS.items() if outcome in outcomes],
     }
 
 
@@ -306,7 +307,7 @@ def _trajectory_figure(
     ]
     tips = []
     for index, step in enumerate(series.steps):
-        outcome = f"; gate: {WORDS[step.outcome]}" if step.outcome is not None else ""
+        outcome = f"; gate: {view.OUTCOME_WORDS[step.outcome]}" if step.outcome is not None else ""
         value, change = _point_text(trajectory, index)
         tips.append(f"{step.label}: {value}{f', {change} against the base' if change else ''}{outcome}")
     return figures.trajectory_figure(
@@ -347,14 +348,14 @@ def _diagnoses(comparison: Comparison) -> list[dict[str, Any]]:
             "candidate": candidate,
             "answers": [
                 {
-                    "title": diagnosis.rule.replace("-", " ").capitalize(),
-                    "definition": RULES.get(diagnosis.rule, ""),
+                    "title": RULE_TITLES.get(diagnosis.rule, diagnosis.rule),
+                    "definition": RULES[diagnosis.rule],
                     "status": diagnosis.status,
                     "sentence": diagnosis.sentence,
                     "evidence": [evidence.text for evidence in diagnosis.evidence],
                     "more": diagnosis.more,
                 }
-                for diagnosis in getattr(comparison, "diagnoses", [])
+                for diagnosis in comparison.diagnoses
                 if diagnosis.candidate == candidate
             ],
         }

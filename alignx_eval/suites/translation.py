@@ -125,7 +125,7 @@ def run(
     for direction in directions:
         _score(checkpoint.name, corpus, direction, groups, signatures, result, left_out, identified)
     for metric, values in left_out.items():
-        result.rows += _mean_rows(checkpoint.name, metric, values, pivot, len(corpus), result.items)
+        result.rows += _mean_rows(checkpoint.name, metric, values, pivot, np.bincount(groups[0]), result.items)
     result.extras = {"identified": identified, "tokens_allowed_per_source_token": caps}
     result.notes.append("An empty output scores 0 in BLEU and chrF++ and counts as off target.")
     result.notes.append("Means over directions mix BLEU tokenizers; read the rows of the directions.")
@@ -331,7 +331,7 @@ def _score(
             sentence_chrf = np.asarray(chrf_from_statistics(statistics))
         point, values = leave_one_out(cluster_sums(statistics, *groups), statistic)
         left_out[metric][pair] = (point, values)
-        fields = interval_fields(jackknife(point, values, n=len(corpus)))
+        fields = interval_fields(jackknife(point, values, sizes=np.bincount(groups[0]), n=len(corpus)))
         fields["method"] = f"{signature}; {fields['method']}"
         row = Row(metric=metric, null=float(statistic(extract(outputs, shuffled(references)).sum(axis=0))), **fields, **common)
         result.items[row.key] = Items(kind, statistics)
@@ -413,14 +413,14 @@ def _off_target_rows(
     return [judgement for judgement, _ in judged], dict(Counter(label for _, label in judged if label is not None).most_common())
 
 
-def _mean_rows(name: str, metric: str, values: LeftOut, pivot: str, lines: int, items: dict[str, Items]) -> list[Row]:
+def _mean_rows(name: str, metric: str, values: LeftOut, pivot: str, sizes: np.ndarray, items: dict[str, Items]) -> list[Row]:
     """Means over all directions, out of the pivot and into it. A line is left out of all directions at once, as they share their lines."""
     rows = []
     for language, other_language in ((None, None), (pivot, None), (None, pivot)):
         chosen = [value for (source, target), value in values.items() if language in (None, source) and other_language in (None, target)]
         common: dict[str, Any] = {
             "suite": SUITE, "metric": metric, "checkpoint": name, "language": language, "other_language": other_language,
-            "n": lines, "higher_is_better": metric != "off_target_rate",
+            "n": int(sizes.sum()), "higher_is_better": metric != "off_target_rate",
         }  # fmt: skip
         defined = [each for each in chosen if each is not None]
         if not defined or len(defined) < len(chosen):  # a mean over fewer directions would be another number under the same name
@@ -429,7 +429,7 @@ def _mean_rows(name: str, metric: str, values: LeftOut, pivot: str, lines: int, 
             continue
         point = float(np.mean([each for each, _ in defined]))
         left_out = np.mean([each for _, each in defined], axis=0)
-        fields = interval_fields(jackknife(point, left_out, n=lines))
+        fields = interval_fields(jackknife(point, left_out, sizes=sizes, n=int(sizes.sum())))
         fields["method"] = f"mean of {len(defined)} directions; {fields['method']}"
         row = Row(**fields, **common)
         items[row.key] = Items("jackknife", left_out, point=point)
