@@ -122,7 +122,8 @@ def make(
     """The baseline of one checkpoint's results by suite, and the gate's verdict on that checkpoint against itself.
 
     checkpoint, corpus, software, version: as in the manifest of the run. The verdict tells which rows are gated and which of them have too
-    little data. Raises InputError where the policy gates no row, asks for something that was not measured, or gates against a control.
+    little data. Raises InputError where the policy gates no row, asks for something that was not measured, finds too little data to judge
+    any row, or gates against a control.
     """
     if policy.against == "control":
         raise InputError("the policy gates against the control; a baseline takes the place of the base, so `against: base` is needed")
@@ -155,9 +156,8 @@ def make(
         statistics=tuple(statistics),
     )
     verdict = judge(compare_with(baseline, results, label="itself", checkpoint=facts, corpus=corpus, version=version), policy)
-    missing = [row for row in verdict.candidates[0].rows if row.status == "missing"]
-    if missing:
-        raise InputError(f"the policy asks for what was not measured: {missing[0].key} ({missing[0].reason})")
+    if verdict.outcome == "incomplete":
+        raise InputError(f"no candidate could pass against this baseline: {verdict.sentence.split(': ', 2)[-1]}")
     return baseline, verdict
 
 
@@ -248,7 +248,7 @@ def changes(before: Baseline, after: Baseline, results: Results) -> list[str]:
         comparison = compare_with(
             before,
             results,
-            label=after.label,
+            label=f"{after.label} now",  # `before` may have the same label
             checkpoint=after.checkpoint,
             corpus=after.corpus,
             version=after.alignx_eval,
@@ -294,6 +294,15 @@ def dump(baseline: Baseline) -> str:
         else:
             parts.append(f'"{name}": {json.dumps(value, ensure_ascii=False, allow_nan=False)}')
     return "{" + ",\n".join(parts) + "}\n"
+
+
+def looks_like_baseline(path: str | Path) -> bool:
+    """Whether a file begins as one that `write` wrote, whatever became of the rest."""
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            return FORMAT.encode() in file.read(200)
+    except OSError:
+        return False
 
 
 def load(path: str | Path) -> Baseline:
@@ -437,4 +446,5 @@ def _pack(values: np.ndarray) -> Packed:
 def _unpack_array(packed: Packed) -> np.ndarray:
     data = zlib.decompress(base64.b64decode(packed.data, validate=True))
     values = np.frombuffer(data, dtype=np.dtype(packed.dtype).newbyteorder("<"))
-    return values.reshape(packed.shape[::-1]).T.astype(np.float64)
+    # in the order of memory of the original, since sums depend on it in their last digits
+    return np.ascontiguousarray(values.reshape(packed.shape[::-1]).T, dtype=np.float64)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from alignx_eval import __version__
 from alignx_eval.errors import InputError
 from alignx_eval.results import SuiteResult
 from alignx_eval.run_directory import RunDirectory, suite_key
@@ -85,6 +86,7 @@ def evaluate(
             result.seconds = time.perf_counter() - started
             if not result.rows:
                 raise InputError(f"suite {suite}: nothing could be measured with this corpus; choose other --suites or --languages")
+            result.fingerprint["version"] = __version__
             if not options.samples:
                 result.samples = []
             if directory is not None:

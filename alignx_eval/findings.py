@@ -41,7 +41,9 @@ def describe(comparison: Comparison) -> str:
     if not comparison.candidates:
         return ""
     was = "was" if len(comparison.candidates) == 1 else "were each"
-    text = f"{join(comparison.candidates)} {was} compared with {comparison.base} (the base: what training changed)"
+    names = comparison.candidates
+    subject = join(names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} more"])
+    text = f"{subject} {was} compared with {comparison.base} (the base: what training changed)"
     if comparison.control is not None:
         text += f" and with {comparison.control} (the control, trained without alignment: the effect of alignment)"
     corpus = comparison.corpus

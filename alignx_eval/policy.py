@@ -65,7 +65,11 @@ class Policy(BaseModel):
     @field_validator("groups")
     @classmethod
     def _known_codes(cls, groups: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        from alignx_eval.languages import LANGUAGES
+
         for name, codes in groups.items():
+            if name in ("*", "mean") or any(fnmatchcase(code, name) for code in LANGUAGES):
+                raise ValueError(f"a group cannot be called {name!r}, which names languages already")
             if not codes:
                 raise ValueError(f"group {name!r} is empty")
             for code in codes:

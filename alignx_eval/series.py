@@ -125,8 +125,8 @@ def _sentence(comparison: Comparison, steps: Sequence[Step], first: Step | None,
         return f"{none_failed}: {others}."
     verdict = judged[first.label]
     why = verdict.sentence.removeprefix(f"{WORDS[verdict.outcome]}: {verdict.candidate} against {verdict.reference}: ")
-    facts = comparison.checkpoints.get(first.label, {})
-    where = ", ".join([str(facts["stage"])] * bool(facts.get("stage")) + [f"step {first.step}"] * (first.step is not None))
+    stage = comparison.checkpoints.get(first.label, {}).get("stage")
+    where = ", ".join(([str(stage)] if stage else []) + ([f"step {first.step}"] if first.step is not None else []))
     text = f"The gate would first have failed at {first.label}{f' ({where})' if where else ''}: {why}"
     place = steps.index(first)
     open_before = [step.label for step in steps[:place] if step.outcome == "incomplete"]

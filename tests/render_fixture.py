@@ -300,6 +300,7 @@ def large_comparison(languages: int = 51, blocks: int = 24, lines: int = 40) -> 
                     ci_high=ends[1],
                     minimum_detectable_effect=None if se is None else 2.8 * se,
                     clusters=row.n // 2,
+                    degrees_of_freedom=None if se is None else row.n // 2 - 1,
                     higher_is_better=row.higher_is_better,
                     verdict=verdict,
                 )

@@ -5,20 +5,24 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
+import shlex
 import shutil
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
 import torch
+from test_comparison import measured
 
 import alignx_eval.cli
 from alignx_eval import baseline as baselines
 from alignx_eval.comparison import compare
 from alignx_eval.errors import InputError, NotComparableError
 from alignx_eval.gate import judge
-from alignx_eval.policy import default_policy
+from alignx_eval.policy import DEFAULT_POLICY_YAML, Policy, default_policy
 from alignx_eval.run_directory import RunDirectory
 
 LANGUAGES = "eng_Latn,deu_Latn,ell_Grek,rus_Cyrl"
@@ -172,6 +176,40 @@ def test_S12_only_bless_writes_a_baseline_and_it_says_what_changed(own, monkeypa
     assert code == 0 and "nothing changed" in out
 
 
+def test_blessing_another_checkpoint_of_the_same_name_tells_what_changed(own, monkeypatch, capsys):
+    """A trainer writes model.pt each time; the old and the new one must not be taken for one another."""
+
+    def rename(document):
+        document["candidates"] = ["base (2)"]
+        document["base"] = "damaged"
+        document["checkpoints"] = {
+            "base (2)": {**document["checkpoints"]["damaged"], "name": "base"},
+            "damaged": document["checkpoints"]["base"],
+        }
+
+    edit(own / "pair" / "manifest.json", rename)
+    swapped = {"base": "damaged", "damaged": "base (2)"}
+    for part in ("rows", "suites"):
+        edit(
+            own / "pair" / "results.json",
+            lambda document: [each.update(checkpoint=swapped[each["checkpoint"]]) for each in document[part]],  # noqa: B023
+        )
+    code, out, err = call(monkeypatch, capsys, "bless", own / "pair", "--to", own / "baseline.json")
+    assert code == 0, err
+    assert baselines.load(own / "baseline.json").label == "base (baseline)"
+    assert "rows changed" in out and "ell_Grek lost" in out
+
+
+def test_bless_does_not_overwrite_what_is_no_baseline(own, monkeypatch, capsys):
+    (own / "notes.md").write_text("my notes")
+    code, out, err = call(monkeypatch, capsys, "bless", own / "base", "--to", own / "notes.md")
+    assert (code, out) == (2, "") and "no baseline" in err and (own / "notes.md").read_text() == "my notes"
+    cut = own / "baseline.json"
+    cut.write_bytes(cut.read_bytes()[:5000])
+    code, out, _ = call(monkeypatch, capsys, "bless", own / "base", "--to", cut)
+    assert code == 0 and "could not be compared with" in out and baselines.load(cut).checkpoint["name"] == "base"
+
+
 def test_a_baseline_is_small_and_holds_no_text_and_no_weights(place):
     text = (place / "baseline.json").read_text(encoding="utf-8")
     assert len(text.encode()) < 500_000
@@ -242,6 +280,7 @@ def test_S10_half_empty_and_foreign_results_never_pass(own, monkeypatch, capsys,
     )
     refused(2, *gate, part="INCOMPLETE")
     refused(2, "gate", own / "base", part="one checkpoint alone")
+    refused(2, "gate", f"{own / 'pair'}#base", part="--baseline")
     assert not (own / "new.json").exists()
 
 
@@ -252,6 +291,7 @@ def test_bless_refuses_what_cannot_be_a_baseline(own, monkeypatch, capsys, tmp_p
         (rule.format("", "tasks"), "gates none"),
         (rule.format("against: control\n", "layers"), "control"),
         (rule.format("protected: [swh_Latn]\n", "layers"), "swh_Latn"),
+        (rule.format("min_n: 151\n", "language_modelling"), "n = 150"),
     ):
         policy.write_text(text)
         code, _, err = call(monkeypatch, capsys, "bless", own / "base", "--policy", policy, "--to", own / "new.json")
@@ -280,6 +320,121 @@ def test_statistics_survive_the_file_unrounded(place):
         for key, items in result.items.items():
             assert (items.values == results[suite].items[key].values).all() and items.point == results[suite].items[key].point
     assert judge(comparison, default_policy()).outcome == "pass"
+
+
+def test_every_kind_of_statistics_gives_the_numbers_of_a_direct_comparison():
+    sides = {"base": measured("base", 1), "candidate": measured("candidate", 2, lift=0.2, worse_language="zho_Hans")}
+    names = {"layers": ("precision_at_1", "cka_debiased"), "language_modelling": ("*",), "translation": ("*",), "tasks": ("*",)}
+    rules = [
+        {"suite": suite, "metric": metric, "tolerance": 0.01, **({"direction": "higher"} if metric == "cka_debiased" else {})}
+        for suite, metrics in names.items()
+        for metric in metrics
+    ]
+    policy = Policy.model_validate({"rules": rules, "min_n": 20, "protected": ["deu_Latn"]})
+    facts = {"base": {"name": "base"}, "candidate": {"name": "candidate", "align_layer": 3}}  # the base does not know the layer
+    corpus = {"name": "test", "languages": ["deu_Latn", "rus_Cyrl", "zho_Hans"]}
+    direct = judge(compare(sides, base="base", candidates=["candidate"], checkpoints=facts, corpus=corpus), policy)
+    made, itself = baselines.make(
+        sides["base"], policy=policy, checkpoint=facts["base"], corpus=corpus, software={}, version="1", blessed="2030-01-01T00:00:00Z"
+    )
+    assert itself.outcome != "fail" and all(row.loss == 0 for row in itself.candidates[0].rows)
+    made = baselines.Baseline.model_validate(json.loads(json.dumps(made.model_dump(mode="json"))))
+    options = {"label": "candidate", "checkpoint": facts["candidate"], "corpus": corpus, "version": "1"}
+    against = judge(baselines.compare_with(made, sides["candidate"], **options), policy)
+    kinds = {made.statistics[number].kind for number in range(len(made.statistics))}
+    assert kinds == {"mean", "ratio", "jackknife", "bleu", "chrf"}
+    rows = [{row.key: row for row in verdict.candidates[0].rows} for verdict in (direct, against)]
+    assert rows[0].keys() == rows[1].keys() and {row.row.layer for row in rows[1].values()} == {None, "3"}
+    for key, expected in rows[0].items():
+        found = rows[1][key]
+        for name in ("status", "level", "loss", "p", "p_adjusted", "loss_at_least", "loss_at_most", "protected"):
+            assert getattr(found, name) == getattr(expected, name), (key, name)
+        for name in ("difference", "se", "ci_low", "ci_high", "degrees_of_freedom", "skewness", "p", "n", "clusters"):
+            assert getattr(found.row, name) == getattr(expected.row, name), (key, name)
+    assert {row.status for row in rows[1].values()} >= {"red", "green"}
+
+    # S12: another metric signature
+    sides["candidate"]["translation"].fingerprint["signatures"] = {"chrf++": "nrefs:1|case:lc"}
+    with pytest.raises(NotComparableError, match="signatures"):
+        baselines.compare_with(made, sides["candidate"], **options)
+    # what the candidate lacks, and what the baseline lacks, is missing
+    del sides["candidate"]["translation"]
+    lacking = judge(baselines.compare_with(made, sides["candidate"], **options), policy)
+    assert {row.reason for row in lacking.candidates[0].rows if row.status == "missing"} == {
+        "not measured for candidate; measure it, or bless again without it"
+    }
+    smaller, _ = baselines.make(
+        sides["candidate"], policy=Policy.model_validate({"rules": rules[:1] + rules[2:3], "min_n": 20}), checkpoint=facts["candidate"],
+        corpus=corpus, software={}, version="1", blessed="2030-01-01T00:00:00Z",
+    )  # fmt: skip
+    wider = judge(baselines.compare_with(smaller, sides["base"], **{**options, "label": "base"}, policy=policy), policy)
+    assert wider.outcome in ("incomplete", "fail")
+    assert "not measured for the baseline; to gate it, bless again" in {row.reason for row in wider.candidates[0].rows}
+
+
+def test_S13_the_exit_code_survives_a_pipe_with_pipefail(place):
+    program = f"{shlex.quote(sys.executable)} -m alignx_eval gate {shlex.quote(str(place / 'pair'))} --quiet"
+    environment = {**os.environ, "PYTHONPATH": str(Path(alignx_eval.cli.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    for options, code in ((["-o", "pipefail"], 3), ([], 0)):  # without it, a shell tells the exit code of the last command
+        done = subprocess.run(["bash", *options, "-c", f"{program} | cat"], capture_output=True, text=True, env=environment)
+        assert done.returncode == code, done.stderr
+        assert done.stdout.startswith("FAIL") and done.stderr == ""
+
+
+def test_the_policy_of_a_comparison_goes_with_its_run_directory(place, monkeypatch, capsys, tmp_path):
+    policy = tmp_path / "gate.yaml"
+    policy.write_text(
+        "format: alignx-eval gate policy\nversion: 1\nrules: [{suite: language_modelling, metric: bits_per_byte, tolerance: 99}]\n"
+    )
+    pair = [f"{place / 'pair'}#base", f"{place / 'pair'}#damaged"]
+    code, out, _ = call(monkeypatch, capsys, "compare", *pair, "--out", tmp_path / "run", "--policy", policy, "--gate")
+    assert code == 0 and out.startswith("PASS")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["policy"]["name"] == str(policy) and manifest["policy"]["content"]["rules"][0]["tolerance"] == 99
+    policy.unlink()
+    for command in ("report", "gate"):
+        code, out, _ = call(monkeypatch, capsys, command, tmp_path / "run")
+        assert code == 0 and out.startswith("PASS")
+    default = tmp_path / "default.yaml"
+    default.write_text(DEFAULT_POLICY_YAML)
+    assert call(monkeypatch, capsys, "gate", tmp_path / "run", "--policy", default)[0] == 3
+    edit(tmp_path / "run" / "manifest.json", lambda document: document["policy"].update(content={}))
+    code, _, err = call(monkeypatch, capsys, "gate", tmp_path / "run")
+    assert code == 2 and "no valid policy" in err
+
+
+def test_gate_writes_nothing_into_the_run_directory(own, monkeypatch, capsys):
+    def state(folder: Path) -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+    before = state(own)
+    assert call(monkeypatch, capsys, "gate", own / "pair")[0] == 3
+    assert call(monkeypatch, capsys, "gate", own / "pair", "--baseline", own / "baseline.json")[0] == 3
+    assert state(own) == before
+
+
+def test_S10_a_crashed_run_is_no_input_of_a_comparison(own, monkeypatch, capsys, tmp_path):
+    for name in ("base", "pair"):  # both were killed before the last suite
+
+        def crash(document):
+            document["suites"] = [entry for entry in document["suites"] if entry["suite"] != "language_modelling"]
+            document["rows"] = [row for row in document["rows"] if row["suite"] != "language_modelling"]
+
+        edit(own / name / "results.json", crash)
+    pair = (own / "base", f"{own / 'pair'}#damaged")
+    code, out, err = call(monkeypatch, capsys, "compare", *pair, "--gate", "--out", tmp_path / "new")
+    assert (code, out) == (2, "") and "has no results of language_modelling" in err and not (tmp_path / "new").exists()
+    # asked for by name, the half that is there can be compared, and is still no pass: the default policy blocks nothing of it
+    code, out, _ = call(monkeypatch, capsys, "compare", *pair, "--suites", "layers", "--gate", "--out", tmp_path / "new")
+    assert code == 2 and out.startswith("INCOMPLETE")
+
+
+def test_S12_results_of_different_versions_do_not_compare(own, monkeypatch, capsys, tmp_path):
+    edit(own / "base" / "results.json", lambda document: [entry["fingerprint"].update(version="0.0.1") for entry in document["suites"]])
+    pair = (own / "base", f"{own / 'pair'}#damaged")
+    code, _, err = call(monkeypatch, capsys, "compare", *pair, "--gate", "--out", tmp_path / "new")
+    assert code == 5 and "version" in err and "0.0.1" in err
+    assert call(monkeypatch, capsys, "compare", *pair, "--gate", "--out", tmp_path / "new", "--allow-mismatch", "version")[0] == 3
 
 
 def test_allow_mismatch_is_recorded_and_shown(own, monkeypatch, capsys, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import faulthandler
 import gc
 import io
 import json
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -62,7 +64,7 @@ def fork_child(function: Callable[..., object], *arguments: object) -> int:
     child = os.fork()
     if child == 0:
         code = 1
-        signal.alarm(120)  # ends a child that hangs
+        faulthandler.dump_traceback_later(120, exit=True)  # a child that hangs says where
         try:
             function(*arguments)
             code = 0
@@ -538,27 +540,38 @@ def kill_at_random(
 
     Each finished folder holds what an undisturbed one does. Returns how many were killed, and how many folders were finished.
     """
-    imports, undisturbed = place / "imports", place / "undisturbed"
-    imports.mkdir()
+    import tqdm
+
+    tqdm.tqdm.monitor_interval = 0  # no thread in a process that forks
+    tqdm.tqdm.set_lock(threading.RLock())  # not its own, which forked processes share: one that is killed would never give it back
+    undisturbed = place / "undisturbed"
     undisturbed.mkdir()
     with contextlib.suppress(SystemExit):
-        work(imports)  # in this process, so that its children spend their time on work
-    contents(imports)
-    gc.freeze()
-    started = time.perf_counter()
-    assert forked(work, undisturbed) == 0
-    seconds = time.perf_counter() - started
+        work(undisturbed)  # here, for all that it imports, so that the children spend their time on work
     expected = contents(undisturbed)
+    gc.freeze()
+    durations = []
+    for number in range(2):
+        timed = place / f"timed-{number}"
+        timed.mkdir()
+        started = time.perf_counter()
+        assert forked(work, timed) == 0
+        durations.append(time.perf_counter() - started)
+        assert contents(timed) == expected
     moments = random.Random(0)
     delivered = finished = 0
     while True:
         folder = place / f"trial-{finished}"
         folder.mkdir(exist_ok=True)
         child = fork_child(work, folder)
-        if delivered < kills:
-            time.sleep(moments.uniform(0, seconds))
+        moment = time.perf_counter() + moments.uniform(0, min(durations))
+        ended = 0
+        while delivered < kills and not ended and time.perf_counter() < moment:
+            time.sleep(0.001)
+            ended, status = os.waitpid(child, os.WNOHANG)
+        if delivered < kills and not ended:
             os.kill(child, signal.SIGKILL)
-        code = exit_code(child)
+        code = os.waitstatus_to_exitcode(status) if ended else exit_code(child)
         assert code in (0, -signal.SIGKILL), f"after {delivered} kills: exit code {code}"
         check(folder)
         if code == 0:

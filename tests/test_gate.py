@@ -117,6 +117,38 @@ def test_a_row_is_red_exactly_where_its_selection_adjusted_bound_is_beyond_the_t
     assert seen > 20
 
 
+def test_bounds_stay_dual_where_rules_have_levels_of_their_own():
+    random = np.random.default_rng(1)
+    rules = [RULE, {**RULE, "metric": "careful*", "alpha": 0.005}]
+    seen = set()
+    for _ in range(40):
+        rows = [
+            row(loss, metric=f"{name}{number}")
+            for name in ("careful", "plain")
+            for number, loss in enumerate(random.normal(0.14, 0.04, 10))
+        ]
+        for each in judge(comparison(*rows), policy(*rules)).candidates[0].rows:
+            assert each.alpha == (0.005 if "careful" in each.key else 0.05)
+            assert (each.status == "red") == (each.p_adjusted < each.alpha)
+            assert each.status != "red" or each.loss_at_least > each.tolerance
+            seen.add((each.alpha, each.status))
+    assert {(0.005, "red"), (0.05, "red")} <= seen
+
+
+def test_what_is_undefined_for_both_was_not_lost():
+    undefined = {"difference": None, "se": None}
+    verdict = judge(
+        comparison(
+            row(0.0, metric="fine"),
+            row(0.0, metric="both", base=None, candidate=None, reason="undefined for base: no word", **undefined),
+            row(0.0, metric="base_only", base=None, reason="undefined for base: no word", **undefined),
+            row(0.0, metric="candidate_only", candidate=None, reason="undefined for candidate: no word", **undefined),
+        ),
+        policy(),
+    )
+    assert statuses(verdict) == {"fine": "green", "both": "grey", "base_only": "grey", "candidate_only": "missing"}
+
+
 def test_a_loss_of_exactly_the_tolerance_is_not_beyond_it():
     assert statuses(judge(comparison(row(0.3 - 0.2, metric="m")), policy())) == {"m": "green"}  # 0.09999999999999998
     assert statuses(judge(comparison(row(0.52 - 0.42, metric="m", se=0.0)), policy())) == {"m": "green"}  # 0.10000000000000003
@@ -293,6 +325,7 @@ HEAD = f"format: {POLICY_FORMAT}\nversion: 1\n"
         (HEAD + "rules: [{suite: tasks, metric: x, tolerance: 1, tolerence: 1}]", "tolerence"),
         (HEAD + "rules: [{suite: tasks, metric: x, tolerance: 1, languages: [de]}]", "no language is called 'de'"),
         (HEAD + "protected: [english]\nrules: [{suite: tasks, metric: x, tolerance: 1}]", "'english'"),
+        (HEAD + "groups: {mean: [deu_Latn]}\nrules: [{suite: tasks, metric: x, tolerance: 1}]", "names languages already"),
         (HEAD + "groups: {a: []}\nrules: [{suite: tasks, metric: x, tolerance: 1}]", "group 'a' is empty"),
     ],
 )  # fmt: skip

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import html as html_text
 import json
 import re
 import shutil
 import subprocess
 import warnings
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
-from render_fixture import INTERFACE, large_comparison, single_run, small_comparison
+from render_fixture import INTERFACE, checkpoint_facts, corpus_facts, large_comparison, single_run, small_comparison, synthetic_results
 
+from alignx_eval.comparison import Comparison, compare
+from alignx_eval.diagnosis import RULES
+from alignx_eval.gate import STATUSES, Verdict, judge
+from alignx_eval.policy import default_policy
 from alignx_eval.render import figures, html, view
+from alignx_eval.series import make_series
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 HOSTILE = "</script><script>document.title='owned'</script><!-- \x1b[31m\x00\x85\ud800 </dd> \u202e reversed"
@@ -56,16 +64,51 @@ def walk(page: str) -> Walker:
     return walker
 
 
+def judged(comparison: Comparison, **changes) -> Verdict:
+    """The default policy's verdict, with fewer items asked for than the fixtures have."""
+    return judge(comparison, default_policy().model_copy(update={"min_n": 10, **changes}))
+
+
+@cache
+def steps(count: int, languages: tuple[str, ...] = INTERFACE) -> Comparison:
+    """A series whose third step, and the last, is damaged."""
+    labels = [f"step-{100 * (place + 1)}" for place in range(count)]
+    names = {label: "damaged" if place in (2, count - 1) else "drifted" for place, label in enumerate(labels)}
+    results = {label: synthetic_results(name, languages, blocks=3) for label, name in {"base": "base", **names}.items()}
+    facts = {label: {**checkpoint_facts("drifted"), "name": label, "stage": "stage1", "step": int(label[5:])} for label in labels}
+    facts["base"] = checkpoint_facts("base")
+    return compare(results, base="base", candidates=labels, checkpoints=facts, corpus=corpus_facts(languages), series=True)
+
+
+@cache
+def failing() -> Comparison:
+    names = ("base", "damaged")
+    return compare(
+        {name: synthetic_results(name) for name in names}, base="base", candidates=["damaged"],
+        checkpoints={name: checkpoint_facts(name) for name in names}, corpus=corpus_facts(),
+    )  # fmt: skip
+
+
+def section(page: str, identity: str) -> str:
+    return re.search(rf'<section aria-labelledby="{identity}">.*?</section>', page, re.S).group()
+
+
+def plain(markup: str) -> str:
+    return " ".join(html_text.unescape(re.sub("<[^>]*>", " ", markup)).split())
+
+
 @pytest.fixture(scope="module")
 def page():
-    return html.render(small_comparison())
+    return html.render(small_comparison(), judged(small_comparison()))
 
 
 @pytest.mark.parametrize(
-    "build", [small_comparison, lambda: small_comparison(control=False), single_run], ids=["control", "no control", "single"]
+    "build",
+    [small_comparison, lambda: small_comparison(control=False), single_run, lambda: steps(6)],
+    ids=["control", "no control", "single", "series"],
 )
 def test_well_formed_and_self_contained(build):
-    page = html.render(build())
+    page = html.render(build(), judged(build()) if build().candidates else None)
     walker = walk(page)
     for tag, attributes in walker.tags:
         for name in ("src", "href", "data", "action", "poster", "srcset"):
@@ -91,6 +134,8 @@ def test_identifiers_are_unique_and_anchors_resolve(page):
 def test_order_of_the_sections(page):
     order = [
         "<h1>",
+        'id="verdict"',
+        'id="diagnosis"',
         'id="findings"',
         'id="curves"',
         'id="tables"',
@@ -155,13 +200,16 @@ def test_S14_hostile_model_output_stays_text():
     assert "</script><script>document.title='owned'</script>" in json.loads(walker.data["sample-data"])["directions"][0]["items"][0]["o"][0]
 
 
-def test_hostile_labels_findings_and_corpus():
+def test_hostile_labels_findings_mismatches_and_corpus():
     bad = copy.deepcopy(small_comparison())
     bad.findings = [HOSTILE]
     bad.warnings = [HOSTILE]
+    bad.mismatches = [HOSTILE]
+    bad.diagnoses = [dataclasses.replace(bad.diagnoses[0], sentence=HOSTILE)]
     bad.corpus["attribution"] = HOSTILE
     bad.checkpoints["alignx"]["reference"] = HOSTILE
-    page = html.render(bad)
+    page = html.render(bad, judge(bad, default_policy(), policy_name=HOSTILE))
+    assert page.count("&lt;script&gt;document") >= 5  # mismatches are shown twice
     assert sum(tag == "script" for tag, _ in walk(page).tags) == 3 and "<script>document" not in page
 
 
@@ -187,8 +235,18 @@ def test_no_samples():
     assert "sample-data" not in page.partition("<script>")[0] and "samples-title" not in page
 
 
+def test_hostile_labels_of_steps():
+    names = ("base", "evil</svg><script>document.title='owned'</script>")
+    results = {names[0]: synthetic_results("base", lines=20), names[1]: synthetic_results("damaged", lines=20)}
+    comparison = compare(results, base=names[0], candidates=[names[1]], corpus=corpus_facts(), series=True)
+    page = html.render(comparison, judged(comparison))
+    assert "<script>document" not in page and sum(tag == "script" for tag, _ in walk(page).tags) == 3
+    assert plain(section(page, "series")).startswith(f"Steps of the training The gate would first have failed at {names[1]}: ")
+
+
 def test_size_budget_at_51_languages():
-    page = html.render(large_comparison())
+    comparison = large_comparison()
+    page = html.render(comparison, judge(comparison, default_policy().model_copy(update={"min_n": 10})))
     size = len(page.encode("utf-8"))
     assert size < 3_000_000, f"{size:,} bytes"
     assert page.count("<tr") > 500
@@ -230,6 +288,186 @@ def test_ticks_are_round_and_cover_the_range(low, high):
     assert len(set(labels)) == len(labels)
 
 
+# --- verdict, diagnosis, series ---------------------------------------------------------------------------------------------------
+
+
+def rows_of(markup: str) -> list[list[str]]:
+    """Cells of all body rows, as text."""
+    body = markup.partition("<tbody>")[2].partition("</tbody>")[0]
+    return [[plain(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.S)] for row in re.findall(r"<tr.*?</tr>", body, re.S)]
+
+
+def test_verdict_comes_first_with_word_mark_sentence_and_rule():
+    verdict = judged(failing())
+    page = html.render(failing(), verdict)
+    assert verdict.outcome == "fail"
+    shown = plain(section(page, "verdict"))
+    assert shown.startswith(f"Verdict ✕ FAIL {verdict.sentence.removeprefix('FAIL: ')} {verdict.rule} Policy: default policy.")
+    assert page.index('id="verdict"') < page.index('id="findings"') and "<title>FAIL: damaged against base" in page
+    rules = rows_of(re.search(r'aria-label="Rules of the policy">.*?</table>', page, re.S).group())
+    assert len(rules) == len(default_policy().rules) and rules[0][:2] == ["language_modelling", "bits_per_byte"]
+
+
+def test_gated_rows_worst_first_the_rest_folded():
+    rows = judged(failing()).candidates[0].rows
+    page = html.render(failing(), judged(failing()))
+    opened, folded = re.findall(r'<table class="sortable gate">.*?</table>', page, re.S)
+    beyond = [row for row in rows if row.status in ("red", "missing", "amber")]
+    lines = rows_of(opened)
+    assert len(lines) == len(beyond) > 3 and len(rows_of(folded)) == len(rows) - len(beyond)
+    assert page.rindex("<details", 0, page.index(folded)) > page.rindex("</details>", 0, page.index(folded))
+    for gated, cells in zip(beyond, lines, strict=True):
+        row = gated.row
+        assert cells[0].startswith(f"{view.row_title(row)} {view.pair_title(row)}")
+        assert cells[1].split(" ", 1)[0] == view.STATUS_MARKS[gated.status] and view.STATUS_WORDS[gated.status] in cells[1]
+        # The loss and its interval, with the same sign whatever is good: a loss is positive.
+        ends = [view.difference(sign * end, row.metric) for sign, end in zip(*signed_interval(row), strict=True)]
+        assert cells[2] == f"{view.gate_loss(gated)} [{ends[0]}, {ends[1]}]"
+        assert cells[4:8] == [
+            view.gate_tolerance(gated),
+            view.gate_bound(gated),
+            view.probability(gated.p_adjusted),
+            f"{row.n} ({row.clusters})",
+        ]
+        assert cells[8] == (gated.reason or "")
+    marks = [re.search(r"g-(\w+)", each).group(1) for each in re.findall(r'class="forest g-\w+"', opened)]
+    assert marks == [gated.status for gated in beyond]
+
+
+def signed_interval(row):
+    return ((-1, -1), (row.ci_high, row.ci_low)) if row.higher_is_better else ((1, 1), (row.ci_low, row.ci_high))
+
+
+def test_S10_what_is_missing_is_in_the_open_table():
+    comparison = copy.copy(small_comparison(control=False))
+    comparison.rows = [row for row in comparison.rows if row.suite != "tasks"]
+    page = html.render(comparison, judged(comparison, require_all=True))
+    lines = rows_of(re.search(r'<table class="sortable gate">.*?</table>', page, re.S).group())
+    missing = [cells for cells in lines if "missing" in cells[1]]
+    assert missing and missing[0][0] == "tasks/*.acc of *" and "no row matches" in missing[0][-1]
+
+
+def test_more_gated_rows_than_fit_are_counted(monkeypatch):
+    monkeypatch.setattr(html, "OPEN_ROWS", 2)
+    monkeypatch.setattr(html, "FOLDED_ROWS", 3)
+    rows = judged(failing()).candidates[0].rows
+    beyond = sum(row.status in ("red", "missing", "amber") for row in rows)
+    page = html.render(failing(), judged(failing()))
+    assert f"{beyond - 2} more, less severe, are in" in page and f"{len(rows) - beyond - 3} more, less severe, are in" in page
+
+
+def test_pass_says_that_nothing_is_open():
+    generous = tuple(rule.model_copy(update={"tolerance": 99.0}) for rule in default_policy().rules)
+    page = html.render(small_comparison(), judged(small_comparison(), rules=generous))
+    shown = plain(section(page, "verdict"))
+    assert "✓ PASS" in shown and "No row is beyond its tolerance, not settled or missing." in shown
+
+
+def test_a_single_checkpoint_has_no_verdict_section():
+    page = html.render(single_run())
+    assert 'id="verdict"' not in page and 'id="diagnosis"' not in page and 'id="series"' not in page
+
+
+def test_diagnosis_says_status_sentence_evidence_and_rule(page):
+    found = small_comparison().diagnoses
+    articles = re.findall(r'<article class="diagnosis">.*?</article>', page, re.S)
+    assert len(articles) == len(found) > 4 and {each.status for each in found} > {"found"}
+    for each, article in zip(found, articles, strict=True):
+        head, folded = article.split("<details", 1)
+        shown = plain(head)
+        assert shown.startswith(f"{view.DIAGNOSIS_MARKS[each.status]} {view.DIAGNOSIS_WORDS[each.status]} {html.RULE_TITLES[each.rule]} ")
+        assert " ".join(each.sentence.split()) in shown
+        for evidence in each.evidence:
+            assert " ".join(evidence.text.split()) in plain(folded)
+        assert RULES[each.rule] in plain(folded)
+        assert (f"and {each.more} more" in folded) == bool(each.more)
+    assert set(html.RULE_TITLES) == set(RULES)
+
+
+def test_mismatches_are_at_the_top():
+    spoilt = copy.copy(small_comparison())
+    spoilt.mismatches = ["pooling is mean in base and last in alignx (layers)"]
+    page = html.render(spoilt, judged(spoilt))
+    place = page.index("Compared in spite of 1 difference")
+    assert place < page.index('id="verdict"') and page.index(spoilt.mismatches[0]) < page.index("<nav")
+    assert "No warnings." not in page
+    assert "Compared in spite of" not in html.render(small_comparison())
+
+
+def test_series_has_trajectories_and_names_the_first_failure():
+    comparison = steps(6)
+    verdict = judged(comparison)
+    series = make_series(comparison, verdict)
+    assert series.first_failure.label == "step-300"
+    page = html.render(comparison, verdict)
+    shown = section(page, "series")
+    assert series.sentence in plain(shown) and "first at step-300" not in shown
+    drawings = re.findall(r"<figure>.*?</figure>", shown, re.S)
+    assert len(drawings) == len(series.trajectories) > 4
+    for trajectory, drawing in zip(series.trajectories, drawings, strict=True):
+        assert trajectory.title in plain(drawing) and trajectory.note in plain(drawing) and "n = 60, 30 clusters" in plain(drawing)
+        assert ">first failure: 300</text>" in drawing
+        # One marker a step, its shape by the outcome; the vertical line is at the failing one.
+        markers = re.findall(r'<path class="o-([\w-]+)" d="([^"]+)"><title>([^<]+)</title>', drawing)
+        assert [name for name, _, _ in markers] == ["base", *(step.outcome for step in series.steps[1:])]
+        assert re.search(r'class="mark" d="M([\d.]+) ', drawing).group(1) == f"{figures.x_position(3, 7):.1f}"
+        assert "gate: FAIL" in markers[3][2] and "against the base" in markers[3][2]
+        assert drawing.count("V", drawing.index('class="bars"'), drawing.index('class="line')) == 6  # an interval for each step
+    table = rows_of(re.search(r'<table class="steps">.*?</table>', shown, re.S).group())
+    assert [cells[0].split()[0] for cells in table] == ["base", *comparison.candidates]
+    assert table[3][1] == "✕ FAIL first" and table[6][1] == "✕ FAIL"
+    assert {"base", "fail"} < set(re.findall(r'class="key outcomes".*?class="o-(\w+)"', shown))
+
+
+def test_no_series_without_being_asked():
+    comparison = copy.copy(steps(6))
+    comparison.series = False
+    page = html.render(comparison, judged(comparison))
+    assert 'id="series"' not in page and "trajectory-0" not in page
+
+
+def test_a_long_series_shows_few_steps_in_detail_and_says_so():
+    comparison = steps(12, INTERFACE[:2])
+    page = html.render(comparison, judged(comparison))
+    shown = section(page, "series")
+    assert len(rows_of(re.search(r'<table class="steps">.*?</table>', shown, re.S).group())) == 13
+    detail = ["step-100", "step-200", "step-300", "step-1200"]  # the first, the first failure with the one before it, the last
+    assert f"4 of 12 steps: {', '.join(detail)}." in plain(shown)
+    assert plain(re.search(r'<ul class="legend">.*?</ul>', section(page, "curves"), re.S).group()).split() == ["base", *detail]
+    for label in comparison.candidates:
+        assert (f'aria-label="chrF++, {label} − base"' in page) == (label in detail)
+    # What is left out of the detail is not left out of the record.
+    assert comparison.candidates == [f"step-{100 * (place + 1)}" for place in range(12)]
+    assert all(f'<th scope="row">{label}</th>' in section(page, "comparability") for label in comparison.candidates)
+    walk(page)
+
+
+def test_labels_of_thirty_steps_are_thinned_out():
+    names = ["base", *(str(100 * place) for place in range(1, 31))]
+    drawn = figures.trajectory_figure(
+        "x", title="t", description="d", axis="a", steps=names, values=[float(place) for place in range(31)], intervals=[None] * 31,
+        outcomes=[None, *["pass"] * 30], tips=names, failure=None,
+    )  # fmt: skip
+    labels = re.findall(r'class="tick x" x="([\d.]+)"[^>]*>([^<]+)<', drawn)
+    assert labels[0][1] == "base" and 4 < len(labels) < 11 and drawn.count("<title>") == 31
+    gaps = [float(after[0]) - float(before[0]) for before, after in zip(labels, labels[1:], strict=False)]
+    assert min(gaps) > 10 * 4  # as wide as four digits on a phone
+
+
+def test_trajectory_with_a_gap_and_one_step():
+    drawn = figures.trajectory_figure(
+        "x", title="t", description="d", axis="a", steps=["base", "1", "2", "3"], values=[1.0, 1.2, None, 1.1],
+        intervals=[None, (1.1, 1.3), None, None], outcomes=[None, "pass", "incomplete", "fail"], tips=["a", "b", "c", "d"],
+        failure=(3, "f"),
+    )  # fmt: skip
+    assert re.search(r'class="line s2" d="M[\d. ]+L[\d. ]+M[\d. ]+"', drawn) and drawn.count("<title>") == 3
+    alone = figures.trajectory_figure(
+        "x", title="t", description="d", axis="a", steps=["base", "a very long label of a step"], values=[1.0, 1.0],
+        intervals=[None, (1.0, 1.0)], outcomes=[None, "pass"], tips=["a", "b"], failure=None,
+    )  # fmt: skip
+    assert "NaN" not in alone and "…" in alone and 'class="mark"' not in alone
+
+
 # --- in a browser --------------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +496,11 @@ addEventListener("load", () => {
   result.sorted = head.getAttribute("aria-sort");
   const parse = (node) => parseFloat(node.textContent.replace("\\u2212", "-"));
   result.differences = [...table.tBodies[0].rows].filter((row) => !row.classList.contains("all")).map((row) => parse(row.cells[column]));
+  const gate = [...document.querySelectorAll("table.gate")].pop();
+  gate.tHead.rows[0].cells[1].querySelector("button").click();
+  result.statuses = [...gate.querySelectorAll(".verdict")].map((node) => node.dataset.word);
+  gate.tHead.rows[0].cells[2].querySelector("button").click();
+  result.losses = [...gate.tBodies[0].rows].map((row) => parse(row.cells[2]));
   select("sample-sort", "gain");
   result.gains = [...document.querySelectorAll(".sample header b")].map(parse);
   document.getElementById("sample-more").click();
@@ -278,7 +521,9 @@ def dump(path, arguments, tmp_path) -> str:
 
 
 def test_in_a_browser(tmp_path):
-    page = html.render(small_comparison(hostile="</script><script>document.title='owned'</script>", lines=24))
+    comparison = copy.copy(small_comparison(hostile="</script><script>document.title='owned'</script>", lines=24))
+    comparison.series, comparison.mismatches = True, ["a_field_with_a_long_name_" * 5]
+    page = html.render(comparison, judged(comparison))
     page = page.replace("<head>", "<head><script>window.failures=[];addEventListener('error',(e)=>failures.push(e.message))</script>", 1)
     (tmp_path / "report.html").write_text(page.replace("</body>", PROBE + "</body>"), encoding="utf-8")
     # A frame of the width of a small phone; the window itself cannot be that narrow.
@@ -289,12 +534,15 @@ def test_in_a_browser(tmp_path):
     )
     dom = dump(tmp_path / "phone.html", ["--allow-file-access-from-files", "--window-size=800,1000"], tmp_path)
     result = json.loads(walk_text(re.search(r'<pre id="out">(.*?)</pre>', dom, re.S).group(1)))
-    assert result["title"].startswith("alignx against tuned") and result["errors"] == []
+    assert "alignx against tuned" in result["title"] and result["errors"] == []
     assert result["overflow"] <= 0, "the page scrolls sideways at 360 px"
     assert result["pair"] and result["back"] and result["shown"] == "cka_debiased"
     assert result["sorted"] == "descending" and result["differences"] == sorted(result["differences"], reverse=True)
     assert result["gains"] == sorted(result["gains"], reverse=True) and result["gains"][0] > 0
     assert result["samples"] == 15
+    order = [view.STATUS_WORDS[status] for status in STATUSES]
+    assert result["statuses"] == sorted(result["statuses"], key=order.index) and len(result["losses"]) > 9
+    assert result["losses"] == sorted(result["losses"])
 
 
 def walk_text(markup: str) -> str:

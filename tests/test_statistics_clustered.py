@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import statsmodels.api
@@ -7,7 +9,11 @@ from alignx_eval.statistics.clustered import (
     clustered_mean,
     clustered_ratio,
     clustered_ratio_difference,
+    effective_clusters,
+    lower_bound,
+    one_sided_p,
     ratio_influence,
+    skewness_of_sum,
     t_interval,
     t_test,
 )
@@ -55,20 +61,74 @@ def test_equal_to_statsmodels_clustered_regression_on_a_constant():
     assert estimate.clusters == 25
 
 
+def unpaired_z_p(base: np.ndarray, candidate: np.ndarray) -> float:
+    """Two-sided p of lm-eval's model_comparator: the z of two independent samples."""
+    z = (candidate.mean() - base.mean()) / math.hypot(stats.sem(base), stats.sem(candidate))
+    return float(2 * stats.norm.sf(abs(z)))
+
+
 def test_S1_pairing_shortens_the_interval_of_correlated_results():
     generator = np.random.default_rng(2)
-    difficulty = generator.standard_normal(300)
-    base, candidate = difficulty + 0.3 * generator.standard_normal(300), difficulty + 0.1 + 0.3 * generator.standard_normal(300)
-    paired = clustered_mean(candidate - base)
-    assert t_test(paired.value, paired.se, 300) < 0.001
-    assert stats.ttest_ind(candidate, base).pvalue > 0.05  # what an unpaired test makes of it
-    assert paired.se < 0.4 * np.hypot(stats.sem(base), stats.sem(candidate))
+    found = missed = 0
+    for _ in range(50):
+        difficulty = generator.standard_normal(300)
+        base, candidate = difficulty + 0.3 * generator.standard_normal(300), difficulty + 0.1 + 0.3 * generator.standard_normal(300)
+        paired = clustered_mean(candidate - base)
+        found += t_test(paired.value, paired.se, paired.degrees_of_freedom) < 0.05
+        missed += unpaired_z_p(base, candidate) > 0.05
+        assert paired.se < 0.4 * np.hypot(stats.sem(base), stats.sem(candidate))
+    assert found >= 45 and missed >= 45  # the same effect on the same items
+
+
+def half_samples(values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Means of 1000 resamples of half the items, as compare-mt draws them (comet-compare: 40 %)."""
+    return values[generator.integers(0, len(values), (1000, len(values) // 2))].mean(axis=1)
+
+
+def test_S3_the_spread_is_that_of_the_full_size():
+    generator = np.random.default_rng(12)
+    ours, halves, covered, covered_by_halves = [], [], 0, 0
+    for _ in range(400):
+        values = generator.normal(0.1, 1, 100)
+        estimate = clustered_mean(values)
+        resampled = half_samples(values, generator)
+        ours.append(estimate.se)
+        halves.append(resampled.std())
+        covered += estimate.ci_low <= 0.1 <= estimate.ci_high
+        low, high = np.quantile(resampled, (0.025, 0.975))
+        covered_by_halves += low <= 0.1 <= high
+    assert np.mean(ours) == pytest.approx(1 / 10, rel=0.02)
+    assert np.mean(halves) == pytest.approx(math.sqrt(2) / 10, rel=0.03)  # wider by sqrt(2)
+    assert stats.binomtest(covered, 400, 0.95).pvalue > 0.001
+    assert stats.binomtest(covered_by_halves, 400, 0.95).pvalue < 0.001  # 99 %: not the level it claims
+
+
+def test_S3_the_share_of_wins_in_half_samples_is_no_p_value():
+    generator = np.random.default_rng(13)
+    values = generator.standard_normal(200)
+    values += 1.96 * values.std(ddof=1) / math.sqrt(200) - values.mean()  # two-sided p of 0.05
+    estimate = clustered_mean(values)
+    assert t_test(estimate.value, estimate.se, estimate.degrees_of_freedom) == pytest.approx(0.05, abs=0.005)
+    losses = (half_samples(values, generator) <= 0).mean()
+    assert 2 * losses > 0.12  # what half-samples make of the same data
+
+
+def wins_of_compare_mt(base: np.ndarray, candidate: np.ndarray) -> tuple[float, float, float]:
+    """Shares of wins of the base, of the candidate, and of "ties", as compare-mt counts them: a base's win is a tie as well."""
+    base_wins, candidate_wins = (base > candidate).mean(), (base < candidate).mean()
+    return float(base_wins), float(candidate_wins), float(1 - candidate_wins)
 
 
 def test_S4_ties_are_counted_once():
-    wins, ties, losses = wins_ties_losses(np.array([0, 1, 1, 0, 0]), np.array([1, 1, 0, 0, 0]))
+    base, candidate = np.array([0, 1, 1, 0, 0]), np.array([1, 1, 0, 0, 0])
+    wins, ties, losses = wins_ties_losses(base, candidate)
     assert (wins, ties, losses) == (0.2, 0.6, 0.2)
-    assert wins + ties + losses == 1
+    for seed in range(20):
+        base, candidate = np.random.default_rng(seed).integers(0, 3, (2, 37))
+        shares = wins_ties_losses(base, candidate)
+        assert sum(shares) == pytest.approx(1, abs=1e-12)
+        assert shares == pytest.approx(((candidate > base).mean(), (candidate == base).mean(), (candidate < base).mean()))
+        assert sum(wins_of_compare_mt(base, candidate)) > 1.1
 
 
 def test_S6_items_shared_across_languages():
@@ -86,9 +146,128 @@ def test_S6_items_shared_across_languages():
     assert np.mean(naive) < 0.5 * truth
 
 
+def test_S8_a_mean_over_groups_and_its_error_are_of_one_estimator():
+    # A benchmark of two subtasks, 900 easy and 100 hard documents: the mean weights documents, so must its standard error.
+    generator = np.random.default_rng(14)
+    sizes, rates = (900, 100), (0.9, 0.5)
+    means, ours, peers = [], [], []
+    for _ in range(400):
+        groups = [(generator.random(size) < rate).astype(float) for size, rate in zip(sizes, rates)]
+        estimate = clustered_mean(np.concatenate(groups) - np.repeat(rates, sizes))  # around each group's own rate
+        means.append(estimate.value)
+        ours.append(estimate.se)
+        # the standard error of the unweighted mean of subtasks, next to a mean that is weighted (lm-eval before #3882)
+        peers.append(math.sqrt(sum(stats.sem(group) ** 2 for group in groups)) / len(groups))
+    truth = np.std(means, ddof=1)
+    assert np.mean(ours) == pytest.approx(truth, rel=0.1)
+    assert np.mean(peers) > 1.8 * truth
+
+
 def test_T9_standard_error_of_bernoulli_items():
-    values = (np.random.default_rng(4).random(20_000) < 0.3).astype(float)
-    assert clustered_mean(values).se == pytest.approx(np.sqrt(0.3 * 0.7 / 20_000), rel=0.02)
+    for seed in range(5):
+        generator = np.random.default_rng(seed)
+        values = (generator.random(2000) < 0.3).astype(float)
+        closed_form = math.sqrt(0.3 * 0.7 / 2000)
+        assert clustered_mean(values).se == pytest.approx(closed_form, rel=0.1)
+        # lighteval divides the spread of 1000 bootstrap draws by sqrt(1000) once more
+        resampled = values[generator.integers(0, 2000, (1000, 2000))].mean(axis=1)
+        assert resampled.std(ddof=1) == pytest.approx(closed_form, rel=0.1)
+        assert resampled.std(ddof=1) / math.sqrt(1000) < closed_form / 25
+
+
+@pytest.mark.parametrize("events", [0, 1, 2, 3, 5, 10, 40])
+def test_rare_outcomes_have_nearly_the_exact_bounds(events):
+    # Clopper and Pearson's bounds are exact; ours must reach them, and exceed them by a fraction of one event only.
+    values = np.zeros(1000)
+    values[:events] = 1
+    estimate = clustered_mean(values)
+    upper = -lower_bound(-estimate.value, estimate.se, estimate.degrees_of_freedom, -estimate.skewness)
+    exact = stats.binomtest(events, 1000, alternative="less").proportion_ci(0.95).high
+    assert exact < upper < exact + 0.5e-3
+    two_sided = stats.binomtest(events, 1000).proportion_ci(0.95)
+    assert estimate.ci_low < two_sided.low and two_sided.high < estimate.ci_high < two_sided.high + 0.7e-3
+    mirrored = clustered_mean(-values)
+    assert (mirrored.ci_low, mirrored.ci_high) == pytest.approx((-estimate.ci_high, -estimate.ci_low), rel=1e-12)
+
+
+def test_an_interval_of_outcomes_covers_where_the_plain_one_does_not():
+    generator = np.random.default_rng(15)
+    covered = plain = 0
+    for _ in range(400):
+        values = -(generator.random(50) < 0.03).astype(float)  # 3 % lost, nothing gained
+        estimate = clustered_mean(values)
+        covered += estimate.ci_low <= -0.03 <= estimate.ci_high
+        low, high = t_interval(values.mean(), stats.sem(values), 49.0)
+        plain += low <= -0.03 <= high
+    assert covered / 400 > 0.95 and plain / 400 < 0.85
+
+
+def test_outcomes_that_do_not_vary_or_cancel_within_clusters():
+    unchanged = clustered_mean(np.zeros(60), [str(item // 3) for item in range(60)])
+    assert unchanged.ci_low == -unchanged.ci_high < 0 and unchanged.se == pytest.approx(2 * math.sqrt(3) / 60)
+    cancelled = clustered_mean(np.array([1.0, -1.0] * 20), [str(item // 2) for item in range(40)])
+    assert cancelled.se == pytest.approx(2 / 40) and math.isfinite(cancelled.ci_high)
+    assert clustered_mean(np.full(60, 0.5)).se == 0  # not outcomes: nothing is known about what they might have been
+    judged = np.column_stack([np.zeros(60), np.ones(60)])
+    assert clustered_ratio(judged).se == pytest.approx(2 / 60) and clustered_ratio_difference(judged, judged).se == pytest.approx(2 / 60)
+
+
+@pytest.mark.parametrize("skewness", [0.0, 0.1, -0.3, 0.9])
+def test_bounds_and_p_values_agree(skewness):
+    for alpha in (0.2, 0.05, 1e-6):
+        bound = lower_bound(1.7, 0.4, 23.0, skewness, alpha=alpha)
+        assert one_sided_p(1.7, bound, 0.4, 23.0, skewness) == pytest.approx(alpha, rel=1e-6)
+    margins = np.linspace(-3, 6, 91)
+    p = [one_sided_p(1.7, margin, 0.4, 23.0, skewness) for margin in margins]
+    assert np.all(np.diff(p) >= 0)  # the larger the margin, the less is it exceeded
+    assert one_sided_p(1.7, 1.7, 0.4, 23.0, skewness) == 0.5
+    low, high = t_interval(1.7, 0.4, 23.0, skewness)
+    plain = stats.t.interval(0.95, 23, 1.7, 0.4)
+    assert low <= plain[0] + 1e-12 and high >= plain[1] - 1e-12
+    assert (low == pytest.approx(plain[0])) == (skewness >= 0) and (high == pytest.approx(plain[1])) == (skewness <= 0)
+    for value in (low, high):  # p of 0.05 exactly at the ends of the 95 % interval
+        assert t_test(1.7 - value, 0.4, 23.0, skewness) == pytest.approx(0.05, rel=1e-6)
+    assert (one_sided_p(1.0, 0.5, 0.0, 9.0), one_sided_p(0.5, 0.5, 0.0, 9.0)) == (0.0, 1.0)
+
+
+def test_the_enlarged_error_is_that_of_the_score_test():
+    # For a mean of 0/1 values the variance at p is p (1 - p) + (p - mean)^2 per item, the same as Wilson's to first order.
+    p_hat, n = 0.1, 400
+    se, skewness = math.sqrt(p_hat * (1 - p_hat) / n), (1 - 2 * p_hat) / math.sqrt(p_hat * (1 - p_hat) * n)
+    for p in (0.12, 0.15, 0.2):
+        z = (p_hat - p) / math.sqrt((p * (1 - p) + (p - p_hat) ** 2) / n)
+        assert one_sided_p(-p_hat, -p, se, 1e9, -skewness) == pytest.approx(stats.norm.sf(-z), rel=1e-6)
+
+
+def test_one_sided_size_with_skewed_values():
+    # A loss exactly at the tolerance, with a long tail to the side of gains: the plain t test says "above the tolerance" too often.
+    generator = np.random.default_rng(16)
+    ours = plain = 0
+    for _ in range(2000):
+        values = 1 - generator.exponential(1, 60)
+        estimate = clustered_mean(values)
+        ours += one_sided_p(estimate.value, 0.0, estimate.se, estimate.degrees_of_freedom, estimate.skewness) < 0.05
+        plain += stats.ttest_1samp(values, 0.0, alternative="greater").pvalue < 0.05
+    assert stats.binomtest(ours, 2000, 0.05, alternative="greater").pvalue > 0.001
+    assert stats.binomtest(plain, 2000, 0.05, alternative="greater").pvalue < 0.001
+
+
+def test_effective_clusters():
+    assert effective_clusters(np.full(17, 4)) == pytest.approx(17)
+    assert effective_clusters(np.array([1, 1, 1, 1000])) == pytest.approx(1, abs=1e-5)
+    # Satterthwaite: twice the squared mean over the variance of the sum of squares of clusters that move as one
+    sizes = np.random.default_rng(17).integers(1, 9, 40)
+    squares = (sizes * np.random.default_rng(18).standard_normal((200_000, 40))) ** 2
+    total = squares.sum(axis=1)
+    assert effective_clusters(sizes) == pytest.approx(2 * total.mean() ** 2 / total.var(), rel=0.03)
+
+
+def test_skewness_of_a_mean():
+    values = np.random.default_rng(19).exponential(1, 50)
+    assert skewness_of_sum(values - values.mean()) == pytest.approx(stats.skew(values, bias=False) / math.sqrt(50), rel=1e-12)
+    assert skewness_of_sum(1e-200 * (values - values.mean())) == pytest.approx(stats.skew(values, bias=False) / math.sqrt(50), rel=1e-9)
+    assert skewness_of_sum(np.array([1.0, -1.0])) == skewness_of_sum(np.zeros(5)) == 0.0
+    assert clustered_mean(-values).skewness == -clustered_mean(values).skewness
 
 
 @pytest.mark.parametrize(

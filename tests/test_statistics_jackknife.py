@@ -49,6 +49,33 @@ def test_leave_one_out_is_what_scoring_anew_gives():
     np.testing.assert_allclose(left_out, expected, rtol=1e-13)
 
 
+def test_S3_a_half_sample_of_bleu_is_wider_than_the_jackknife():
+    generator = np.random.default_rng(6)
+    statistics = random_statistics(generator, 200, 0.6)
+    point, left_out = leave_one_out(statistics, bleu_from_statistics)
+    assert len(left_out) == 200  # every line takes part
+    full, half = (bleu_from_statistics(statistics[generator.integers(0, 200, (4000, size))].sum(axis=1)).std() for size in (200, 100))
+    estimate = jackknife(point, left_out)
+    assert estimate.se == pytest.approx(full, rel=0.05)
+    assert half == pytest.approx(np.sqrt(2) * estimate.se, rel=0.07)
+
+
+def test_sizes_of_the_groups_lower_the_degrees_of_freedom():
+    values = np.random.default_rng(7).normal(size=30)
+    point, left_out = leave_one_out(np.column_stack([values, np.ones(30)]), mean_of_sums)
+    sizes = np.array([1] * 25 + [8] * 5)
+    even, uneven = jackknife(point, left_out, sizes=np.full(30, 3)), jackknife(point, left_out, sizes=sizes)
+    assert even.degrees_of_freedom == pytest.approx(29) and uneven.degrees_of_freedom < 6
+    assert even.ci_high == pytest.approx(jackknife(point, left_out).ci_high) and uneven.ci_high > even.ci_high
+    assert uneven.se == even.se
+
+
+def test_skewness_is_that_of_the_mean():
+    values = np.random.default_rng(8).exponential(1, 60)
+    point, left_out = leave_one_out(np.column_stack([values, np.ones(60)]), mean_of_sums)
+    assert jackknife(point, left_out).skewness == pytest.approx(stats.skew(values, bias=False) / np.sqrt(60), rel=1e-9)
+
+
 def test_coverage_of_a_difference_in_bleu():
     # The truth of both systems is one distribution, so the true difference is 0.
     generator = np.random.default_rng(2)

@@ -77,7 +77,15 @@ def test_invariances():
     assert sign_flip_test(differences, generator=generator()) == p  # the same seed
 
 
+def chi_square_mcnemar(gains: int, losses: int) -> float:
+    """p of `evaluate`'s McNemar comparison."""
+    return float(stats.chi2.sf((gains - losses) ** 2 / (gains + losses), 1))
+
+
 def test_S1_exact_mcnemar():
+    with pytest.raises(ZeroDivisionError):
+        chi_square_mcnemar(0, 0)
+    assert chi_square_mcnemar(1, 6) > 0.05 and chi_square_mcnemar(0, 5) < 0.05 < mcnemar_exact(0, 5)  # and it is no 5 % test for few
     assert mcnemar_exact(0, 0) == 1.0
     for gains, losses in [(1, 0), (5, 5), (12, 3), (0, 40), (1000, 1100)]:
         assert mcnemar_exact(gains, losses) == pytest.approx(stats.binomtest(gains, gains + losses, 0.5).pvalue, rel=1e-10)
@@ -100,12 +108,31 @@ def test_S2_size_of_the_sign_flip_test():
     assert stats.binomtest(rejected, 600, 0.05).pvalue > 0.001
 
 
+def bootstrap_p(differences: np.ndarray, random: np.random.Generator) -> float:
+    """p of sacreBLEU's --paired-bs for a mean: resampled absolute differences less their own mean, above the observed one."""
+    resampled = np.abs(differences[random.integers(0, len(differences), (1000, len(differences)))].mean(axis=1))
+    return float(((resampled - resampled.mean() > abs(differences.mean())).sum() + 1) / 1001)
+
+
 def test_S2_at_z_1_96_the_p_is_0_05_and_without_a_difference_it_is_1():
     differences = generator(9).standard_normal(400)
     differences -= differences.mean()
-    assert sign_flip_test(differences, generator=generator()) == pytest.approx(1.0, abs=1e-3)  # a bootstrap p as sacreBLEU's says 0.42
+    assert sign_flip_test(differences, generator=generator()) == pytest.approx(1.0, abs=1e-3)
+    assert bootstrap_p(differences, generator()) == pytest.approx(0.42, abs=0.05)
     differences += 1.96 * differences.std(ddof=1) / 20
     assert sign_flip_test(differences, generator=generator()) == pytest.approx(0.05, abs=0.01)
+    assert bootstrap_p(differences, generator()) < 0.037
+
+
+def test_S2_half_sized_p_values_reject_too_often():
+    random = generator(16)
+    ours, peers = [], []
+    for _ in range(800):
+        differences = random.standard_normal(50)
+        ours.append(sign_flip_test(differences, generator=random, draws=199))
+        peers.append(bootstrap_p(differences, random))
+    assert stats.binomtest(int((np.array(ours) <= 0.05).sum()), 800, 0.05).pvalue > 0.001
+    assert stats.binomtest(int((np.array(peers) <= 0.05).sum()), 800, 0.05, alternative="greater").pvalue < 0.001
 
 
 def sentence_statistics(random: np.random.Generator, lines: int, quality: float) -> np.ndarray:

@@ -195,7 +195,7 @@ def test_perfect_copied_and_empty_outputs(corpus):
     short, left_out = score(corpus, "eng_Latn", "deu_Latn", ["ja"] * len(corpus))
     assert short["off_target_rate"].value is None and short["off_target_coverage"].value == 0
     assert left_out["off_target_rate"] == {("eng_Latn", "deu_Latn"): None}
-    (mean, *_) = translation._mean_rows("x", "off_target_rate", left_out["off_target_rate"], "eng_Latn", len(corpus), {})
+    (mean, *_) = translation._mean_rows("x", "off_target_rate", left_out["off_target_rate"], "eng_Latn", np.ones(len(corpus), int), {})
     assert mean.value is None and mean.reason
 
 

@@ -31,9 +31,9 @@ def bless(
     """
     import time
 
-    from alignx_eval.baseline import DEFAULT_NAME, changes, load, make, write
+    from alignx_eval.baseline import DEFAULT_NAME, changes, load, looks_like_baseline, make, write
     from alignx_eval.cli.measuring import read_finished, read_policy
-    from alignx_eval.errors import AlignxError
+    from alignx_eval.errors import AlignxError, InputError
     from alignx_eval.run_directory import RunDirectory
 
     path = to or Path(DEFAULT_NAME)
@@ -51,10 +51,12 @@ def bless(
     )
     told = []
     if path.expanduser().exists():
+        if not looks_like_baseline(path):
+            raise InputError(f"{path}: is there and is no baseline; choose another file with --to")
         try:
             told = changes(load(path), baseline, measured.results) or ["nothing changed but the date"]
         except AlignxError as error:
-            told = [f"the file that was there could not be compared with: {error}"]
+            told = [f"the baseline that was there could not be compared with: {error}"]
     size = write(baseline, path)
     judged = sum(row.status in ("green", "amber", "red") for row in verdict.candidates[0].rows)
     print(f"blessed {measured.label}: {len(baseline.rows)} rows by {name} to {path} ({size / 1e3:.0f} kB)")

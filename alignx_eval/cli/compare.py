@@ -96,7 +96,8 @@ def compare(
     roles = ["base"] + ["candidate"] * len(candidates) + ["control"] * bool(settings.control)
     useless = [name for name in MEASURING if given[name] is not None]
     if useless and all(source.run is not None for source in sources):
-        raise InputError(f"--{useless[0]}: nothing is measured, all inputs are run directories; leave it out, or give checkpoints")
+        named = ", ".join(f"--{name}" for name in useless)
+        raise InputError(f"{named}: nothing is measured, all inputs are run directories; leave it out, or give checkpoints")
     if inherited := inherited_options(sources):
         settings = opt.settings_from(given, config, inherited)
     rules = read_policy(settings)
@@ -109,6 +110,7 @@ def compare(
     with directory.lock(), Display(quiet=settings.quiet) as display:
         display.say(f"run directory: {directory.path}")
         labels, results, checkpoints = measure(planned, directory, display)
+        directory.write_manifest({**directory.manifest, "policy": {"name": rules[1], "content": rules[0].model_dump(mode="json")}})
         from alignx_eval.comparison import compare as compare_results
         from alignx_eval.gate import judge
         from alignx_eval.series import order_steps

@@ -29,7 +29,7 @@ def gate(
 ) -> None:
     """Judge results by a policy. No model is opened, and nothing is written but the files of -o.
 
-    With a baseline, the policy is that of --policy, else the one that the baseline was blessed with.
+    Without --policy, the policy is the one that the comparison was made with, or that the baseline was blessed with.
 
     \b
     Examples:
@@ -44,24 +44,27 @@ def gate(
     given = {name: value for name, value in locals().items() if name not in ("result", "baseline", "debug")}
     from alignx_eval.cli.display import Display
     from alignx_eval.cli.measuring import check_finished, check_outputs, read_comparison, read_finished, read_policy, write_outputs
+    from alignx_eval.errors import InputError
     from alignx_eval.gate import judge
     from alignx_eval.run_directory import RunDirectory
 
     settings = opt.settings_from(given, None)
     check_outputs(settings.output)
-    rules, name = read_policy(settings)
+    folder, _, label = result.partition("#")
+    directory = RunDirectory.read(folder)
     with Display(quiet=settings.quiet) as display:
         if baseline is None:
-            directory = RunDirectory.read(result)
+            if label:
+                raise InputError(f"{result}: one checkpoint alone cannot be gated; give --baseline, or the whole comparison: {folder}")
             check_finished(directory)
+            rules, name = read_policy(settings, directory)
             comparison = read_comparison(directory, settings)
         else:
             from alignx_eval.baseline import compare_with, load
 
             blessed = load(baseline)
-            if settings.policy is None:
-                rules, name = blessed.policy, f"policy of {baseline}"
-            measured = read_finished(RunDirectory.read(result.partition("#")[0]), result.partition("#")[2])
+            rules, name = read_policy(settings) if settings.policy else (blessed.policy, f"policy of {baseline}")
+            measured = read_finished(directory, label)
             comparison = compare_with(
                 blessed,
                 measured.results,

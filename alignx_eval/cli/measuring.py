@@ -90,6 +90,10 @@ def plan(sources: Sequence[Source], roles: Sequence[str], settings: Settings) ->
     """Find out everything that can be wrong with the inputs, as far as that is possible without opening a model. Writes nothing."""
     check_outputs(settings.output)
     prepare_environment(settings.offline)
+    for source in sources:
+        missing = [suite for suite in settings.suites if source.run is not None and suite not in source.run.suites(source.label_in_run)]
+        if missing:
+            raise InputError(f"{source.reference}: has no results of {', '.join(missing)}; measure them, or choose others with --suites")
     if all(source.run is not None for source in sources):
         return Plan(sources, roles, settings, None, _corpus_of_runs(sources), settings.template or "plain")
     from alignx_eval.corpora import load_corpus
@@ -199,11 +203,22 @@ def measure(
     return labels, results, checkpoints
 
 
-def read_policy(settings: Settings) -> tuple[Policy, str]:
-    """The policy of --policy, or the default one, and its name. Raises InputError for anything that is not a policy."""
-    from alignx_eval.policy import default_policy, load_policy
+def read_policy(settings: Settings, directory: RunDirectory | None = None) -> tuple[Policy, str]:
+    """The policy of --policy, else the one that the comparison in `directory` was made with, else the default one; and its name.
 
-    return (load_policy(settings.policy), settings.policy) if settings.policy else (default_policy(), "default policy")
+    Raises InputError for anything that is not a policy.
+    """
+    from alignx_eval.policy import Policy, default_policy, load_policy
+
+    if settings.policy:
+        return load_policy(settings.policy), settings.policy
+    recorded = directory.manifest.get("policy") if directory is not None else None
+    if directory is None or recorded is None:
+        return default_policy(), "default policy"
+    try:
+        return Policy.model_validate(recorded["content"]), str(recorded["name"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{directory.path / 'manifest.json'}: holds no valid policy; give one with --policy") from error
 
 
 @dataclass(frozen=True, slots=True)

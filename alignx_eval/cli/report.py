@@ -35,8 +35,8 @@ def report(
 
     settings = opt.settings_from(given, None)
     check_outputs(settings.output)
-    rules, name = read_policy(settings)
     directory = RunDirectory.read(run_directory)
+    rules, name = read_policy(settings, directory)
     with directory.lock(), Display(quiet=settings.quiet) as display:
         if directory.manifest.get("status") != "complete":
             display.say(f"{run_directory}: not complete, the report shows what is there; run the same command again to go on with it")

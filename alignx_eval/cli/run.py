@@ -50,6 +50,8 @@ def run(
     from alignx_eval.run_directory import RunDirectory
 
     settings = opt.settings_from(given, config)
+    if junit := [name for name in settings.output if name.endswith(".xml")]:
+        raise InputError(f"-o {junit[0]}: one checkpoint alone has no verdict, which JUnit needs; use `compare` or `gate`")
     source = read_reference(checkpoint)
     if source.run is not None:
         raise InputError(f"{checkpoint}: is a run directory already; show it with `alignx-eval report {checkpoint}`")

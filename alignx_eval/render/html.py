@@ -231,7 +231,6 @@ def _gate_line(gated: GateRow) -> dict[str, Any]:
         "bound": view.gate_bound(gated) or "–",
         "p": view.probability(gated.p_adjusted),
         "n": "–",
-        "clusters": "–",
         "reason": gated.reason or "",
     }
     if row is None:
@@ -241,8 +240,7 @@ def _gate_line(gated: GateRow) -> dict[str, Any]:
         "title": view.row_title(row),
         "about": view.pair_title(row),
         "name": f"{language}, protected" if gated.protected else language,
-        "n": row.n,
-        "clusters": row.clusters or "–",
+        "n": f"{row.n} ({row.clusters})",
     }
     if gated.loss is None:
         return line
@@ -346,6 +344,11 @@ def _diagnoses(comparison: Comparison) -> list[dict[str, Any]]:
     return [
         {
             "candidate": candidate,
+            "counts": ", ".join(
+                f"{count} {word}"
+                for status, word in view.DIAGNOSIS_WORDS.items()
+                if (count := sum((each.candidate, each.status) == (candidate, status) for each in comparison.diagnoses))
+            ),
             "answers": [
                 {
                     "title": RULE_TITLES.get(diagnosis.rule, diagnosis.rule),
