@@ -64,7 +64,7 @@ def fork_child(function: Callable[..., object], *arguments: object) -> int:
     child = os.fork()
     if child == 0:
         code = 1
-        faulthandler.dump_traceback_later(120, exit=True)  # a child that hangs says where
+        faulthandler.dump_traceback_later(600, exit=True)  # a child that hangs says where
         try:
             function(*arguments)
             code = 0
