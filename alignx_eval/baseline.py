@@ -128,6 +128,8 @@ def make(
     if policy.against == "control":
         raise InputError("the policy gates against the control; a baseline takes the place of the base, so `against: base` is needed")
     facts = {name: checkpoint.get(name) for name in CHECKPOINT_FACTS}
+    # A candidate's own training is what comes after these stages.
+    facts["provenance"] = {"stages": list((checkpoint.get("provenance") or {}).get("stages") or [])}
     corpus = {name: corpus[name] for name in CORPUS_FACTS if name in corpus}
     rows = [row for result in results.values() for row in result.rows]
     layer = str(facts["align_layer"]) if facts["align_layer"] is not None else None

@@ -331,7 +331,11 @@ def test_every_kind_of_statistics_gives_the_numbers_of_a_direct_comparison():
         for metric in metrics
     ]
     policy = Policy.model_validate({"rules": rules, "min_n": 20, "protected": ["deu_Latn"]})
-    facts = {"base": {"name": "base"}, "candidate": {"name": "candidate", "align_layer": 3}}  # the base does not know the layer
+    stages = [{"stage": "pretrain", "tokens": 9e6, "seconds": 3000.0}, {"stage": "stage1", "tokens": 1e6, "seconds": 200.0}]
+    facts = {
+        "base": {"name": "base", "provenance": {"stages": stages[:1]}},  # it does not know the align layer
+        "candidate": {"name": "candidate", "align_layer": 3, "provenance": {"stages": stages}},
+    }
     corpus = {"name": "test", "languages": ["deu_Latn", "rus_Cyrl", "zho_Hans"]}
     direct = judge(compare(sides, base="base", candidates=["candidate"], checkpoints=facts, corpus=corpus), policy)
     made, itself = baselines.make(
@@ -340,7 +344,9 @@ def test_every_kind_of_statistics_gives_the_numbers_of_a_direct_comparison():
     assert itself.outcome != "fail" and all(row.loss == 0 for row in itself.candidates[0].rows)
     made = baselines.Baseline.model_validate(json.loads(json.dumps(made.model_dump(mode="json"))))
     options = {"label": "candidate", "checkpoint": facts["candidate"], "corpus": corpus, "version": "1"}
-    against = judge(baselines.compare_with(made, sides["candidate"], **options), policy)
+    compared = baselines.compare_with(made, sides["candidate"], **options)
+    assert any("1.00 million tokens" in finding for finding in compared.findings)  # what came after the base
+    against = judge(compared, policy)
     kinds = {made.statistics[number].kind for number in range(len(made.statistics))}
     assert kinds == {"mean", "ratio", "jackknife", "bleu", "chrf"}
     rows = [{row.key: row for row in verdict.candidates[0].rows} for verdict in (direct, against)]
