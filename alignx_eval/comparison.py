@@ -36,6 +36,7 @@ from alignx_eval.statistics.signflip import draws_for_family, sign_flip_test
 
 if TYPE_CHECKING:
     from alignx_eval.diagnosis import Diagnosis
+    from alignx_eval.layer_similarity import LayerSimilarity
 
 # Below this many independent clusters neither the t interval nor the power of a sign flip deserves a verdict.
 MINIMUM_CLUSTERS = 10
@@ -106,6 +107,7 @@ class Comparison:
     alpha: float = 0.05
     seed: int = 0
     series: bool = False  # whether the candidates are steps of one training, in order
+    layer_similarity: list[LayerSimilarity] = field(default_factory=list)
 
 
 def compare(
@@ -120,13 +122,15 @@ def compare(
     seed: int = 0,
     allow_mismatch: Collection[str] = (),
     series: bool = False,
+    layer_similarity: Sequence[LayerSimilarity] = (),
 ) -> Comparison:
     """Compare each candidate with the base, and with the control if there is one.
 
     results: label -> suite -> SuiteResult. checkpoints: label -> what is known about it (`name, reference, content_hash, stage, step,
     align_layer, provenance, format, parameters`). corpus: `name, split, languages, lines, ...`. allow_mismatch: fields of a fingerprint
-    that may differ; what did is in `mismatches`. series: the candidates are steps of one training, in order. The same input and seed
-    give the same numbers. Raises NotComparableError, with a table of what differs, where fingerprints, items or clusters disagree.
+    that may differ; what did is in `mismatches`. series: the candidates are steps of one training, in order. layer_similarity: what is
+    known of it, for the reader only. The same input and seed give the same numbers. Raises NotComparableError, with a table of what
+    differs, where fingerprints, items or clusters disagree.
     """
     labels = list(dict.fromkeys([base, *candidates, *([control] if control is not None else [])]))
     missing = [label for label in labels if label not in results]
@@ -146,6 +150,7 @@ def compare(
         alpha=alpha,
         seed=seed,
         series=series,
+        layer_similarity=list(layer_similarity),
     )
     suites = list(dict.fromkeys(suite for label in labels for suite in results[label]))
     for candidate in candidates:
@@ -353,8 +358,10 @@ def _pair(base: _Side, candidate: _Side, base_row: Row | None, candidate_row: Ro
 
 def _with_estimate(row: ComparisonRow, estimate: Estimate) -> ComparisonRow:
     row = replace(row, clusters=estimate.clusters, method=f"paired {estimate.method}")
-    if estimate.se is None:
+    if estimate.ci_low is None:
         return replace(row, reason="a single cluster has no spread")
+    if estimate.se is None:  # the place of a peak: an interval, and no test
+        return replace(row, ci_low=estimate.ci_low, ci_high=estimate.ci_high)
     assert estimate.degrees_of_freedom is not None
     row = replace(
         row,

@@ -238,7 +238,8 @@ def _sum_over_processes(vectors: np.ndarray) -> np.ndarray:
 class CorpusVectors:
     """Sentence vectors of a corpus, all languages, read one layer at a time (from memory, or from the cache without holding the rest).
 
-    token_counts and truncated hold an array [lines] per language; `encoded` counts the languages that had to be encoded now.
+    token_counts and truncated hold an array [lines] per language; `encoded` counts the languages that had to be encoded now;
+    `cache_keys` has the cache's key of each language, where there is a cache.
     """
 
     languages: tuple[str, ...]
@@ -247,6 +248,7 @@ class CorpusVectors:
     truncated: dict[str, np.ndarray]
     encoded: int
     _sources: dict[str, Any] = field(repr=False)  # language -> Encoding, or an open file of the cache
+    cache_keys: dict[str, str] = field(default_factory=dict)
 
     def layer(self, name: str) -> np.ndarray:
         """float32 [languages, lines, width] of the layer called `name`."""
@@ -288,7 +290,8 @@ def encode_corpus(
     """
     environment = encoding_environment(checkpoint)
     sources: dict[str, Any] = {}
-    token_counts, truncated, used = {}, {}, []
+    token_counts, truncated = {}, {}
+    cache_keys: dict[str, str] = {}
     encoded = 0
     layer_names: tuple[str, ...] = ()
     for number, language in enumerate(corpus.languages):
@@ -327,9 +330,9 @@ def encode_corpus(
         else:
             sources[language], layer_names = entry, tuple(json.loads(entry.metadata()["layers"]))
             token_counts[language], truncated[language] = entry.get_tensor("token_counts"), entry.get_tensor("truncated")
-            used.append(vector_cache.cache_path(str(cache_dir), key))
+            cache_keys[language] = key
         if progress is not None:
             progress(number + 1, len(corpus.languages), f"encoding {language}")
     if encoded and cache_dir is not None:
-        vector_cache.prune(cache_dir, cache_max_bytes, keep=set(used))
-    return CorpusVectors(corpus.languages, layer_names, token_counts, truncated, encoded, sources)
+        vector_cache.prune(cache_dir, cache_max_bytes, keep={vector_cache.cache_path(cache_dir, key) for key in cache_keys.values()})
+    return CorpusVectors(corpus.languages, layer_names, token_counts, truncated, encoded, sources, cache_keys)

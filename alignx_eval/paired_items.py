@@ -12,6 +12,7 @@ from alignx_eval.statistics.clustered import Estimate, clustered_mean, clustered
 from alignx_eval.statistics.corpus_metrics import bleu_from_statistics, chrf_from_statistics
 from alignx_eval.statistics.jackknife import jackknife, leave_one_out
 from alignx_eval.statistics.pairing import cluster_codes, cluster_sums
+from alignx_eval.statistics.peak import peak, peak_difference
 from alignx_eval.statistics.signflip import swap_test
 
 
@@ -44,6 +45,8 @@ def point_of(items: Items) -> float:
     if items.kind == "jackknife":
         return float("nan") if items.point is None else float(items.point)
     values = np.asarray(items.values, dtype=np.float64)
+    if items.kind == "peak":
+        return float(peak(values))
     return float(values.mean()) if items.kind == "mean" else float(STATISTICS[items.kind](values.sum(axis=0)))
 
 
@@ -79,12 +82,15 @@ class PairedItems:
         return np.array([side[0] for side in sides]), np.stack([side[1] for side in sides])
 
     def difference(self) -> Estimate:
-        """Candidate - base. Cluster-robust standard error for means and ratios, delete-a-cluster jackknife for the others."""
+        """Candidate - base. Cluster-robust standard error for means and ratios, a bootstrap for peaks, delete-a-cluster jackknife for the
+        others."""
         base, candidate = (np.asarray(side.values, dtype=np.float64) for side in (self.base, self.candidate))
         if self.kind == "mean":
             return clustered_mean(candidate - base, self.clusters)
         if self.kind == "ratio":
             return clustered_ratio_difference(base, candidate, self.clusters)
+        if self.kind == "peak":
+            return peak_difference(base, candidate, self.clusters)
         points, left_out = self.left_out()
         # The groups of jackknife items are given without their sizes.
         sizes = None if self.kind == "jackknife" else np.bincount(cluster_codes(self.clusters, len(base))[0])

@@ -9,7 +9,7 @@ import numpy as np
 
 SCHEMA_VERSION = 1
 
-Kind = Literal["mean", "ratio", "jackknife", "bleu", "chrf"]
+Kind = Literal["mean", "ratio", "jackknife", "bleu", "chrf", "peak"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +55,7 @@ class Items:
     kind "jackknife": values [groups], the statistic with that group left out; `point` is the full-sample statistic
     kind "bleu":      values [n, 10] integer sentence statistics of sacreBLEU (hypothesis length, reference length, 4 correct, 4 total)
     kind "chrf":      values [n, k] sentence statistics of sacreBLEU's chrF with `word_order` 2
+    kind "peak":      values [n, layers], the statistic is the number of the layer whose mean is largest
     """
 
     kind: Kind

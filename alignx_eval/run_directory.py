@@ -5,6 +5,7 @@
     items/            per-item statistics of each suite (safetensors), the material of paired comparisons
     pairs.parquet     all language pairs, where a suite gives them (without intervals)
     samples.jsonl     what models wrote, one JSON object per line
+    layer_similarity.json   CKA between checkpoints, layer against layer
     report.html, summary.md   made from the above, and can be made again from it without a model
 
 A suite of a checkpoint is complete when `results.json` names it; everything it refers to is written before, under a name that no other
@@ -20,8 +21,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import numpy as np
 
 from alignx_eval import __version__
 from alignx_eval.errors import InputError
+from alignx_eval.layer_similarity import LayerSimilarity
 from alignx_eval.results import SCHEMA_VERSION, Items, Row, SuiteResult
 
 FORMAT = "alignx-eval run"
@@ -234,6 +236,21 @@ class RunDirectory:
         entry = self._suites[label, suite]
         return entry["key"], entry["options"]
 
+    def layer_similarity(self) -> list[LayerSimilarity]:
+        """What `write_layer_similarity` stored, empty where nothing was. Raises InputError for a file that is not of this kind."""
+        path = self.path / "layer_similarity.json"
+        if not path.exists():
+            return []
+        try:
+            return [_similarity(record) for record in _read_json(path)["similarities"]]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: not written by alignx-eval (unexpected content: {error})") from error
+
+    def write_layer_similarity(self, similarities: Sequence[LayerSimilarity]) -> None:
+        """Replace `layer_similarity.json`."""
+        document = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "similarities": [asdict(each) for each in similarities]}
+        atomic_write(self.path / "layer_similarity.json", _dump(document, "layer_similarity.json") + "\n")
+
     # Writing
 
     def _write_results(self) -> None:
@@ -368,6 +385,11 @@ class RunDirectory:
         table, owners = _read_pairs_file(path)
         table = table.filter(pyarrow.array([found == _owner(entry) for found in owners], pyarrow.bool_()))
         return {name: table.column(name).to_pylist() for name in entry["pairs"]}
+
+
+def _similarity(record: dict[str, Any]) -> LayerSimilarity:
+    """A record of `layer_similarity.json`: what JSON made a list of is a tuple again."""
+    return LayerSimilarity(**record | {name: tuple(record[name]) for name in ("languages", "layers", "candidate_layers")})
 
 
 def _require_finite(result: SuiteResult) -> None:

@@ -96,7 +96,9 @@ def test_values_are_those_of_the_items(tiny):
         items = result.items.get(row.key)
         if items is None or row.value is None:
             continue
-        if items.kind == "mean":
+        if items.kind == "peak":
+            assert row.value == items.values.sum(axis=0).argmax() and row.ci_low <= row.value <= row.ci_high
+        elif items.kind == "mean":
             assert len(items.values) == len(corpus)
             assert row.value == pytest.approx(float(items.values.mean(dtype=np.float64)), abs=1e-6)
         else:
@@ -135,7 +137,57 @@ def test_align_then_diverge_is_summarised(monkeypatch):
         assert row.value == pytest.approx(curve[2] - value, abs=1e-6) and row.ci_low > 0 and row.higher_is_better is None
     assert rows["layers/cka_debiased_divergence/4/-/-"].ci_low > 0
     assert result.extras["recommended_align_layer"] == 2
-    assert any("Layer 2" in note for note in result.notes)
+    for metric in ("peak_layer", "peak_layer_centred"):
+        row = rows[f"layers/{metric}/-/-/-"]
+        assert (row.value, row.ci_low, row.ci_high, row.higher_is_better) == (2, 2, 2, None)
+    assert any("Recommended align layer: 2" in note and "n = 40" in note for note in result.notes)
+
+
+def test_align_layer_is_recommended_from_what_languages_share(monkeypatch):
+    """A mean vector of its own hides each language from the raw cosine; the recommendation must see through it."""
+    stacks = align_then_diverge()
+    generator = np.random.default_rng(1)
+    for name in ("1", "2", "3"):
+        stacks[name] = stacks[name] + 30 * generator.normal(size=(3, 1, 24))
+    planted(monkeypatch, stacks)
+    result = layers.run(make_checkpoint(), make_corpus())
+    rows = by_key(result)
+    assert rows["layers/precision_at_1/2/-/-"].value < 0.5 < rows["layers/precision_at_1_centred/2/-/-"].value
+    assert result.extras["recommended_align_layer"] == rows["layers/peak_layer_centred/-/-/-"].value == 2
+
+
+def test_R8_one_dimension_of_length_is_told_by_the_rows_without_it(monkeypatch):
+    generator = np.random.default_rng(0)
+    length = generator.gamma(2, size=(1, 40, 1))
+    stacks = {name: generator.normal(size=(3, 40, 24)) for name in ("0", "1", "1+norm")}
+    stacks["1"] = np.concatenate([60 * length + 0.01 * generator.normal(size=(3, 40, 1)), stacks["1"]], axis=2)
+    stacks = {name: np.pad(stack, ((0, 0), (0, 0), (0, 25 - stack.shape[2]))) for name, stack in stacks.items()}
+    planted(monkeypatch, stacks)
+    rows = by_key(layers.run(make_checkpoint(), make_corpus()))
+    assert rows["layers/cka_debiased/1/deu_Latn/eng_Latn"].value > 0.95  # "aligned"
+    trimmed = rows["layers/cka_debiased_without_largest/1/deu_Latn/eng_Latn"]
+    assert abs(trimmed.value) < 0.1 and trimmed.higher_is_better is None
+    assert rows["layers/precision_at_1_without_largest/1/deu_Latn/eng_Latn"].value < 0.2
+
+
+def test_R7_a_huge_dimension_does_not_decide_the_rows_without_it(monkeypatch):
+    stacks = align_then_diverge()
+    stacks["2"][:, :, 5] = 100 * np.random.default_rng(0).normal(size=(3, 40))
+    planted(monkeypatch, stacks)
+    rows = by_key(layers.run(make_checkpoint(), make_corpus()))
+    assert rows["layers/precision_at_1/2/-/-"].value < 0.7 < rows["layers/precision_at_1_without_largest/2/-/-"].value
+
+
+def test_R1_biased_cka_has_its_own_name_and_no_direction(monkeypatch):
+    generator = np.random.default_rng(0)
+    planted(monkeypatch, {name: generator.normal(size=(3, 40, 200)) for name in ("0", "1", "1+norm")})
+    result = layers.run(make_checkpoint(), make_corpus())
+    rows = by_key(result)
+    for key in ("deu_Latn/eng_Latn", "-/-"):
+        row = rows[f"layers/cka_biased/1/{key}"]
+        assert row.value > 0.7 and row.ci_low is None and row.higher_is_better is None and "no interval" in row.method
+        assert row.key not in result.items
+    assert abs(rows["layers/cka_debiased/1/-/-"].value) < 0.1
 
 
 def test_R16_null_and_interval_at_independence(monkeypatch):
@@ -210,11 +262,29 @@ def test_align_layer_is_shown(monkeypatch):
     planted(monkeypatch, align_then_diverge())
     checkpoint = SimpleNamespace(**{**vars(make_checkpoint()), "align_layer": 3})
     result = layers.run(checkpoint, make_corpus())
-    assert [entry["layer"] for entry in result.extras["projections"]] == ["0", "3", "4"]
-    projection = result.extras["projections"][1]
+    pictures = [(entry["method"], entry["layer"]) for entry in result.extras["projections"]]
+    assert pictures == [(method, layer) for layer in ("0", "3", "4") for method in ("pca", "umap")]
+    umap = result.extras["projections"][3]
+    assert len(umap["points"]) == 3 * 40 and 0.5 < umap["trustworthiness"] <= 1 and umap["neighbours"] == 15
+    projection = result.extras["projections"][2]
     assert len(projection["points"]) == len(projection["languages"]) == len(projection["lines"]) == 3 * 40
     assert 0 < sum(projection["explained_variance"]) <= 1
     assert not result.notes  # nothing to recommend: the layer is recorded
+
+
+def test_S15_pictures_are_no_input_of_a_number(monkeypatch):
+    planted(monkeypatch, align_then_diverge())
+    first, second = (layers.run(make_checkpoint(), make_corpus(), seed=seed) for seed in (0, 1))
+    assert first.extras["projections"][1]["points"] != second.extras["projections"][1]["points"]
+    assert [row.value for row in first.rows] == [row.value for row in second.rows]
+
+
+def test_few_or_equal_points_have_no_neighbour_map(monkeypatch):
+    planted(monkeypatch, {name: np.ones((3, 40, 8)) for name in ("0", "1", "1+norm")})
+    result = layers.run(make_checkpoint(), make_corpus())
+    assert {entry["method"] for entry in result.extras["projections"]} == {"pca"}
+    planted(monkeypatch, align_then_diverge(lines=20))  # 60 points
+    assert {entry["method"] for entry in layers.run(make_checkpoint(), make_corpus(lines=20)).extras["projections"]} == {"pca"}
 
 
 def test_principal_components_equal_scikit_learn():

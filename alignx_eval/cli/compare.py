@@ -87,7 +87,16 @@ def compare(
     """
     given = {name: value for name, value in locals().items() if name not in ("base", "candidates", "config", "debug")}
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.measuring import default_out, inherited_options, measure, plan, read_policy, read_reference, write_outputs
+    from alignx_eval.cli.measuring import (
+        compare_layers,
+        default_out,
+        inherited_options,
+        measure,
+        plan,
+        read_policy,
+        read_reference,
+        write_outputs,
+    )
     from alignx_eval.errors import InputError
     from alignx_eval.run_directory import RunDirectory
 
@@ -116,16 +125,18 @@ def compare(
         from alignx_eval.series import order_steps
 
         measured = [label for label, role in zip(labels, roles) if role == "candidate"]
+        tuned = labels[-1] if settings.control else None
         comparison = compare_results(
             results,
             base=labels[0],
             candidates=order_steps(measured, checkpoints) if settings.series else measured,
-            control=labels[-1] if settings.control else None,
+            control=tuned,
             checkpoints=checkpoints,
             corpus=planned.corpus_facts,
             seed=settings.seed,
             allow_mismatch=settings.allow_mismatch,
             series=settings.series,
+            layer_similarity=compare_layers(directory, results, labels[0], measured, tuned, settings, display),
         )
         verdict = judge(comparison, rules[0], policy_name=rules[1])
         directory.write_manifest({**directory.manifest, "mismatches": comparison.mismatches})

@@ -22,10 +22,11 @@ from alignx_eval.results import SuiteResult
 from alignx_eval.run_directory import RunDirectory, atomic_write
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison
+    from alignx_eval.comparison import Comparison, Contrast
     from alignx_eval.corpora import ParallelCorpus
     from alignx_eval.encode import Pooling
     from alignx_eval.gate import Verdict
+    from alignx_eval.layer_similarity import LayerSimilarity
     from alignx_eval.policy import Policy
 
 
@@ -203,6 +204,49 @@ def measure(
     return labels, results, checkpoints
 
 
+def compare_layers(
+    directory: RunDirectory,
+    results: dict[str, dict[str, SuiteResult]],
+    base: str,
+    candidates: Sequence[str],
+    control: str | None,
+    settings: Settings,
+    display: Display,
+) -> list[LayerSimilarity]:
+    """CKA of each candidate with the base, and with the control if there is one, stored in `directory` one by one.
+
+    Left out, with a word to the user, where the vectors are no longer in the cache.
+    """
+    from alignx_eval.layer_similarity import compare_cached_layers
+
+    layers = {label: suites["layers"] for label, suites in results.items() if "layers" in suites}
+    known, found = directory.layer_similarity(), []
+    contrasts: list[tuple[str, str, Contrast]] = [(base, candidate, "candidate-base") for candidate in candidates]
+    if control is not None:
+        contrasts += [(control, candidate, "candidate-control") for candidate in candidates]
+    for reference, candidate, contrast in contrasts:
+        if reference not in layers or candidate not in layers:
+            continue
+        similarity = compare_cached_layers(
+            layers,
+            reference,
+            candidate,
+            contrast,
+            cache_dir=settings.cache_dir or default_cache_dir(),
+            known=known,
+            progress=display.bar(f"{candidate} against {reference}")("layers"),
+        )
+        if similarity is None:
+            display.say(
+                f"no CKA between {reference} and {candidate}: their sentence vectors are not in the cache any more; "
+                "to have it, give the checkpoints themselves instead of run directories"
+            )
+            continue
+        found.append(similarity)
+        directory.write_layer_similarity(found)
+    return found
+
+
 def read_policy(settings: Settings, directory: RunDirectory | None = None) -> tuple[Policy, str]:
     """The policy of --policy, else the one that the comparison in `directory` was made with, else the default one; and its name.
 
@@ -313,6 +357,7 @@ def read_comparison(directory: RunDirectory, settings: Settings) -> Comparison:
         seed=int(options.get("seed", 0)),
         allow_mismatch={*settings.allow_mismatch, *options.get("allow_mismatch", ())},
         series=bool(options.get("series")),
+        layer_similarity=directory.layer_similarity(),
     )
 
 

@@ -17,16 +17,23 @@ from alignx_eval.measures import cka, cosine, retrieval
 from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean
 from alignx_eval.statistics.jackknife import jackknife
+from alignx_eval.statistics.peak import peak_interval
 from alignx_eval.suites.shared import corpus_fingerprint, interval_fields
 
 SUITE = "layers"
-MEASURES_VERSION = 1  # part of the fingerprint; raise it when a number changes its meaning
+MEASURES_VERSION = 2  # part of the fingerprint; raise it when a number changes its meaning
 LARGEST_DIMENSIONS = 3
+SUMMARISED = ("precision_at_1", "precision_at_1_centred", "cka_debiased")
+# The place of the peak, and the curve it is that of.
+PEAK_LAYERS = {"peak_layer": "precision_at_1", "peak_layer_centred": "precision_at_1_centred"}
 POINTS_PER_LANGUAGE = 40
+NEIGHBOURS = 15  # of UMAP, and of the trustworthiness beside it
+FEWEST_POINTS = 100  # below, the neighbours are most of the picture, and PCA shows all there is
 # Debiased CKA of unrelated representations has mean 0 and a known spread over permutations, but a skewed distribution whose worst case (one
 # shared dimension) is a chi-square with one degree of freedom. Beyond 4 spreads p is below 0.01 in that case too; nearer to 0 no interval
 # is valid.
 CKA_SPREADS = 4
+NEAR_INDEPENDENCE = "too close to independence, where the statistic is degenerate"
 
 
 @dataclass(slots=True)
@@ -66,21 +73,25 @@ def run(
       precision_at_1_centred      the same with centred vectors, both directions [mean]
       ratio_margin                the same by the ratio margin of xsim, k = 4, raw cosine, both directions [mean]
       mutual_nearest_neighbour    MEXA: both directions at once, raw cosine [mean]
+    Rows without a direction of good, to read the others by:
+      cka_biased                  CKA with the biased HSIC that papers print; no interval
+      precision_at_1_without_largest, cka_debiased_without_largest   without the 3 largest dimensions of the layer [mean, jackknife]: a
+                                  number that falls or rises much is one of a few dimensions
     Rows per layer, over languages (language None): the plain mean of the rows of a metric, with the interval of that mean (lines stay
     together).
-    Summaries of precision_at_1 and cka_debiased, of those means:
+    Summaries of precision_at_1, precision_at_1_centred and cka_debiased, of those means:
       {metric}_peak               largest value over layers 0 to L [mean, jackknife]: its layer is `peak_layer`, which counts as fixed in
                                   the interval
       {metric}_middle_gain        mean over the middle half of the layers - layer 0
       {metric}_divergence         peak - last state, at layer "L" and at "L+norm"; divergence is real where both show it
-      peak_layer                  number of the layer where precision_at_1 peaks; no interval
+      peak_layer, peak_layer_centred   number of the layer where precision_at_1 (centred) peaks [peak]; bootstrap interval
     Baselines without a model's layers: precision_at_1_token_overlap (cosine of bags of tokens) and precision_at_1_length (number of
     characters).
     The last states and these baselines have no direction (`higher_is_better` None): AlignX wants languages to part again at the end.
 
-    extras: `pairs` (columns; debiased CKA of all pairs of languages), `projections` (PCA), `maps`, `largest_dimension_share`,
-    `recommended_align_layer`. Raises InputError for a pivot that the corpus lacks, for fewer than two languages or lines, and as
-    `encode_corpus`.
+    extras: `pairs` (columns; debiased CKA of all pairs of languages), `projections` (PCA, UMAP), `maps`, `largest_dimension_share`,
+    `recommended_align_layer`, `vectors` (where the cache keeps the vectors of each language). Raises InputError for a pivot that the
+    corpus lacks, for fewer than two languages or lines, and as `encode_corpus`.
     """
     started = time.perf_counter()
     if pivot not in corpus.languages:
@@ -95,7 +106,7 @@ def run(
 
     result = SuiteResult(suite=SUITE, rows=[], item_ids=corpus.ids, default_clusters=corpus.groups)
     curves: dict[str, dict[str, Items]] = {}  # metric -> layer -> items of the mean over languages
-    shares: dict[str, float] = {}
+    shares: dict[str, float] = {}  # layer -> share of the squared length in the largest dimensions, mean over languages
     all_pairs: dict[str, np.ndarray] = {}  # layer -> debiased CKA of all languages [languages, languages]
 
     def add(layer: str | None, measured: _Measured) -> None:
@@ -119,32 +130,23 @@ def run(
         if progress is not None:
             progress(number + 1, len(vectors.layer_names), f"measuring layer {layer}")
 
-    peak = None
-    for metric, curve in curves.items():
-        if metric in ("precision_at_1", "cka_debiased"):
-            found = _summarise_curve(metric, curve, vectors.layer_names)
-            for layer_of_row, measured in found:
-                add(layer_of_row, measured)
-            if metric == "precision_at_1":
-                peak = max(vectors.layer_names[:-1], key=lambda name: _point(curve[name]))
-    if peak is not None:
-        result.rows.append(
-            Row(
-                suite=SUITE,
-                metric="peak_layer",
-                checkpoint=checkpoint.name,
-                value=float(peak),
-                n=len(corpus),
-                method="layer of the largest precision_at_1, mean over pairs and directions, layers 0 to L; no interval",
-                higher_is_better=None,
-            )
-        )
+    for metric in SUMMARISED:
+        for layer_of_row, measured in _summarise_curve(metric, curves.get(metric, {}), vectors.layer_names):
+            add(layer_of_row, measured)
+    peaks: dict[str, Row] = {}
+    for metric, curve_of in PEAK_LAYERS.items():
+        curve = curves.get(curve_of, {})
+        if all(name in curve for name in vectors.layer_names):
+            items = Items("peak", np.stack([curve[name].values for name in vectors.layer_names[:-1]], axis=1))
+            add(None, _Measured(metric, None, None, items, higher_is_better=None))
+            peaks[metric] = result.rows[-1]
+    # Centred where it is defined: a mean vector of its own hides the content of each language from the raw cosine.
+    best = peaks.get("peak_layer_centred") or peaks.get("peak_layer")
+    peak = None if best is None or best.value is None else str(int(best.value))
+    if best is not None and peak is not None:
         result.extras["recommended_align_layer"] = int(peak)
         if getattr(checkpoint, "align_layer", None) is None:
-            share = _point(curves["precision_at_1"][peak])
-            result.notes.append(
-                f"Layer {peak} is where translations are closest (precision@1 {share:.3f}): a natural align layer to train at."
-            )
+            result.notes.append(_recommendation(best, result.rows, peak))
     for measured in _baselines(checkpoint, corpus, pivot, languages, accepted):
         add(None, measured)
 
@@ -152,6 +154,8 @@ def run(
     result.extras |= {"projections": _projections(vectors, corpus, shown, seed), "maps": _maps(all_pairs, corpus, shown)}
     result.extras["pairs"] = _pairs(all_pairs, corpus)
     result.extras["largest_dimension_share"] = shares
+    if vectors.cache_keys:
+        result.extras["vectors"] = {"layers": list(vectors.layer_names), "keys": vectors.cache_keys}
     result.notes += _truncation_notes(vectors)
     result.fingerprint = corpus_fingerprint(corpus) | {
         "pivot": pivot,
@@ -177,6 +181,10 @@ def measure_layer(
     packed = np.full((len(stack), lines * (lines - 1) // 2), np.nan, dtype=np.float32)
     position = list(languages).index(pivot)
     centred = cosine.centre(stack)
+    largest = cosine.largest_dimensions(*stack, count=LARGEST_DIMENSIONS)
+    without = np.delete(stack, largest, axis=2)
+    units_without = cosine.unit(without)
+    pivot_without = _gram(without[position], groups)
     units, centred_units = cosine.unit(stack), cosine.unit(centred)
     directed = [cosine.has_direction(each, raw) for each, raw in zip(centred, stack, strict=True)]
     pivot_gram, pivot_reason = _gram(stack[position], groups)
@@ -195,7 +203,12 @@ def measure_layer(
             found.append(_Measured("cosine_centred", language, pivot, None, reason=reason))
             found += [_Measured("precision_at_1_centred", *pair, None, reason=reason) for pair in ((language, pivot), (pivot, language))]
         gram, gram_reason = _gram(stack[index], groups)
-        found.append(_cka(gram, pivot_gram, language, pivot, gram_reason or pivot_reason))
+        found.append(_cka("cka_debiased", gram, pivot_gram, language, pivot, gram_reason or pivot_reason))
+        found += _sensitivity(units_without[index] @ units_without[position].T, language, pivot, accepted[language])
+        gram_without = _gram(without[index], groups)
+        reasons = gram_without[1] or pivot_without[1]
+        found.append(_cka("cka_debiased_without_largest", gram_without[0], pivot_without[0], language, pivot, reasons, None))
+        found.append(_biased(stack[index], stack[position], language, pivot))
         if gram is not None:
             packed[index] = cka.pack(gram.matrix)
     return found, cka.debiased_cka_of_packed(packed)
@@ -236,22 +249,55 @@ def _centred_metrics(similarity: np.ndarray, language: str, pivot: str, accepted
 
 
 def _gram(vectors: np.ndarray, groups: np.ndarray) -> tuple[cka.CentredGram | None, str | None]:
+    if vectors.shape[1] == 0:
+        return None, "the layer has no other dimensions"
     try:
         return cka.centred_gram(vectors, groups), None
     except ValueError as error:
         return None, str(error)
 
 
-def _cka(gram: cka.CentredGram | None, pivot_gram: cka.CentredGram | None, language: str, pivot: str, reason: str | None) -> _Measured:
+def _cka(
+    metric: str,
+    gram: cka.CentredGram | None,
+    pivot_gram: cka.CentredGram | None,
+    language: str,
+    pivot: str,
+    reason: str | None,
+    higher_is_better: bool | None = True,
+) -> _Measured:
+    measured = _Measured(metric, language, pivot, None, higher_is_better=higher_is_better)
     if gram is None or pivot_gram is None:
-        return _Measured("cka_debiased", language, pivot, None, reason=reason)
+        measured.reason = reason
+        return measured
+    measured.null = 0.0
     try:
         point, values = cka.debiased_cka_leave_out(gram, pivot_gram)
     except ValueError:
-        point = float(np.einsum("ij,ij->", gram.matrix, pivot_gram.matrix, dtype=np.float64))
-        return _Measured("cka_debiased", language, pivot, None, null=0.0, point=point)
-    dependent = point > CKA_SPREADS * cka.null_standard_deviation(len(gram.matrix))
-    return _Measured("cka_debiased", language, pivot, Items("jackknife", values, point), null=0.0, interval=dependent)
+        measured.point = float(np.einsum("ij,ij->", gram.matrix, pivot_gram.matrix, dtype=np.float64))
+        return measured
+    measured.items = Items("jackknife", values, point)
+    measured.interval = point > CKA_SPREADS * cka.null_standard_deviation(len(gram.matrix))
+    return measured
+
+
+def _biased(vectors: np.ndarray, pivot_vectors: np.ndarray, language: str, pivot: str) -> _Measured:
+    measured = _Measured("cka_biased", language, pivot, None, higher_is_better=None, interval=False)
+    try:
+        measured.point = cka.biased_cka(vectors, pivot_vectors)
+    except ValueError as error:
+        measured.reason = str(error)
+    return measured
+
+
+def _sensitivity(similarity: np.ndarray, language: str, pivot: str, accepted: retrieval.Accepted) -> list[_Measured]:
+    """Retrieval without the largest dimensions. `similarity` is all zero where nothing else is there, and ties are no hits."""
+    hits = retrieval.hits(similarity, accepted)
+    chance = retrieval.chance_precision(len(similarity), accepted)
+    return [
+        _Measured("precision_at_1_without_largest", *pair, _mean_items(nearest), chance=chance, higher_is_better=None)
+        for pair, nearest in (((language, pivot), hits.forward), ((pivot, language), hits.backward))
+    ]
 
 
 def _mean_items(values: np.ndarray) -> Items:
@@ -275,15 +321,13 @@ def _row(checkpoint: str, layer: str | None, measured: _Measured, corpus: Parall
     items = measured.items
     if items is not None and items.kind == "mean":
         fields |= interval_fields(clustered_mean(items.values, corpus.groups))
+    elif items is not None and items.kind == "peak":
+        fields |= interval_fields(peak_interval(items.values, corpus.groups))
     elif items is not None:
         fields |= interval_fields(jackknife(_point(items), items.values, n=len(corpus)))
     if not measured.interval:
-        fields |= {
-            "se": None,
-            "ci_low": None,
-            "ci_high": None,
-            "method": "no interval: too close to independence, where the statistic is degenerate",
-        }
+        why = "the biased estimate has no valid one" if measured.metric == "cka_biased" else NEAR_INDEPENDENCE
+        fields |= {"se": None, "ci_low": None, "ci_high": None, "method": f"no interval: {why}"}
     return Row(
         suite=SUITE,
         metric=measured.metric,
@@ -306,6 +350,10 @@ def _means_over_languages(measured: Sequence[_Measured]) -> list[_Measured]:
     for metric in dict.fromkeys(each.metric for each in measured):
         rows = [each for each in measured if each.metric == metric]
         defined = [each for each in rows if each.items is not None]
+        points = [each.point for each in rows if each.point is not None]
+        if metric == "cka_biased" and points:
+            summaries.append(_Measured(metric, None, None, None, higher_is_better=None, interval=False, point=float(np.mean(points))))
+            continue
         if not defined:
             summaries.append(_Measured(metric, None, None, None, reason=rows[0].reason or "not enough lines"))
             continue
@@ -398,24 +446,49 @@ def _maps(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus, layers: Sequ
 
 
 def _projections(vectors: CorpusVectors, corpus: ParallelCorpus, layers: Sequence[str], seed: int) -> list[dict[str, Any]]:
-    """PCA of all languages together at a few layers, the same lines of every language; never an input of a number."""
+    """PCA and UMAP of all languages together at a few layers, the same lines of every language; never an input of a number.
+
+    PCA is of all lines and shows some; UMAP is of those shown.
+    """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(corpus))[:POINTS_PER_LANGUAGE])
     projections = []
     for layer in layers:
-        points, explained = principal_components(vectors.layer(layer), chosen)
-        projections.append(
-            {
-                "method": "pca",
-                "layer": layer,
-                "languages": [language for language in corpus.languages for _ in chosen],
-                "lines": [corpus.ids[line] for _ in corpus.languages for line in chosen],
-                "points": points.round(3).tolist(),
-                "explained_variance": [round(float(share), 4) for share in explained],
-                "seed": seed,
-                "n": len(corpus),
-            }
-        )
+        stack = vectors.layer(layer)
+        shown = {
+            "layer": layer,
+            "languages": [language for language in corpus.languages for _ in chosen],
+            "lines": [corpus.ids[line] for _ in corpus.languages for line in chosen],
+            "seed": seed,
+            "n": len(corpus),
+        }
+        points, explained = principal_components(stack, chosen)
+        variance = [round(float(share), 4) for share in explained]
+        projections.append({"method": "pca", **shown, "points": points.round(3).tolist(), "explained_variance": variance})
+        flat = stack[:, chosen].reshape(-1, stack.shape[2])
+        if len(flat) >= FEWEST_POINTS and len(np.unique(flat, axis=0)) > NEIGHBOURS:
+            points, kept = neighbour_map(flat, seed)
+            projections.append(
+                {"method": "umap", **shown, "points": points.round(2).tolist(), "trustworthiness": round(kept, 3), "neighbours": NEIGHBOURS}
+            )
     return projections
+
+
+def neighbour_map(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
+    """UMAP of vectors [points, width] by cosine -> points [points, 2], and its trustworthiness (Venna and Kaski 2001), 0 to 1.
+
+    Coordinates repeat on one machine with one seed, not across machines: they are for the eye only.
+    """
+    import warnings
+
+    from sklearn.manifold import trustworthiness
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a seed makes it run on one core, which it warns about
+        from umap import UMAP
+
+        points = UMAP(n_neighbors=NEIGHBOURS, metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
+    points = np.nan_to_num(points)  # points without any neighbour in common with others have no place
+    return points, float(trustworthiness(vectors, points, n_neighbors=NEIGHBOURS, metric="cosine"))
 
 
 def principal_components(stack: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -438,6 +511,22 @@ def principal_components(stack: np.ndarray, lines: np.ndarray) -> tuple[np.ndarr
     directions = directions * np.sign(directions[np.abs(directions).argmax(axis=0), [0, 1]])
     points = (stack[:, lines] - mean).reshape(-1, width) @ directions
     return points / np.sqrt(max(float(values[0]), 1e-30)), np.maximum(values, 0) / total
+
+
+def _recommendation(peak_row: Row, rows: Sequence[Row], peak: str) -> str:
+    """Which layer to align at, and from what; to be read by whoever trains next."""
+    metric = PEAK_LAYERS[peak_row.metric]
+    curve = {row.layer: row for row in rows if row.metric == metric and row.language is None and row.layer is not None}
+    height = curve[peak]
+    name = "centred precision@1" if metric.endswith("_centred") else "precision@1"
+    place = ""
+    if peak_row.ci_low is not None and peak_row.ci_high is not None:
+        place = f", the layer itself within {peak_row.ci_low:.0f} to {peak_row.ci_high:.0f}"
+    interval = f" [{height.ci_low:.3f}, {height.ci_high:.3f}]" if height.ci_low is not None else ""
+    return (
+        f"Recommended align layer: {peak}, where translations are closest ({name} {height.value:.3f}{interval}, mean over pairs, "
+        f"n = {height.n}{place})."
+    )
 
 
 def _truncation_notes(vectors: CorpusVectors) -> list[str]:
