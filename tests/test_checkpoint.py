@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from alignx_eval import checkpoint as module
 from alignx_eval.checkpoint import export_folder, open_checkpoint, parameter_count, recorded_template, write_checkpoint
+from alignx_eval.encode import encode
 from alignx_eval.errors import InputError, MissingAssetError
+from alignx_eval.measures.cosine import cosine_matrix
 
 FAMILIES = {
     "llama": {"num_key_value_heads": 2, "tie_word_embeddings": False},
@@ -566,22 +569,22 @@ def test_export_keeps_the_stored_dtype(tmp_path):
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
 
 
-def make_adapter(folder: Path, base: str) -> torch.Tensor:
-    """A LoRA adapter with weights that matter; returns the logits of the model that carries it."""
+def make_adapter(folder: Path, base: str):
+    """A LoRA adapter with weights that matter; returns the model that carries it, not merged."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(1)
     model = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)).eval()
     model.save_pretrained(folder)
     edit_json(folder / "adapter_config.json", base_model_name_or_path=base)
-    return logits(model)
+    return model
 
 
 @pytest.mark.parametrize("base", ["pt", "folder", "relative"])
 def test_adapter_is_merged_into_its_base(base, tmp_path, tiny_checkpoint, tiny_folder):
     pytest.importorskip("peft")
     name = {"pt": str(tiny_checkpoint), "folder": str(tiny_folder), "relative": "../tiny.pt"}[base]
-    expected = make_adapter(tmp_path / "adapter", name)
+    expected = logits(make_adapter(tmp_path / "adapter", name))
     opened = open_checkpoint(tmp_path / "adapter")
     assert torch.allclose(expected, logits(opened.model), atol=1e-5) and not torch.allclose(expected, logits(tiny_model()), atol=1e-2)
     assert (opened.name, opened.format) == ("adapter", "adapter")
@@ -589,6 +592,23 @@ def test_adapter_is_merged_into_its_base(base, tmp_path, tiny_checkpoint, tiny_f
     assert opened.content_hash != open_checkpoint(name if base != "relative" else tiny_checkpoint).content_hash
     write(tmp_path / "merged.pt", opened.model, opened.tokenizer)  # a merged model is a plain one
     assert torch.equal(logits(open_checkpoint(tmp_path / "merged.pt").model), logits(opened.model))
+
+
+def test_adapter_is_encoded(tmp_path, tiny_checkpoint):
+    """Vectors are those of the model that carries the adapter, of the merged model in a file of its own, and not those of the base."""
+    pytest.importorskip("peft")
+    carrier = make_adapter(tmp_path / "adapter", str(tiny_checkpoint))
+    opened = open_checkpoint(tmp_path / "adapter")
+    vectors = encode(opened, TEXT).vectors
+    for number, text in enumerate(TEXT):
+        with torch.inference_mode():
+            states = carrier(torch.tensor([opened.tokenizer(text)["input_ids"]]), output_hidden_states=True).hidden_states
+        for layer, state in zip((0, 1, 3), states, strict=True):  # embeddings, block 1, block 2 after the final norm
+            np.testing.assert_allclose(vectors[layer, number], state[0, 1:].mean(0).numpy(), atol=1e-5)
+    write(tmp_path / "merged.pt", opened.model, opened.tokenizer)
+    np.testing.assert_allclose(vectors, encode(open_checkpoint(tmp_path / "merged.pt"), TEXT).vectors, atol=1e-5)
+    base = encode(open_checkpoint(tiny_checkpoint), TEXT).vectors
+    assert all(np.abs(vectors[layer] - base[layer]).max() > 1e-2 for layer in (1, 2, 3))
 
 
 def test_adapter_defects(tmp_path, tiny_checkpoint):
@@ -653,13 +673,104 @@ def test_gguf_defects(tmp_path):
         refused(path, "GGUF")
 
 
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "model.layers": "blk", "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+}  # fmt: skip
+
+
+def write_gguf(path: Path, model, tokenizer, quantisation: str) -> None:
+    """A tied Llama as llama.cpp stores it: its own names, and in query and key the two halves of a rotary pair side by side."""
+    import gguf
+
+    config, kind = model.config, gguf.GGMLQuantizationType[quantisation]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    words = sorted(bpe["vocab"], key=bpe["vocab"].get)
+    words += [f"<unused{number}>" for number in range(config.vocab_size - len(words))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(words)
+    writer.add_token_merges([" ".join(pair) for pair in bpe["merges"]])
+    writer.add_token_types([gguf.TokenType.CONTROL] * 2 + [gguf.TokenType.NORMAL] * (len(words) - 2))
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_add_bos_token(True)
+    for name, parameter in model.named_parameters():
+        weight = parameter.detach().numpy()
+        for part, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
+            if part in name:
+                weight = weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+        for ours, theirs in GGUF_NAMES.items():
+            name = name.replace(ours, theirs)
+        if weight.ndim == 2 and weight.shape[1] % 32 == 0 and quantisation != "F32":
+            writer.add_tensor(name, gguf.quantize(weight, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, np.ascontiguousarray(weight))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.mark.parametrize("quantisation", ["F32", "Q8_0", "Q4_1"])
+def test_gguf_written_by_the_reference_library(quantisation, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    model, tokenizer, path = tiny_model(intermediate_size=64), tiny_tokenizer(), tmp_path / "tiny.gguf"
+    write_gguf(path, model, tokenizer, quantisation)
+    opened = open_checkpoint(path)
+    assert (opened.name, opened.format, opened.provenance) == ("tiny", "gguf", {"quantisation": quantisation})
+    assert [opened.tokenizer(text)["input_ids"] for text in TEXT] == [tokenizer(text)["input_ids"] for text in TEXT]
+    exact = logits(model)
+    if quantisation == "F32":
+        assert opened.notes == [] and torch.equal(logits(opened.model), exact)
+    else:
+        assert f"quantised to {quantisation}" in opened.notes[0]
+        kind = gguf.GGMLQuantizationType[quantisation]
+        with torch.no_grad():  # what the library itself makes of the quantised weights; blocks lie within rows, so their order is free
+            for parameter in model.parameters():
+                if parameter.ndim == 2:
+                    parameter.copy_(torch.from_numpy(gguf.dequantize(gguf.quantize(parameter.numpy(), kind), kind)))
+        torch.testing.assert_close(logits(opened.model), logits(model), atol=1e-5, rtol=0)
+        assert (logits(opened.model) - exact).abs().max() > 1e-4
+    np.testing.assert_allclose(
+        encode(opened, TEXT).vectors, encode(SimpleNamespace(model=model, tokenizer=tokenizer), TEXT).vectors, atol=1e-5
+    )
+    write(tmp_path / "copy.pt", opened.model, opened.tokenizer)  # unpacked, it is a model as any other
+    assert torch.equal(logits(open_checkpoint(tmp_path / "copy.pt").model), logits(opened.model))
+
+
 @pytest.mark.skipif("ALIGNX_TEST_GGUF" not in os.environ, reason="ALIGNX_TEST_GGUF names no .gguf file")
 def test_gguf(capfd):
-    opened = open_checkpoint(os.environ["ALIGNX_TEST_GGUF"])
+    """Any real language model that knows some English: weights that end up in the wrong place leave no such model."""
+    import gguf
+
+    path = os.environ["ALIGNX_TEST_GGUF"]
+    opened = open_checkpoint(path)
     assert opened.format == "gguf" and opened.model.dtype == torch.float32
     if opened.provenance["quantisation"] not in ("F32", "F16", "BF16"):
         assert opened.provenance["quantisation"] in opened.notes[0] and "quantised" in opened.notes[0]
-    ids = opened.tokenizer("The capital of France is", return_tensors="pt")
-    output = opened.model.generate(**ids, max_new_tokens=3, do_sample=False)
-    assert opened.tokenizer.decode(output[0][ids["input_ids"].shape[1] :]).strip()
+    text = "Paris is the capital and largest city of France, and it lies on the river Seine."
+    ids = opened.tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        assert opened.model(ids, labels=ids).loss < 4  # nats per token; a guess costs log(vocabulary), more than 10
+    stored = next(tensor for tensor in gguf.GGUFReader(path).tensors if tensor.name == "token_embd.weight")
+    embeddings = opened.model.get_input_embeddings().weight.detach().numpy()
+    np.testing.assert_array_equal(embeddings, gguf.dequantize(stored.data, stored.tensor_type))
+    layers = opened.model.config.get_text_config().num_hidden_layers
+    sentences = ["The train leaves at noon.", "The train departs at midday.", "I like coffee with milk."]
+    encoding = encode(opened, sentences)
+    assert encoding.layer_names[-2:] == (str(layers), f"{layers}+norm") and encoding.vectors.shape == (layers + 2, 3, embeddings.shape[1])
+    similarity = cosine_matrix(encoding.vectors[layers // 2], encoding.vectors[layers // 2])
+    assert similarity[0, 1] > similarity[0, 2]
     assert "quantizing" not in capfd.readouterr().err

@@ -6,11 +6,15 @@ import json
 import multiprocessing
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import TEXT, tiny_model, tiny_tokenizer
+from test_cli import call
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -27,6 +31,7 @@ from transformers import (
 )
 
 from alignx_eval import vector_cache
+from alignx_eval.checkpoint import write_checkpoint
 from alignx_eval.encode import (
     POOLINGS,
     content_token_mask,
@@ -530,3 +535,45 @@ def test_two_processes_equal_one(tmp_path):
         result = np.load(tmp_path / f"{rank}.npz")
         np.testing.assert_allclose(result["vectors"], expected, atol=1e-6)
         assert result["counts"].tolist() == [2, 0]  # both share one cache
+
+
+@contextmanager
+def module_calls() -> Iterator[list[torch.nn.Module]]:
+    """The modules that any model calls in the meantime."""
+    calls: list[torch.nn.Module] = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(lambda module, _: calls.append(module))
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+def test_second_compare_encodes_nothing(tiny_checkpoint, tmp_path, monkeypatch, capsys):
+    """With a run directory of its own it measures all again, from the cached vectors; another pooling is encoded anew."""
+    other = tmp_path / "other.pt"
+    write_checkpoint(
+        other, model=tiny_model(seed=1), tokenizer=tiny_tokenizer(), stage="base", step=0, prompt_template=None, heads=None, recipe={},
+        provenance={},
+    )  # fmt: skip
+    (tmp_path / "text").mkdir()
+    for language, lines in (("eng_Latn", [f"The {number}th house." for number in range(12)]), ("deu_Latn", TEXT[:4] * 3)):
+        (tmp_path / "text" / f"{language}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    common = (tiny_checkpoint, other, "--suites", "layers,language_id", "--corpus", tmp_path / "text", "--cache-dir", tmp_path / "cache")
+
+    def compare(out: str, *options: str) -> int:
+        with module_calls() as calls:
+            code, _, err = call(
+                monkeypatch, capsys, "compare", *common, *options, "--out", tmp_path / out, "-o", tmp_path / f"{out}.csv", "--quiet"
+            )
+        assert code == 0, err
+        return len(calls)
+
+    def entries() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "cache").rglob("*.safetensors"))
+
+    assert compare("first") > 0
+    kept = entries()
+    assert len(kept) == 2 * 2  # a checkpoint and a language each; both suites share them
+    assert compare("second") == 0 and entries() == kept
+    assert (tmp_path / "second.csv").read_text() == (tmp_path / "first.csv").read_text()
+    assert compare("third", "--pooling", "last") > 0
