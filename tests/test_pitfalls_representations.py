@@ -117,13 +117,13 @@ def test_R1_no_gate_judges_the_biased_form(monkeypatch):
 @pytest.mark.parametrize("width", [1, 64])
 def test_R2_independent_data(monkeypatch, width):
     """200 layers of noise, of which one dimension is the worst case: an interval that leaves 0 out is rare for a value, and for the
-    difference of two checkpoints as rare as it says."""
+    difference of two checkpoints no more frequent than it says."""
     base, candidate = (
         run_on(monkeypatch, layers, layered(np.random.default_rng(seed).normal(size=(200, 2, 40, width)))) for seed in range(2)
     )
     rows = list(rows_of(base, "cka_debiased").values())
     assert len(rows) == 201
-    assert np.mean([row.ci_low is not None and row.ci_low > 0 for row in rows]) <= 0.05
+    assert np.mean([row.ci_low is not None for row in rows]) <= 0.05  # no interval at independence, so none that leaves 0 out
     assert np.mean([row.value for row in rows]) == pytest.approx(0, abs=0.02)
     sides = {"base": {"layers": only(base, "cka_debiased")}, "candidate": {"layers": only(candidate, "cka_debiased")}}
     compared = compare(sides, base="base", candidates=["candidate"]).rows
