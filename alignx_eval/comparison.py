@@ -28,7 +28,7 @@ import numpy as np
 from alignx_eval.errors import NotComparableError
 from alignx_eval.findings import describe, find
 from alignx_eval.paired_items import PairedItems, clusters_of, point_of
-from alignx_eval.results import Items, Row, SuiteResult
+from alignx_eval.results import Items, LayerSimilarity, Row, SuiteResult
 from alignx_eval.statistics.clustered import Estimate
 from alignx_eval.statistics.multiplicity import benjamini_hochberg
 from alignx_eval.statistics.power import minimum_detectable_effect
@@ -36,7 +36,6 @@ from alignx_eval.statistics.signflip import draws_for_family, sign_flip_test
 
 if TYPE_CHECKING:
     from alignx_eval.diagnosis import Diagnosis
-    from alignx_eval.layer_similarity import LayerSimilarity
 
 # Below this many independent clusters neither the t interval nor the power of a sign flip deserves a verdict.
 MINIMUM_CLUSTERS = 10

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,34 +16,13 @@ import numpy as np
 
 from alignx_eval import vector_cache
 from alignx_eval.measures import cka
-from alignx_eval.results import SuiteResult
+from alignx_eval.results import LayerSimilarity, SuiteResult
 from alignx_eval.statistics.jackknife import jackknife
 
 if TYPE_CHECKING:
     from alignx_eval.comparison import Contrast
 
 Read = Callable[[str, str], np.ndarray]  # (language, layer) -> vectors [lines, width]
-
-
-@dataclass(frozen=True, slots=True)
-class LayerSimilarity:
-    """`values` [reference layers][candidate layers]: mean over languages of the debiased CKA of the same sentences; None where undefined.
-
-    `same_layer` has one entry a layer, `layer, value, ci_low, ci_high` (95 %, jackknife by cluster): the diagonal; empty where the two
-    checkpoints have different layers. `n` counts parallel lines. `key` says which vectors it was made of.
-    """
-
-    reference: str
-    candidate: str
-    contrast: Contrast
-    languages: tuple[str, ...]
-    n: int
-    clusters: int
-    layers: tuple[str, ...]
-    candidate_layers: tuple[str, ...]
-    values: list[list[float | None]]
-    same_layer: list[dict[str, Any]]
-    key: str = ""
 
 
 def compare_layers(

@@ -79,3 +79,26 @@ class SuiteResult:
     notes: list[str] = field(default_factory=list)  # sentences for the reader of a report
     extras: dict[str, Any] = field(default_factory=dict)  # plain JSON for pictures (projections, maps); never an input of a gate
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSimilarity:
+    """Debiased CKA of the same sentences in two checkpoints, layer against layer; `layer_similarity.py` measures it.
+
+    `values` [reference layers][candidate layers]: mean over languages of the debiased CKA of the same sentences; None where undefined.
+
+    `same_layer` has one entry a layer, `layer, value, ci_low, ci_high` (95 %, jackknife by cluster): the diagonal; empty where the two
+    checkpoints have different layers. `n` counts parallel lines. `key` says which vectors it was made of.
+    """
+
+    reference: str
+    candidate: str
+    contrast: Literal["candidate-base", "candidate-control"]
+    languages: tuple[str, ...]
+    n: int
+    clusters: int
+    layers: tuple[str, ...]
+    candidate_layers: tuple[str, ...]
+    values: list[list[float | None]]
+    same_layer: list[dict[str, Any]]
+    key: str = ""

@@ -30,8 +30,7 @@ import numpy as np
 
 from alignx_eval import __version__
 from alignx_eval.errors import InputError
-from alignx_eval.layer_similarity import LayerSimilarity
-from alignx_eval.results import SCHEMA_VERSION, Items, Row, SuiteResult
+from alignx_eval.results import SCHEMA_VERSION, Items, LayerSimilarity, Row, SuiteResult
 
 FORMAT = "alignx-eval run"
 ROW_FIELDS = tuple(field.name for field in fields(Row))

@@ -18,7 +18,7 @@ from alignx_eval.cli.display import Display
 from alignx_eval.cli.options import Settings, default_cache_dir, prepare_environment
 from alignx_eval.errors import InputError
 from alignx_eval.evaluate import Options, evaluate, relabel, release_memory, unique_label
-from alignx_eval.results import SuiteResult
+from alignx_eval.results import LayerSimilarity, SuiteResult
 from alignx_eval.run_directory import RunDirectory, atomic_write
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from alignx_eval.corpora import ParallelCorpus
     from alignx_eval.encode import Pooling
     from alignx_eval.gate import Verdict
-    from alignx_eval.layer_similarity import LayerSimilarity
     from alignx_eval.policy import Policy
 
 

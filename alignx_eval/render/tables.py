@@ -33,6 +33,8 @@ COLUMNS = (
     "se",
     "ci_low",
     "ci_high",
+    "degrees_of_freedom",
+    "skewness",
     "p",
     "p_adjusted",
     "minimum_detectable_effect",
@@ -67,6 +69,7 @@ def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
         "warnings": list(comparison.warnings),
         "corpus": comparison.corpus,
         "checkpoints": comparison.checkpoints,
+        "layer_similarity": [dataclasses.asdict(each) for each in comparison.layer_similarity],
         "comparison_rows": [{column: getattr(row, column) for column in COLUMNS} for row in comparison.rows],
         "rows": [
             {**dataclasses.asdict(row), "checkpoint": label}
