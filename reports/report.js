@@ -14,10 +14,10 @@
     const y = (v, low, high) => T + (H - T - B) * (1 - (Math.min(Math.max(v / Q, low), high) - low) / (high - low));
     const line = (values, low, high) => { let down = false, path = ""; values.forEach((v, i) => { if (v === null) { down = false; return; } path += (down ? "L" : "M") + x(i).toFixed(1) + " " + y(v, low, high).toFixed(1); down = true; }); return path; };
     const band = (lower, upper, low, high) => {
-      const at = []; lower.forEach((v, i) => { if (v !== null && upper[i] !== null) at.push(i); });
-      if (!at.length) return "";
+      const runs = []; let run = null;
+      lower.forEach((v, i) => { if (v === null || upper[i] === null) { run = null; return; } if (!run) runs.push(run = []); run.push(i); });
       const point = (values) => (i) => x(i).toFixed(1) + " " + y(values[i], low, high).toFixed(1);
-      return "M" + at.map(point(upper)).concat(at.reverse().map(point(lower))).join("L") + "Z";
+      return runs.map((at) => "M" + at.map(point(upper)).concat(at.reverse().map(point(lower))).join("L") + "Z").join("");
     };
     const shapes = [(a, b) => `M${a - 3.5} ${b}a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0`, (a, b) => `M${a - 3.2} ${b - 3.2}h6.4v6.4h-6.4z`, (a, b) => `M${a} ${b - 4.6}l4.6 4.6l-4.6 4.6l-4.6 -4.6z`];
     const metricSelect = document.getElementById("curve-metric"), pairSelect = document.getElementById("curve-pair"), status = document.getElementById("curve-status");
@@ -25,17 +25,18 @@
       const chosen = pairSelect.value;
       for (const figure of document.querySelectorAll("figure[data-metric]")) {
         const metric = curves.metrics[figure.dataset.metric];
-        // A metric that is not measured in pairs keeps its only curve.
-        const pair = metric.pairs[chosen] ? chosen : "";
-        const svg = figure.querySelector("svg");
-        for (const [style, [values, lower, upper]] of Object.entries(metric.pairs[pair])) {
-          const node = svg.querySelector(`[data-line="${style}"]`);
-          if (!node) continue;
+        // A metric that is not measured in pairs, or not for this one, keeps the curve of the mean.
+        const lines = metric?.pairs[chosen];
+        for (const frame of figure.querySelectorAll("[data-frame]")) frame.hidden = (frame.dataset.frame === "pair") !== Boolean(lines);
+        const svg = figure.querySelector("[data-frame=pair] svg");
+        for (const node of svg ? svg.querySelectorAll("[data-line]") : []) {
+          const style = node.dataset.line, [values, lower, upper] = lines?.[style] || [[]];
           node.setAttribute("d", line(values, metric.low, metric.high));
-          const area = svg.querySelector(`[data-band="${style}"]`);
-          if (area) area.setAttribute("d", lower && upper ? band(lower, upper, metric.low, metric.high) : "");
+          svg.querySelector(`[data-band="${style}"]`).setAttribute("d", lower && upper ? band(lower, upper, metric.low, metric.high) : "");
+          const thin = svg.querySelector(`[data-thin="${style}"]`);
+          if (thin) thin.setAttribute("d", line(curves.metrics[metric.compared].pairs[chosen]?.[style]?.[0] || [], metric.low, metric.high));
           const dots = svg.querySelector(`[data-dots="${style}"]`);
-          if (dots && count <= 40) {
+          if (count <= 40) {
             dots.replaceChildren(...values.flatMap((v, i) => {
               if (v === null) return [];
               const dot = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -48,12 +49,11 @@
           }
         }
         const what = figure.querySelector("[data-what]");
-        if (what) what.textContent = pair ? pairSelect.selectedOptions[0].textContent + (lowerBand(metric.pairs[pair]) ? "; band: 95 % interval" : "") : what.dataset.what;
+        if (what) what.textContent = lines ? pairSelect.selectedOptions[0].textContent + (Object.values(lines).some((triple) => triple[2]) ? "; band: 95 % interval" : "") : what.dataset.what;
       }
       for (const figure of document.querySelectorAll("figure.lead")) figure.hidden = figure.dataset.metric !== metricSelect.value;
       status.textContent = `${metricSelect.selectedOptions[0].textContent}, ${pairSelect.selectedOptions[0].textContent}`;
     };
-    const lowerBand = (lines) => Object.values(lines).some((triple) => triple[1] && triple[2]);
     metricSelect.addEventListener("change", redraw);
     pairSelect.addEventListener("change", redraw);
   }
@@ -130,6 +130,14 @@
     for (const select of [direction, sort]) select.addEventListener("change", () => { shown = 5; draw(); });
     more.addEventListener("click", () => { shown += 10; draw(); });
     draw();
+  }
+
+  // --- projections: one language out of many ---
+  const language = document.getElementById("picture-language");
+  if (language) {
+    language.addEventListener("change", () => {
+      for (const path of document.querySelectorAll(".scatter path")) path.classList.toggle("faded", language.value !== "" && path.dataset.group !== language.value);
+    });
   }
 
   addEventListener("beforeprint", () => { for (const node of document.querySelectorAll("details:not([open])")) { node.open = true; node.dataset.wasClosed = ""; } });

@@ -8,6 +8,7 @@ import numpy as np
 
 from alignx_eval.comparison import Comparison, ComparisonRow, compare
 from alignx_eval.languages import LANGUAGES
+from alignx_eval.layer_similarity import LayerSimilarity
 from alignx_eval.results import Items, Row, SuiteResult
 
 INTERFACE = ("eng_Latn", "deu_Latn", "spa_Latn", "por_Latn", "swe_Latn", "ces_Latn", "tur_Latn", "rus_Cyrl", "ell_Grek", "zho_Hans")
@@ -124,14 +125,21 @@ def synthetic_results(
         for number, code in enumerate(others):
             level = max(0.004, height * shape * (1 - 0.05 * number))
             for pair in ((code, pivot), (pivot, code)):
-                add(result, "precision_at_1", level, 0.2, layer=layer, language=pair[0], other_language=pair[1], chance=1 / lines)
+                both = {"layer": layer, "language": pair[0], "other_language": pair[1], "chance": 1 / lines}
+                add(result, "precision_at_1", level, 0.2, **both)
+                add(result, "precision_at_1_centred", min(0.95, 1.3 * level), 0.2, **both)
+                add(result, "precision_at_1_without_largest", 0.9 * level, 0.2, higher_is_better=None, **both)
+                add(result, "ratio_margin", 1.1 * level, 0.2, **both)
             for metric, value in (
                 ("cosine", 0.7 + 0.2 * shape),
                 ("cosine_centred", 0.7 * level + 0.1),
                 ("cka_debiased", 0.5 * level + 0.05),
                 ("mutual_nearest_neighbour", 0.8 * level),
+                ("cosine_z", 4 * level),
             ):
                 add(result, metric, value, 0.1, layer=layer, language=code, other_language=pivot)
+            for metric, value in (("cka_debiased_without_largest", 0.4 * level), ("cka_biased", 0.9)):
+                add(result, metric, value, 0.1, layer=layer, language=code, other_language=pivot, higher_is_better=None)
         toward = None if index >= blocks else True
         add(result, "precision_at_1", max(0.004, height * shape * 0.8), 0.2, layer=layer, chance=1 / lines, higher_is_better=toward)
         add(result, "cka_debiased", 0.4 * height * shape + 0.05, 0.1, layer=layer, higher_is_better=toward)
@@ -143,14 +151,19 @@ def synthetic_results(
     centres = noise.standard_normal((len(languages), 2))
     for layer in shown:
         cloud = noise.standard_normal((40, 2))
-        result.extras.setdefault("projections", []).append(
-            {
-                "method": "pca",
-                "layer": layer,
-                "languages": [code for code in languages for _ in range(40)],
-                "points": [[round(float(x), 3), round(float(y), 3)] for centre in centres for x, y in 0.4 * cloud + spread[layer] * centre],
-                "explained_variance": [0.21, 0.12],
-            }
+        common = {
+            "layer": layer,
+            "languages": [code for code in languages for _ in range(40)],
+            "lines": [f"line-{line}" for _ in languages for line in range(40)],
+            "points": [[round(float(x), 3), round(float(y), 3)] for centre in centres for x, y in 0.4 * cloud + spread[layer] * centre],
+            "seed": 0,
+            "n": lines,
+        }
+        result.extras.setdefault("projections", []).extend(
+            [
+                {**common, "method": "pca", "explained_variance": [0.21, 0.12]},
+                {**common, "method": "umap", "trustworthiness": 0.913, "neighbours": 15},
+            ]
         )
         values = np.clip(height + 0.1 * noise.standard_normal((len(languages), len(languages))), -0.01, 1).round(3).tolist()
         result.extras.setdefault("maps", []).append(
@@ -248,6 +261,21 @@ def corpus_facts(languages: tuple[str, ...] = INTERFACE, lines: int = 60) -> dic
     }  # fmt: skip
 
 
+def similarity(reference: str, candidate: str, contrast: str, languages: tuple[str, ...], *, blocks: int, lines: int) -> LayerSimilarity:
+    """Layers that are alike where they are near each other, least of all in the middle."""
+    layers = (*map(str, range(blocks + 1)), f"{blocks}+norm")
+    diagonal = [1 - 0.12 * float(np.exp(-(((index - blocks // 2) / (0.3 * blocks)) ** 2))) for index in range(len(layers))]
+    return LayerSimilarity(
+        reference=reference, candidate=candidate, contrast=contrast, languages=languages, n=lines, clusters=lines // 2,
+        layers=layers, candidate_layers=layers,
+        values=[[diagonal[i] * float(np.exp(-abs(i - j) / blocks)) for j in range(len(layers))] for i in range(len(layers))],
+        same_layer=[
+            {"layer": layer, "value": value, "ci_low": value - 0.01, "ci_high": min(1.0, value + 0.01)}
+            for layer, value in zip(layers, diagonal, strict=True)
+        ],
+    )  # fmt: skip
+
+
 @cache
 def small_comparison(*, control: bool = True, languages: tuple[str, ...] = INTERFACE, lines: int = 60, hostile: str = "") -> Comparison:
     """base, alignx and (by default) the control tuned, judged by the real `compare`; read-only, tests that change it copy it."""
@@ -257,6 +285,10 @@ def small_comparison(*, control: bool = True, languages: tuple[str, ...] = INTER
         base="base",
         candidates=["alignx"],
         control="tuned" if control else None,
+        layer_similarity=[
+            similarity(reference, "alignx", contrast, languages, blocks=6, lines=lines)
+            for reference, contrast in [("base", "candidate-base")] + [("tuned", "candidate-control")] * control
+        ],
         checkpoints={name: checkpoint_facts(name) for name in names},
         corpus=corpus_facts(languages, lines),
     )
@@ -308,4 +340,5 @@ def large_comparison(languages: int = 51, blocks: int = 24, lines: int = 40) -> 
     return Comparison(
         base="base", candidates=["alignx"], control=None, rows=rows, results=results, corpus=corpus_facts(codes, lines),
         checkpoints={name: checkpoint_facts(name) for name in results}, findings=["A finding."], sentence="alignx was compared with base.",
+        layer_similarity=[similarity("base", "alignx", "candidate-base", codes, blocks=blocks, lines=lines)],
     )  # fmt: skip

@@ -14,7 +14,16 @@ from functools import cache
 from html.parser import HTMLParser
 
 import pytest
-from render_fixture import INTERFACE, checkpoint_facts, corpus_facts, large_comparison, single_run, small_comparison, synthetic_results
+from render_fixture import (
+    INTERFACE,
+    checkpoint_facts,
+    corpus_facts,
+    large_comparison,
+    similarity,
+    single_run,
+    small_comparison,
+    synthetic_results,
+)
 
 from alignx_eval.comparison import Comparison, compare
 from alignx_eval.diagnosis import RULES
@@ -138,6 +147,7 @@ def test_order_of_the_sections(page):
         'id="diagnosis"',
         'id="findings"',
         'id="curves"',
+        'id="similarity"',
         'id="tables"',
         'id="translation"',
         'id="samples-title"',
@@ -168,7 +178,8 @@ def test_align_layer_chance_and_baselines_are_marked(page):
     assert "align layer 3" in lead and ">chance<" in lead
     probe = re.search(r'<figure class="lead" data-metric="probe_balanced_accuracy".*?</figure>', page, re.S).group()
     assert "script alone" in probe and "chance, majority" in probe
-    assert page.count('class="line s0"') == page.count('class="line s1"') == page.count('class="line s2"') > 4
+    drawn = section(page, "curves")
+    assert drawn.count('class="line s0"') == drawn.count('class="line s1"') == drawn.count('class="line s2"') > 4
 
 
 def test_worst_language_comes_first_in_its_table(page):
@@ -178,16 +189,53 @@ def test_worst_language_comes_first_in_its_table(page):
     assert rows[3][:3] == ["eng_Latn", "→", "tur_Latn"]
 
 
-def test_curve_data_equal_the_drawn_lines(page):
+def frame_of(page: str, metric: str, frame: str) -> str:
+    figure = re.search(rf'<figure class="lead" data-metric="{metric}".*?</figure>', page, re.S).group()
+    return re.search(rf'<div data-frame="{frame}".*?</div>', figure, re.S).group()
+
+
+def test_means_are_drawn_and_pairs_are_data(page):
     data = json.loads(walk(page).data["curve-data"])
     metric = data["metrics"]["precision_at_1"]
-    for style, lines in metric["pairs"][""].items():
-        values = [value / html.QUANTUM for value in lines[0]]
-        drawn = re.search(rf'<path class="line s{style}" data-line="{style}" d="([^"]+)"', page).group(1)
-        recomputed = figures.line_path(values, metric["low"], metric["high"])
-        numbers = [[float(number) for number in re.findall(r"-?[\d.]+", path)] for path in (drawn, recomputed)]
-        assert numbers[0] == pytest.approx(numbers[1], abs=0.11)
-    assert len(metric["pairs"]) == 1 + 2 * (len(INTERFACE) - 1)
+    rows = {row.key: row for row in small_comparison().results["alignx"]["layers"].rows}
+    mean = frame_of(page, "precision_at_1", "mean")
+    low, high = (float(re.search(rf'data-{end}="([^"]+)"', mean).group(1)) for end in ("low", "high"))
+    means = [rows[f"layers/precision_at_1/{layer}/-/-"] for layer in data["layers"]]
+    assert f'data-line="2" d="{figures.line_path([row.value for row in means], low, high)}"' in mean
+    band = figures.band_path([row.ci_low for row in means], [row.ci_high for row in means], low, high)
+    assert f'data-band="2" d="{band}"' in mean
+    assert len(metric["pairs"]) == 2 * (len(INTERFACE) - 1)
+    pair = [rows[f"layers/precision_at_1/{layer}/deu_Latn/eng_Latn"] for layer in data["layers"]]
+    assert metric["pairs"]["deu_Latn>eng_Latn"]["2"] == [
+        [round(getattr(row, name) * html.QUANTUM) for row in pair] for name in ("value", "ci_low", "ci_high")
+    ]
+
+
+def test_the_frame_of_the_means_is_not_that_of_the_highest_pair():
+    high = copy.deepcopy(small_comparison(lines=12))
+    rows = high.results["base"]["layers"].rows
+    place = next(i for i, row in enumerate(rows) if (row.metric, row.layer, row.language) == ("precision_at_1", "3", "deu_Latn"))
+    rows[place] = dataclasses.replace(rows[place], value=0.99)
+    page = html.render(high)
+    tops = [float(re.search(r'data-high="([^"]+)"', frame_of(page, "precision_at_1", frame)).group(1)) for frame in ("mean", "pair")]
+    assert tops[0] < 0.9 <= tops[1]
+    # Nothing is drawn for a pair before it is chosen, and a metric of all languages together has no such frame.
+    assert set(re.findall(r'data-(?:line|band)="\d" d="([^"]*)"', frame_of(page, "precision_at_1", "pair"))) == {""}
+    assert 'data-frame="pair"' not in re.search(r'data-metric="probe_balanced_accuracy".*?</figure>', page, re.S).group()
+
+
+def test_bands_are_of_one_kind_and_broken_where_undefined():
+    few = copy.deepcopy(small_comparison(control=False))
+    for label, kept in (("base", ()), ("alignx", ("3",))):
+        rows = few.results[label]["layers"].rows
+        for place, row in enumerate(rows):
+            if row.metric == "cka_debiased" and row.language is None and row.layer not in kept:
+                rows[place] = dataclasses.replace(row, ci_low=None, ci_high=None, se=None)
+    page = html.render(few)
+    assert "band: middle half of the pairs" in plain(re.search(r'data-metric="cka_debiased".*?</figure>', page, re.S).group())
+    assert frame_of(page, "cka_debiased", "mean").count('class="band s') == 2
+    assert figures.band_path([0.1, None, 0.1, 0.1], [0.2, 0.2, 0.2, 0.2], 0, 1).count("M") == 2
+    assert figures.band_path([None], [None], 0, 1) == ""
 
 
 def test_S14_hostile_model_output_stays_text():
@@ -238,8 +286,10 @@ def test_no_samples():
 def test_hostile_labels_of_steps():
     names = ("base", "evil</svg><script>document.title='owned'</script>")
     results = {names[0]: synthetic_results("base", lines=20), names[1]: synthetic_results("damaged", lines=20)}
-    comparison = compare(results, base=names[0], candidates=[names[1]], corpus=corpus_facts(), series=True)
+    alike = similarity(*names, "candidate-base", INTERFACE, blocks=6, lines=20)
+    comparison = compare(results, base=names[0], candidates=[names[1]], corpus=corpus_facts(), series=True, layer_similarity=[alike])
     page = html.render(comparison, judged(comparison))
+    assert "evil&lt;/svg&gt;" in section(page, "similarity")
     assert "<script>document" not in page and sum(tag == "script" for tag, _ in walk(page).tags) == 3
     assert plain(section(page, "series")).startswith(f"Steps of the training The gate would first have failed at {names[1]}: ")
 
@@ -259,8 +309,137 @@ def test_sample_budget_shrinks_the_number_not_the_directions(monkeypatch):
     assert len(json.dumps(data["directions"], ensure_ascii=False).encode()) < 70_000
 
 
-def test_pictures_of_every_layer(page):
-    assert page.count('class="plot scatter"') == 9 and page.count('class="plot heat"') == 9
+# --- pictures and maps ---------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_of_every_layer_by_both_methods(page):
+    shown = section(page, "pictures")
+    assert shown.count('class="plot scatter"') == 18 and shown.count('class="plot heat"') == 9
+    for layer in ("0", "3", "6"):
+        one = plain(shown.partition(f"<h3>Layer {layer}</h3>")[2].partition("<h3>")[0])
+        assert [re.findall(rf"{method}, (\w+)", one)[:3] for method in ("PCA", "UMAP")] == [["base", "tuned", "alignx"]] * 2
+        # Each is seen, and in a description.
+        assert one.count("explains 33 % of the variance") == one.count("trustworthiness 0.91, 15 neighbours") == 6
+    text = plain(shown)
+    assert "no number and no verdict of this report depends on a picture" in text
+    assert "400 points, 40 of 60 lines in each of 10 languages, seed 0" in text
+
+
+def test_many_points_show_fewer_lines_of_every_language(monkeypatch):
+    monkeypatch.setattr(html, "PICTURE_POINTS", 50)
+    shown = section(html.render(small_comparison()), "pictures")
+    assert "50 points, 5 of 60 lines in each of 10 languages" in plain(shown)
+    drawn = re.search(r'<svg class="plot scatter".*?</svg>', shown, re.S).group()
+    groups = dict(re.findall(r'data-group="\d+" d="([^"]+)"><title>(\w+)</title>', drawn))
+    assert tuple(groups.values()) == INTERFACE and all(path.count("M") == 5 for path in groups)
+
+
+def test_no_projections_no_pictures():
+    bare = copy.deepcopy(small_comparison(lines=12))
+    for results in bare.results.values():
+        results["layers"].extras = {}
+    page = html.render(bare)
+    walk(page)
+    assert 'id="pictures"' not in page and "#pictures" not in page
+
+
+def test_sixty_four_languages_have_a_marker_of_their_own():
+    assert len({figures.scatter_key(number) for number in range(64)}) == 64
+
+
+def test_shades_are_those_of_the_legend():
+    shades = (0.5, 0.9, 0.99)
+    drawn = figures.heat_map(
+        "x", title="t", description="d", values=[[-0.1, 0.499], [0.5, 0.95], [1.0, None], [0.99, 0.99]], rows=["a", "b", "c", "d"],
+        columns=["e", "f"], shades=shades,
+    )  # fmt: skip
+    cells = {int(shade): (path, title) for shade, path, title in re.findall(r'class="h(\d)"[^>]*? d="([^"]+)"><title>([^<]+)', drawn)}
+    assert {shade: title for shade, (_, title) in cells.items()} == {
+        0: "below 0.5", 1: "0.5 to 0.9", 2: "0.9 to 0.99", 3: "0.99 and above"
+    }  # fmt: skip
+    # Neighbours of one shade are one stroke, as wide as both; the undefined cell is not drawn.
+    width = int(re.search(r'stroke-width="(\d+)"', drawn).group(1))
+    assert [path.count("M") for path, _ in cells.values()] == [1, 1, 1, 2]
+    assert [int(part) for part in re.findall(r"h(\d+)", cells[3][0])] == [width, 2 * width] and cells[0][0].endswith(f"h{2 * width}")
+    key = figures.shade_key("k", shades)
+    assert re.findall(r">([\d.]+)</text>", key) == ["0.5", "0.9", "0.99"] and "below 0.5, 0.5 to 0.9, 0.9 to 0.99, 0.99 and above" in key
+
+
+def test_layer_against_layer_of_both_contrasts(page):
+    shown = section(page, "similarity")
+    titles = ["What training changed: alignx against base", "Effect of alignment: alignx against tuned"]
+    assert re.findall(r"<h3>([^<]+)</h3>", shown) == titles
+    assert plain(shown).count("debiased CKA 0.880 [0.870, 0.890] (mean of 10 languages, n = 60, 30 clusters)") == 2
+    assert "Layer 3 is the one least like the same layer of base" in plain(shown) and "neither good nor bad" in plain(shown)
+    assert f"0.25 to 0.5, {'0.5 to 0.7, 0.7 to 0.8'}" in shown and "not evenly spaced" in shown
+    maps = re.findall(r'<svg class="plot heat".*?</svg>', shown, re.S)
+    layers = [*map(str, range(7)), "+norm"]
+    for drawn, reference in zip(maps, ("base", "tuned"), strict=True):
+        assert re.findall(r'class="heat-label"[^>]*>([^<]+)<', drawn) == layers * 2  # rows, then columns
+        assert re.findall(r'class="axis"[^>]*>([^<]+)<', drawn) == [f"layers of {reference}", "layers of alignx"]
+    curves = re.findall(r'<svg class="plot" .*?</svg>', shown, re.S)
+    assert len(curves) == 2
+    for curve in curves:
+        assert curve.count("<title>alignx, layer ") == 8 and 'class="band s2"' in curve and "align layer 3" in curve
+        assert re.findall(r'class="tick y"[^>]*>([^<]+)<', curve) == ["0.85", "0.90", "0.95", "1.00"]
+
+
+def test_layer_against_layer_only_where_it_was_measured():
+    without = copy.copy(small_comparison())
+    without.layer_similarity = []
+    page = html.render(without)
+    assert 'id="similarity"' not in page and "#similarity" not in page and 'id="similarity"' not in html.render(single_run())
+
+
+def test_layer_against_layer_of_unlike_models_and_of_a_model_with_itself():
+    odd = copy.copy(small_comparison(control=False))
+    one = odd.layer_similarity[0]
+    deeper = dataclasses.replace(one, candidate_layers=("0", "1", "1+norm"), values=[[0.5, None, 0.4]] * 8, same_layer=[])
+    undefined = dataclasses.replace(one, same_layer=[{"layer": "0", "value": None, "ci_low": None, "ci_high": None}])
+    same = dataclasses.replace(one, same_layer=[{"layer": layer, "value": 1.0, "ci_low": 1.0, "ci_high": 1.0} for layer in "012"])
+    odd.layer_similarity = [deeper, undefined, same]
+    page = html.render(odd)
+    walk(page)
+    shown = section(page, "similarity")
+    assert shown.count('class="plot heat"') == 3 and shown.count('class="plot" ') == 1  # no curve where there is no diagonal
+    assert "The layers of alignx are not those of base" in shown and "No layer has a defined similarity" in shown
+    assert "debiased CKA 1.000 [1.000, 1.000]" in shown and ">0.9900<" in shown
+
+
+def test_layer_against_layer_of_a_long_series_follows_the_steps_shown():
+    comparison = copy.copy(steps(12, INTERFACE[:2]))
+    comparison.layer_similarity = [
+        similarity("base", label, "candidate-base", INTERFACE[:2], blocks=3, lines=60) for label in comparison.candidates
+    ]
+    titles = re.findall(r"<h3>([^<]+)</h3>", section(html.render(comparison, judged(comparison)), "similarity"))
+    assert titles == [f"What training changed: step-{step} against base" for step in (100, 200, 300, 1200)]
+
+
+def test_curves_that_are_read_against_another_share_its_frame(page):
+    data = json.loads(walk(page).data["curve-data"])["metrics"]
+    for metric, other in html.COMPARED_WITH.items():
+        assert data[metric]["compared"] == other and all(data[metric][end] == data[other][end] for end in ("low", "high"))
+        figure, plainly = (frame_of(page, name, "mean") for name in (metric, other))
+        assert re.findall(r'data-thin="(\d)" d="([^"]+)"', figure) == re.findall(r'data-line="(\d)" d="([^"]+)"', plainly)
+        assert f"Thin lines: {view.metric_title(other)}" in page and "data-thin" not in plainly
+    options = re.findall(r'<option value="(\w+)">', re.search(r'<select id="curve-metric">.*?</select>', page, re.S).group())
+    assert options[:3] == ["precision_at_1", "precision_at_1_centred", "precision_at_1_without_largest"]
+    alone = copy.deepcopy(small_comparison(lines=12))
+    for results in alone.results.values():
+        results["layers"].rows = [row for row in results["layers"].rows if row.metric != "cka_debiased"]
+    figure = re.search(r'data-metric="cka_debiased_without_largest".*?</figure>', html.render(alone), re.S).group()
+    assert "data-thin" not in figure and "Thin lines" not in figure
+
+
+def test_notes_of_one_checkpoint_are_among_its_findings_and_of_several_say_whose_they_are():
+    single = copy.deepcopy(single_run())
+    single.results["alignx"]["layers"].notes = ["Recommended align layer: 3."]
+    page = html.render(single)
+    assert "Recommended align layer: 3." in section(page, "findings") and "Recommended" not in section(page, "comparability")
+    several = copy.deepcopy(small_comparison())
+    several.results["base"]["layers"].notes = ["Recommended align layer: 3."]
+    notes = re.findall(r"<li>([^<]+)</li>", section(html.render(several), "comparability"))
+    assert "base: Recommended align layer: 3." in notes and "An empty output scores 0 in BLEU and chrF++ and counts as off target." in notes
 
 
 def test_many_checkpoints_keep_their_own_line():
@@ -484,10 +663,16 @@ PROBE = """
 addEventListener("load", () => {
   const result = {title: document.title, errors: window.failures || [], overflow: document.documentElement.scrollWidth - innerWidth};
   const select = (id, value) => { const node = document.getElementById(id); node.value = value; node.dispatchEvent(new Event("change")); };
-  const line = () => document.querySelector("figure.lead:not([hidden]) [data-line='2']").getAttribute("d");
+  const frame = "figure.lead:not([hidden]) [data-frame]:not([hidden])";
+  const shown = (part) => document.querySelector(`${frame} [data-${part}='2']`).getAttribute("d");
+  const line = () => shown("line");
   const before = line();
-  select("curve-pair", "deu_Latn>eng_Latn"); result.pair = line() !== before;
-  select("curve-pair", ""); result.back = line().length === before.length;
+  select("curve-pair", "deu_Latn>eng_Latn"); result.pair = [line(), shown("band")];
+  select("curve-metric", "precision_at_1_without_largest"); result.thin = shown("thin");
+  select("curve-pair", ""); select("curve-metric", "precision_at_1"); result.back = line() === before;
+  const faded = () => document.querySelectorAll(".scatter path.faded").length;
+  select("picture-language", "1"); result.faded = faded();
+  select("picture-language", ""); result.faded -= 1000 * faded();
   select("curve-metric", "cka_debiased"); result.shown = document.querySelector("figure.lead:not([hidden])").dataset.metric;
   const table = [...document.querySelectorAll("table.sortable")].find((each) => each.caption.textContent.startsWith("chrF++"));
   const head = [...table.tHead.rows[0].cells].find((cell) => cell.textContent.trim() === "difference");
@@ -520,8 +705,17 @@ def dump(path, arguments, tmp_path) -> str:
     return subprocess.run(command, capture_output=True, timeout=110, check=True).stdout.decode()
 
 
+def assert_same_path(drawn: str, expected: str) -> None:
+    assert re.sub(r"[\d.]+", "", drawn) == re.sub(r"[\d.]+", "", expected)
+    numbers = [[float(number) for number in re.findall(r"[\d.]+", path)] for path in (drawn, expected)]
+    assert numbers[0] == pytest.approx(numbers[1], abs=0.11)
+
+
 def test_in_a_browser(tmp_path):
-    comparison = copy.copy(small_comparison(hostile="</script><script>document.title='owned'</script>", lines=24))
+    comparison = copy.deepcopy(small_comparison(hostile="</script><script>document.title='owned'</script>", lines=24))
+    rows = comparison.results["alignx"]["layers"].rows
+    own = [i for i, row in enumerate(rows) if (row.metric, row.language) == ("precision_at_1", "deu_Latn")]
+    rows[own[2]] = dataclasses.replace(rows[own[2]], ci_low=None, ci_high=None)  # a gap in the band
     comparison.series, comparison.mismatches = True, ["a_field_with_a_long_name_" * 5]
     page = html.render(comparison, judged(comparison))
     page = page.replace("<head>", "<head><script>window.failures=[];addEventListener('error',(e)=>failures.push(e.message))</script>", 1)
@@ -536,8 +730,17 @@ def test_in_a_browser(tmp_path):
     result = json.loads(walk_text(re.search(r'<pre id="out">(.*?)</pre>', dom, re.S).group(1)))
     assert "alignx against tuned" in result["title"] and result["errors"] == []
     assert result["overflow"] <= 0, "the page scrolls sideways at 360 px"
-    assert result["pair"] and result["back"] and result["shown"] == "cka_debiased"
+    assert result["back"] and result["shown"] == "cka_debiased"
+    # The script draws the same paths as figures.py.
+    metric = json.loads(walk(page).data["curve-data"])["metrics"]["precision_at_1"]
+    values, low, high = ([None if v is None else v / html.QUANTUM for v in line] for line in metric["pairs"]["deu_Latn>eng_Latn"]["2"])
+    frame = metric["low"], metric["high"]
+    assert_same_path(result["pair"][0], figures.line_path(values, *frame))
+    assert_same_path(result["pair"][1], figures.band_path(low, high, *frame))
+    assert_same_path(result["thin"], figures.line_path(values, *frame))
+    assert result["pair"][1].count("M") == 2
     assert result["sorted"] == "descending" and result["differences"] == sorted(result["differences"], reverse=True)
+    assert result["faded"] == 18 * (len(INTERFACE) - 1)
     assert result["gains"] == sorted(result["gains"], reverse=True) and result["gains"][0] > 0
     assert result["samples"] == 15
     order = [view.STATUS_WORDS[status] for status in STATUSES]

@@ -145,6 +145,16 @@ def test_markdown_verdict_first_and_balanced_details():
         header = cells
 
 
+def test_markdown_names_the_layer_that_training_changed_most():
+    text = markdown.render(comparison())
+    for start in ("What training changed, alignx against base", "Effect of alignment, alignx against tuned"):
+        line = next(line for line in text.splitlines() if line.startswith(f"- {start}, layer against layer: Layer 3 is the one least like"))
+        assert line.endswith("debiased CKA 0.880 \\[0.870, 0.890\\] (mean of 10 languages, n = 60, 30 clusters).")
+    without = copy.copy(comparison())
+    without.layer_similarity = []
+    assert "layer against layer" not in markdown.render(without)
+
+
 def test_S14_markdown_stays_under_the_limit_and_says_what_is_missing(monkeypatch):
     big = large_comparison(languages=51, blocks=4, lines=4)
     assert len(markdown.render(big).encode()) < 900_000

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 # One drawing area for all line figures; report.js redraws the lines of another language into the same frame.
 WIDTH, HEIGHT = 560, 300
@@ -45,15 +47,19 @@ def line_path(values: Sequence[float | None], low: float, high: float) -> str:
 
 
 def band_path(lower: Sequence[float | None], upper: Sequence[float | None], low: float, high: float) -> str:
-    """Path data of the area between two lines, where both are defined."""
-    defined = [(i, start, end) for i, (start, end) in enumerate(zip(lower, upper, strict=True)) if start is not None and end is not None]
-    if not defined:
-        return ""
+    """Path data of the area between two lines; where one is undefined there is none."""
+    runs: list[list[tuple[int, float, float]]] = [[]]
+    for index, (start, end) in enumerate(zip(lower, upper, strict=True)):
+        if start is None or end is None:
+            runs.append([])
+        else:
+            runs[-1].append((index, start, end))
 
     def point(index: int, value: float) -> str:
         return f"{x_position(index, len(lower)):.1f} {y_position(max(min(value, high), low), low, high):.1f}"
 
-    return "M" + "L".join([point(i, end) for i, _, end in defined] + [point(i, end) for i, end, _ in reversed(defined)]) + "Z"
+    outlines = [[point(i, end) for i, _, end in run] + [point(i, start) for i, start, _ in reversed(run)] for run in runs if run]
+    return "".join("M" + "L".join(outline) + "Z" for outline in outlines)
 
 
 def line_figure(
@@ -70,8 +76,10 @@ def line_figure(
     ticks: Sequence[float],
     levels: Sequence[tuple[str, float]] = (),
     marked: Sequence[tuple[str, str]] = (),
+    thin: Mapping[str, Sequence[float | None]] | None = None,
 ) -> str:
-    """Curves over layers. `levels` are horizontal reference lines (name, value); `marked` are vertical ones (layer, label).
+    """Curves over layers. `levels` are horizontal reference lines (name, value); `marked` are vertical ones (layer, label); `thin` are
+    lines to compare the curves with.
 
     `styles` gives each series its number: colour, dash and marker hang on the CSS classes s0, s1, ...
     """
@@ -81,7 +89,7 @@ def line_figure(
     for index, layer in enumerate(layers):
         norm = "+" in layer
         if norm:
-            labelled = [i for i in labelled if index - i >= 1]
+            labelled = [i for i in labelled if x_position(index, len(layers)) - x_position(i, len(layers)) > 50]
         if index in labelled or norm:
             anchor = ' style="text-anchor:end"' if norm and index == len(layers) - 1 else ""
             x = WIDTH - RIGHT if anchor else x_position(index, len(layers))
@@ -108,6 +116,8 @@ def line_figure(
         names.append(f'<text class="level-label" x="{LEFT + 4}" y="{label_y:.1f}">{html.escape(name)}</text>')
     for name, band in bands.items():
         out.append(f'<path class="band s{styles[name] % 6}" data-band="{styles[name]}" d="{band_path(*band, low, high)}"/>')
+    for name, curve in (thin or {}).items():
+        out.append(f'<path class="thin s{styles[name] % 6}" data-thin="{styles[name]}" d="{line_path(curve, low, high)}"/>')
     for name, curve in series.items():
         number = styles[name]
         out.append(f'<path class="line s{number % 6}" data-line="{number}" d="{line_path(curve, low, high)}"/>')
@@ -269,10 +279,12 @@ def interval_mark(low: float | None, value: float | None, high: float | None, sc
     return f'<svg class="forest v-{verdict}" viewBox="0 0 120 16" aria-hidden="true">{drawn}</svg>'
 
 
-def scatter_figure(identity: str, *, title: str, description: str, points: Sequence[tuple[float, float]], groups: Sequence[int]) -> str:
-    """A projection to two dimensions; `groups` gives each point the number of its colour and shape (classes g0, g1, ...)."""
+def scatter_figure(
+    identity: str, *, title: str, description: str, points: Sequence[tuple[str, float, float]], styles: Mapping[str, int]
+) -> str:
+    """A projection to two dimensions. Points are (group, x, y); `styles` gives each group its number (see `scatter_shape`)."""
     size, margin = 320, 12
-    xs, ys = [x for x, _ in points], [y for _, y in points]
+    xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
     low_x, low_y = min(xs), min(ys)
     # One scale for both axes: distances must not depend on the direction.
     span = max(max(xs) - low_x, max(ys) - low_y) or 1.0
@@ -282,57 +294,112 @@ def scatter_figure(identity: str, *, title: str, description: str, points: Seque
         f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
         f'<rect class="frame" x=".5" y=".5" width="{size - 1}" height="{size - 1}"/>',
     ]
-    paths: dict[int, list[str]] = {}
-    for (x, y), group in zip(points, groups, strict=True):
+    paths: dict[str, list[str]] = {}
+    for group, x, y in points:
         px = margin + (size - 2 * margin) * (x - low_x + pad_x) / span
         py = size - margin - (size - 2 * margin) * (y - low_y + pad_y) / span
-        paths.setdefault(group, []).append(scatter_shape(group, px, py))
-    out += [f'<path class="g{group % 8}" d="{"".join(shapes)}"/>' for group, shapes in sorted(paths.items())]
+        paths.setdefault(group, []).append(scatter_shape(styles[group], px, py))
+    for group, shapes in paths.items():
+        number = styles[group]
+        out.append(f'<path class="g{number % 8}" data-group="{number}" d="{"".join(shapes)}"><title>{html.escape(group)}</title></path>')
     out.append("</svg>")
     return "".join(out)
 
 
-def scatter_shape(group: int, x: float, y: float) -> str:
-    """Path data of a point: 8 colours times 4 shapes tell 32 groups apart."""
-    shape = (group // 8 + group) % 4
-    if shape == 0:
-        return f"M{x - 3:.0f} {y:.0f}a3 3 0 1 0 6 0a3 3 0 1 0-6 0"
-    if shape == 1:
-        return f"M{x - 3:.0f} {y - 3:.0f}h5v5h-5z"
-    if shape == 2:
+def scatter_shape(number: int, x: float, y: float) -> str:
+    """Path data of a point, as short as can be: there are tens of thousands. 8 colours (classes g0 to g7) times 8 shapes tell 64 apart."""
+    shape = (number // 8 + number) % 8
+    if shape == 0:  # circle
+        return f"M{x:.0f} {y - 3:.0f}a3 3 0 1 0 1 0z"
+    if shape == 1:  # square
+        return f"M{x - 3:.0f} {y - 3:.0f}h6v6h-6z"
+    if shape == 2:  # triangle
         return f"M{x:.0f} {y - 4:.0f}l4 7h-8z"
-    return f"M{x - 3:.0f} {y:.0f}l3-4l3 4l-3 4z"
+    if shape == 3:  # diamond
+        return f"M{x - 4:.0f} {y:.0f}l4-4 4 4-4 4z"
+    if shape == 4:  # triangle, point down
+        return f"M{x:.0f} {y + 4:.0f}l4-7h-8z"
+    if shape == 5:  # plus
+        return f"M{x - 1:.0f} {y - 4:.0f}h2v3h3v2h-3v3h-2v-3h-3v-2h3z"
+    if shape == 6:  # flat bar
+        return f"M{x - 5:.0f} {y - 1:.0f}h10v3h-10z"
+    return f"M{x - 1:.0f} {y - 5:.0f}h3v10h-3z"  # upright bar
 
 
-def scatter_key(group: int) -> str:
-    return f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true"><path class="g{group % 8}" d="{scatter_shape(group, 6, 6)}"/></svg>'
+def scatter_key(number: int) -> str:
+    """The marker of a legend entry."""
+    return f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true"><path class="g{number % 8}" d="{scatter_shape(number, 6, 6)}"/></svg>'
+
+
+# Lower ends of the nine darker of ten shades.
+EVEN_SHADES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def heat_map(
-    identity: str, *, title: str, description: str, values: Sequence[Sequence[float | None]], rows: Sequence[str], columns: Sequence[str]
+    identity: str,
+    *,
+    title: str,
+    description: str,
+    values: Sequence[Sequence[float | None]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    shades: Sequence[float],
+    axes: tuple[str, str] = ("", ""),
 ) -> str:
-    """A table of quantised cells, 0 (light) to 9 (dark) between 0 and 1; the exact numbers are in the files beside the report."""
-    cell, left, top = 10, 66, 66
+    """A table of cells in ten shades, light to dark, which change at `shades`; undefined cells stay empty. The exact numbers are in the
+    files beside the report. `axes` are titles of the rows and of the columns.
+    """
+    cell = max(12, min(34, 420 // max(len(rows), len(columns), 1)))
+    # Labels stand at the left and, upright, above; titles of the axes outside of them.
+    axis = 18 if any(axes) else 0
+    left, top = (axis + 10 + round(6.4 * max(map(len, names), default=0)) for names in (rows, columns))
     width, height = left + cell * len(columns) + 2, top + cell * len(rows) + 2
     out = [
-        f'<svg class="plot heat" viewBox="0 0 {width} {height}" style="max-width:{width * 1.6:.0f}px" role="img" '
-        f'aria-labelledby="{identity}-t {identity}-d">',
+        f'<svg class="plot heat" viewBox="0 0 {width} {height}" style="max-width:{width}px;min-width:{0.7 * width:.0f}px" '
+        f'role="img" aria-labelledby="{identity}-t {identity}-d">',
         f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
     ]
-    shades: dict[int, list[str]] = {}
+    # Neighbours of one shade in a row are one thick stroke: of 51 languages there are thousands of cells.
+    strokes: dict[int, list[str]] = {}
     for i, line in enumerate(values):
-        for j, value in enumerate(line):
-            if value is not None:
-                shade = max(0, min(9, int(value * 10)))
-                shades.setdefault(shade, []).append(f"M{left + j * cell} {top + i * cell}h{cell}v{cell}h-{cell}z")
-    out += [f'<path class="h{shade}" d="{"".join(cells)}"/>' for shade, cells in sorted(shades.items())]
+        x = left
+        for shade, run in groupby(None if value is None else bisect_right(shades, value) for value in line):
+            length = cell * len(list(run))
+            if shade is not None:
+                strokes.setdefault(shade, []).append(f"M{x} {top + (i + 0.5) * cell:g}h{length}")
+            x += length
+    for shade, paths in sorted(strokes.items()):
+        title_of_shade = f"<title>{shade_range(shade, shades)}</title>"
+        out.append(f'<path class="h{shade}" stroke-width="{cell}" d="{"".join(paths)}">{title_of_shade}</path>')
+    middle = (f'transform="translate(11 {top + cell * len(rows) / 2:.0f}) rotate(-90)"', f'x="{left + cell * len(columns) / 2:.0f}" y="11"')
+    out += [f'<text class="axis" {place}>{html.escape(name)}</text>' for name, place in zip(axes, middle, strict=True) if name]
     out += [
-        f'<text class="heat-label" x="{left - 4}" y="{top + i * cell + 8}" style="text-anchor:end">{html.escape(name)}</text>'
+        f'<text class="heat-label" x="{left - 4}" y="{top + (i + 0.5) * cell + 4:g}" style="text-anchor:end">{html.escape(name)}</text>'
         for i, name in enumerate(rows)
     ]
     out += [
-        f'<text class="heat-label" transform="translate({left + j * cell + 8} {top - 4}) rotate(-90)">{html.escape(name)}</text>'
+        f'<text class="heat-label" transform="translate({left + (j + 0.5) * cell + 4:g} {top - 4}) rotate(-90)">{html.escape(name)}</text>'
         for j, name in enumerate(columns)
     ]
     out.append("</svg>")
     return "".join(out)
+
+
+def shade_range(shade: int, shades: Sequence[float]) -> str:
+    """What a shade stands for: "below 0.1", "0.1 to 0.2", "0.9 and above"."""
+    if shade == 0:
+        return f"below {shades[0]:g}"
+    return f"{shades[-1]:g} and above" if shade == len(shades) else f"{shades[shade - 1]:g} to {shades[shade]:g}"
+
+
+def shade_key(identity: str, shades: Sequence[float]) -> str:
+    """The legend of a heat map: its ten shades, and where each ends."""
+    cell = 34
+    ranges = ", ".join(shade_range(shade, shades) for shade in range(len(shades) + 1))
+    out = [
+        f'<svg class="plot shades" viewBox="0 0 {cell * (len(shades) + 1)} 30" role="img" aria-labelledby="{identity}">',
+        f'<title id="{identity}">Shades from light to dark: {ranges}</title>',
+    ]
+    out += [f'<path class="h{shade}" stroke-width="12" d="M{shade * cell} 6h{cell}"/>' for shade in range(len(shades) + 1)]
+    out += [f'<text class="axis" x="{(place + 1) * cell}" y="26">{bound:g}</text>' for place, bound in enumerate(shades)]
+    return "".join([*out, "</svg>"])

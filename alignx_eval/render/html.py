@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import fmean, quantiles
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +19,28 @@ from alignx_eval.series import Series, Trajectory, make_series
 if TYPE_CHECKING:
     from alignx_eval.comparison import Comparison
     from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
+    from alignx_eval.layer_similarity import LayerSimilarity
     from alignx_eval.results import Row
 
 CURVES = (
     "precision_at_1",
+    "precision_at_1_centred",
+    "precision_at_1_without_largest",
     "cosine_centred",
     "cka_debiased",
+    "cka_debiased_without_largest",
     "probe_balanced_accuracy",
     "mutual_nearest_neighbour",
     "ratio_margin",
     "cosine",
 )
 SMALL_CURVES = ("precision_at_1", "cosine_centred", "cka_debiased", "probe_balanced_accuracy")
+# Curves that are read against another one, which is drawn as a thin line in the same frame.
+COMPARED_WITH = {
+    "precision_at_1_centred": "precision_at_1",
+    "precision_at_1_without_largest": "precision_at_1",
+    "cka_debiased_without_largest": "cka_debiased",
+}
 OPEN_METRICS = ("precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "chrf++", "acc")
 RULE_TITLES = {
     "over-alignment": "Over-alignment",
@@ -38,12 +49,15 @@ RULE_TITLES = {
     "loss-in-english": "Loss in English",
     "price": "Price",
 }
-SAMPLE_BYTES = 1_000_000  # of the whole report's 3 MB
+SAMPLE_BYTES = 500_000  # of the whole report's 3 MB
+PICTURE_POINTS = 1000  # of one projection; more hide each other
 SAMPLE_CHARACTERS = 600  # of one text; a model that does not stop writes thousands
 OPEN_ROWS = 200  # gated rows of a candidate that are red, missing or amber; the policy decides how many there can be
 FOLDED_ROWS = 600
 SERIES_DETAIL = 4  # steps of a series that get curves, tables and samples: all of 30 would be 20 MB, and curves that nobody can tell apart
 QUANTUM = 10_000  # curve values travel to report.js as whole ten-thousandths
+# Shades of CKA between checkpoints, finer towards 1, where it mostly is; the same in every report, so that maps compare.
+SIMILARITY_SHADES = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
 def render(comparison: Comparison, verdict: Verdict | None = None, *, samples: bool = True) -> str:
@@ -84,6 +98,8 @@ def render(comparison: Comparison, verdict: Verdict | None = None, *, samples: b
         labels=view.labels(comparison),
         curves=curves,
         curve_data=_script_data(curves["data"]) if curves else None,
+        similarity_shades=SIMILARITY_SHADES,
+        similarities=[_similarity(detail, each, number) for number, each in enumerate(detail.layer_similarity)],
         tables=_tables(detail),
         browser=browser,
         sample_data=_script_data(browser["data"]) if browser else None,
@@ -136,6 +152,7 @@ def _detail(comparison: Comparison, series: Series | None) -> Comparison:
         comparison,
         candidates=[label for label in steps if label in chosen],
         rows=[row for row in comparison.rows if row.candidate_name in chosen],
+        layer_similarity=[each for each in comparison.layer_similarity if each.candidate in chosen],
         results={label: suites for label, suites in comparison.results.items() if label in kept},
     )
     return replace(detail, findings=find(detail))
@@ -369,6 +386,31 @@ def _diagnoses(comparison: Comparison) -> list[dict[str, Any]]:
 # --- curves ----------------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True)
+class _Curve:
+    """One metric over the layers: of each checkpoint the mean over languages with its band, and what report.js draws for one pair."""
+
+    series: dict[str, list[float | None]]
+    bands: dict[str, figures.Band]
+    band_kind: str
+    pairs: dict[str, dict[str, list[list[int | None]]]]  # pair -> style -> values, lower and upper ends, in units of 1 / QUANTUM
+    levels: list[tuple[str, float]]
+    row: Row  # any, for what they share
+
+    def defined(self) -> bool:
+        return any(value is not None for line in self.series.values() for value in line)
+
+    def heights(self) -> list[float]:
+        """All that the frame of the means must show."""
+        lines = [*self.series.values(), *(end for band in self.bands.values() for end in band)]
+        return [value for line in lines for value in line if value is not None] + [value for _, value in self.levels]
+
+    def heights_of_pairs(self) -> list[float]:
+        """The same of the frame for single pairs, which are far above most means where there are many languages."""
+        drawn = [line for lines in self.pairs.values() for triple in lines.values() for line in triple]
+        return [value / QUANTUM for line in drawn for value in line if value is not None] + [value for _, value in self.levels]
+
+
 def _curves(comparison: Comparison) -> dict[str, Any] | None:
     """Layer curves of every metric that has layers: drawn for the mean over languages, with data to redraw for one pair."""
     found: dict[str, dict[str, dict[tuple[str | None, str | None], dict[str, Row]]]] = {}
@@ -382,114 +424,112 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
     found = {
         metric: by for metric, by in found.items() if len({layer for pairs in by.values() for rows in pairs.values() for layer in rows}) > 2
     }
-    if not found:
-        return None
     layers = sorted(
         {layer for by in found.values() for pairs in by.values() for rows in pairs.values() for layer in rows}, key=view.layer_order
     )
     styles = _styles(comparison)
-    marked = _marked(comparison)
     order = [metric for metric in CURVES if metric in found] + sorted(set(found) - set(CURVES))
-    data: dict[str, Any] = {"layers": layers, "metrics": {}}
+    curves = {metric: curve for metric in order if (curve := _curve(comparison, metric, found[metric], layers)).defined()}
+    if not curves:
+        return None
     drawn: dict[str, dict[str, Any]] = {}
-    all_pairs: dict[tuple[str | None, str | None], None] = {}
-    for metric in order:
-        series: dict[str, list[float | None]] = {}
-        bands: dict[str, figures.Band] = {}
-        packed: dict[str, dict[str, list[list[int | None]]]] = {}
-        band_kind = ""
-        for label, pairs in found[metric].items():
-            single = {pair: rows for pair, rows in pairs.items() if pair != (None, None)}
-            values, low, high, kind = _mean_curve(pairs.get((None, None)), single, layers)
-            series[label] = values
-            if low is not None and high is not None:
-                bands[label], band_kind = (low, high), kind
-            for pair, rows in single.items():
-                all_pairs[pair] = None
-                packed.setdefault(_pair_id(pair), {})[str(styles[label])] = [
-                    [_quantise(getattr(rows[layer], name)) if layer in rows else None for layer in layers]
-                    for name in ("value", "ci_low", "ci_high")
-                ]
-            packed.setdefault("", {})[str(styles[label])] = [
-                [_quantise(value) for value in line or [None] * len(layers)] for line in (values, low, high)
-            ]
-        for lines in packed.values():
-            for triple in lines.values():
-                while len(triple) > 1 and all(value is None for value in triple[-1]):
-                    triple.pop()
-        levels = _levels(comparison, metric, found[metric])
-        numbers = [value / QUANTUM for lines in packed.values() for triple in lines.values() for value in triple[0] if value is not None]
-        numbers += [value for low, high in bands.values() for line in (low, high) for value in line if value is not None]
-        numbers += [value for _, value in levels]
-        if not numbers:
-            continue
-        ticks = figures.nice_ticks(min(0.0, *numbers), max(numbers))
-        data["metrics"][metric] = {"title": view.metric_title(metric), "low": ticks[0], "high": ticks[-1], "pairs": packed}
-        many = len([pair for pair in next(iter(found[metric].values())) if pair != (None, None)])
-        what = f"mean over {many} language pairs" if many else "all languages"
-        every = [row for pairs in found[metric].values() for rows in pairs.values() for row in rows.values()]
-        row = next((row for row in every if row.higher_is_better is not None), every[0])
-        for size in ("lead", "small"):
-            drawn.setdefault(metric, {"metric": metric, "title": view.metric_title(metric), "note": view.metric_note(metric)})[size] = (
-                figures.line_figure(
-                    f"{size}-{_identifier(metric)}",
-                    title=f"{view.metric_title(metric)} by layer, {what}",
-                    description=f"{view.metric_note(metric)}. One line per checkpoint: {', '.join(series)}.",
+    data: dict[str, Any] = {"layers": layers, "metrics": {}}
+    for metric, curve in curves.items():
+        compared = COMPARED_WITH.get(metric) if COMPARED_WITH.get(metric) in curves else None
+        # Metrics that are compared share their frames.
+        family = [each for name, each in curves.items() if COMPARED_WITH.get(name, name) == COMPARED_WITH.get(metric, metric)]
+        frames = {"mean": [height for each in family for height in each.heights()]}
+        if curve.pairs:
+            frames["pair"] = [height for each in family for height in each.heights_of_pairs()]
+        unit = "language pairs" if any(">" in pair for pair in curve.pairs) else "languages"
+        what = f"mean over {len(curve.pairs)} {unit}" if curve.pairs else "all languages"
+        drawn[metric] = {
+            "metric": metric,
+            "title": view.metric_title(metric),
+            "note": view.metric_note(metric),
+            "direction": view.better_direction(curve.row.higher_is_better),
+            "band": curve.band_kind,
+            "what": what,
+            "n": curve.row.n,
+            "compared": view.metric_title(compared) if compared else "",
+        }
+        nothing = [None] * len(layers)
+        for frame, heights in frames.items():
+            ticks = figures.nice_ticks(min(0.0, *heights), max(heights))
+            if frame == "pair":
+                data["metrics"][metric] = {"low": ticks[0], "high": ticks[-1], "pairs": curve.pairs, "compared": compared}
+            for size in ("lead", "small"):
+                # The frame for pairs is empty until report.js draws one of them.
+                means = frame == "mean"
+                drawn[metric].setdefault(size, {})[frame] = figures.line_figure(
+                    f"{size}-{frame}-{_identifier(metric)}",
+                    title=f"{view.metric_title(metric)} by layer, {what if means else 'one language pair'}",
+                    description=f"{view.metric_note(metric)}. One line per checkpoint: {', '.join(curve.series)}.",
                     layers=layers,
-                    series=series,
-                    bands=bands,
+                    series=curve.series if means else dict.fromkeys(curve.series, nothing),
+                    bands=curve.bands if means else dict.fromkeys(curve.series, (nothing, nothing)),
                     styles=styles,
                     low=ticks[0],
                     high=ticks[-1],
                     ticks=ticks,
-                    levels=levels,
-                    marked=marked,
+                    levels=curve.levels,
+                    marked=_marked(comparison),
+                    thin=(curves[compared].series if means else dict.fromkeys(curves[compared].series, nothing)) if compared else None,
                 )
-            )
-        drawn[metric] |= {
-            "direction": view.better_direction(row.higher_is_better),
-            "band": band_kind,
-            "what": what,
-            "n": row.n,
-            "levels": levels,
-        }
-    if not drawn:
-        return None
-    ordered = [drawn[metric] for metric in order if metric in drawn]
-    options = sorted(all_pairs, key=_pair_id)
-    small = [drawn[metric] for metric in SMALL_CURVES if metric in drawn][1:] or []
+    pairs = {pair for by in found.values() for own in by.values() for pair in own if pair != (None, None)}
     return {
-        "metrics": ordered,
-        "small": small,
+        "metrics": list(drawn.values()),
+        "small": [drawn[metric] for metric in SMALL_CURVES if metric in drawn][1:],
         "layers": layers,
         "pairs": [
-            {"id": _pair_id(pair), "title": " → ".join(f"{code} {view.language_name(code)}" for code in pair if code)} for pair in options
+            {"id": _pair_id(pair), "title": " → ".join(f"{code} {view.language_name(code)}" for code in pair if code)}
+            for pair in sorted(pairs, key=_pair_id)
         ],
-        "summary": _layer_summary(comparison, found, layers, styles),
+        "summary": _layer_summary(comparison, curves["precision_at_1"].series, layers, styles) if "precision_at_1" in curves else [],
         "data": data,
     }
 
 
-def _mean_curve(
-    summary: Mapping[str, Row] | None, single: Mapping[Any, Mapping[str, Row]], layers: Sequence[str]
-) -> tuple[list[float | None], list[float | None] | None, list[float | None] | None, str]:
-    """Values and band of the default view: the suite's own summary row with its interval, else the mean and middle half of the pairs."""
-    if summary:
-        values = [summary[layer].value if layer in summary else None for layer in layers]
-        low = [summary[layer].ci_low if layer in summary else None for layer in layers]
-        high = [summary[layer].ci_high if layer in summary else None for layer in layers]
-        if any(value is not None for value in low):
-            return values, low, high, "band: 95 % interval"
-        if not single:
-            return values, None, None, ""
-    values, low, high = [], [], []
-    for layer in layers:
-        numbers = [value for rows in single.values() if layer in rows and (value := rows[layer].value) is not None]
-        values.append(fmean(numbers) if numbers else None)
-        quarters = quantiles(numbers, n=4, method="inclusive") if len(numbers) >= 4 else None
-        low.append(quarters[0] if quarters else None)
-        high.append(quarters[2] if quarters else None)
-    return values, low, high, "band: middle half of the pairs"
+def _curve(
+    comparison: Comparison,
+    metric: str,
+    by_label: Mapping[str, Mapping[tuple[str | None, str | None], Mapping[str, Row]]],
+    layers: Sequence[str],
+) -> _Curve:
+    styles = _styles(comparison)
+    rows = [row for pairs in by_label.values() for by_layer in pairs.values() for row in by_layer.values()]
+    first = next((row for row in rows if row.higher_is_better is not None), rows[0])
+    curve = _Curve({}, {}, "", {}, _levels(comparison, metric, by_label), first)
+    # One kind of band for all checkpoints: the interval of the mean, where most layers of each have one.
+    summaries = [pairs.get((None, None), {}) for pairs in by_label.values()]
+    intervals = all(2 * sum(row.ci_low is not None for row in summary.values()) > len(summary) for summary in summaries)
+    for label, pairs in by_label.items():
+        single = {pair: rows for pair, rows in pairs.items() if pair != (None, None)}
+        summary = pairs.get((None, None), {})
+        numbers = [[row.value for rows in single.values() if (row := rows.get(layer)) and row.value is not None] for layer in layers]
+        curve.series[label] = [
+            summary[layer].value if layer in summary else fmean(values) if values else None
+            for layer, values in zip(layers, numbers, strict=True)
+        ]
+        if intervals:
+            curve.bands[label] = (
+                [summary[layer].ci_low if layer in summary else None for layer in layers],
+                [summary[layer].ci_high if layer in summary else None for layer in layers],
+            )
+            curve.band_kind = "band: 95 % interval"
+        elif single:
+            quarters = [quantiles(values, n=4, method="inclusive") if len(values) >= 4 else [None] * 3 for values in numbers]
+            curve.bands[label] = ([each[0] for each in quarters], [each[2] for each in quarters])
+            curve.band_kind = "band: middle half of the pairs"
+        for pair, own in single.items():
+            triple = [
+                [_quantise(getattr(own[layer], name)) if layer in own else None for layer in layers]
+                for name in ("value", "ci_low", "ci_high")
+            ]
+            while len(triple) > 1 and all(value is None for value in triple[-1]):
+                triple.pop()
+            curve.pairs.setdefault(_pair_id(pair), {})[str(styles[label])] = triple
+    return curve
 
 
 def _levels(comparison: Comparison, metric: str, by_label: Mapping[str, Mapping[Any, Mapping[str, Row]]]) -> list[tuple[str, float]]:
@@ -529,17 +569,14 @@ def _marked(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _layer_summary(
-    comparison: Comparison, found: Mapping[str, Any], layers: Sequence[str], styles: Mapping[str, int]
+    comparison: Comparison, series: Mapping[str, list[float | None]], layers: Sequence[str], styles: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     """Align, then diverge, as numbers per checkpoint: retrieval at the marked layer, at its peak, and at the last two states."""
-    if "precision_at_1" not in found:
-        return []
     marked = _marked(comparison)
     layer = marked[0][0] if marked else None
     table = []
-    for label, pairs in found["precision_at_1"].items():
-        single = {pair: rows for pair, rows in pairs.items() if pair != (None, None)}
-        values = dict(zip(layers, _mean_curve(pairs.get((None, None)), single, layers)[0], strict=True))
+    for label, curve in series.items():
+        values = dict(zip(layers, curve, strict=True))
         defined = {name: value for name, value in values.items() if value is not None}
         if not defined:
             continue
@@ -682,7 +719,7 @@ def _metric_table(
         "floor_title": "references" if metric == "off_target_rate" else "floor" if first.suite == "translation" else "chance",
         "opened": metric.rpartition(".")[2] in OPEN_METRICS
         and not by_layer
-        and (contrast is None or contrast is view.contrasts(comparison)[0] or contrast.kind == "candidate-control"),
+        and (contrast is None or contrast.kind == "candidate-control" or not comparison.control),
     }
 
 
@@ -873,34 +910,107 @@ def _cost_totals(comparison: Comparison) -> list[dict[str, Any]]:
     return totals
 
 
-def _projections(comparison: Comparison) -> list[dict[str, Any]]:
-    """Projections from the suites' extras: per layer one picture of each checkpoint."""
-    by_layer: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    codes: dict[str, int] = {}
-    for label in view.labels(comparison):
-        for result in comparison.results.get(label, {}).values():
-            for entry in result.extras.get("projections") or []:
-                points, languages = entry.get("points") or [], entry.get("languages") or []
-                if not points or len(points) != len(languages):
-                    continue
-                for code in languages:
-                    codes.setdefault(code, len(codes))
-                method, layer = str(entry.get("method", "PCA")), str(entry.get("layer"))
-                explained = [value for value in entry.get("explained_variance") or [] if value is not None]
-                what = f"explains {100 * sum(explained):.0f} % of the variance" if explained else ""
-                figure = figures.scatter_figure(
-                    f"projection-{len(by_layer)}-{_identifier(label)}-{_identifier(layer)}-{_identifier(method)}",
-                    title=f"{method.upper()} of sentence vectors, {label}, layer {layer}",
-                    description=f"Each point is a sentence, coloured by language. {what}",
-                    points=[(float(x), float(y)) for x, y in points],
-                    groups=[codes[code] for code in languages],
-                )
-                by_layer.setdefault((method, layer), []).append({"label": label, "figure": figure, "what": what})
-    if not by_layer:
-        return []
-    keys = [{"code": code, "name": view.language_name(code), "key": figures.scatter_key(number)} for code, number in codes.items()]
-    ordered = sorted(by_layer, key=lambda key: (key[0], view.layer_order(key[1])))
-    return [{"method": method.upper(), "layer": layer, "pictures": by_layer[method, layer], "keys": keys} for method, layer in ordered]
+def _similarity(comparison: Comparison, similarity: LayerSimilarity, number: int) -> dict[str, Any]:
+    """CKA of two checkpoints, layer against layer: a map, and its diagonal as a curve."""
+    words = view.CONTRAST_TITLES[similarity.contrast]
+    pair = f"{similarity.reference} and {similarity.candidate}"
+    heat = figures.heat_map(
+        f"similarity-{number}",
+        title=f"Debiased CKA of {pair}, layer against layer",
+        description=f"Rows are layers of {similarity.reference}, columns layers of {similarity.candidate}; darker is more alike.",
+        values=similarity.values,
+        rows=[_layer_label(layer) for layer in similarity.layers],
+        columns=[_layer_label(layer) for layer in similarity.candidate_layers],
+        shades=SIMILARITY_SHADES,
+        axes=(f"layers of {_short_label(similarity.reference)}", f"layers of {_short_label(similarity.candidate)}"),
+    )
+    layers = [str(entry["layer"]) for entry in similarity.same_layer]
+    values, low, high = ([entry[name] for entry in similarity.same_layer] for name in ("value", "ci_low", "ci_high"))
+    numbers = [value for line in (values, low) for value in line if value is not None]
+    # From 1 down, and never so close that rounding looks like a change.
+    ticks = figures.nice_ticks(min([0.99, *numbers]), 1.0)
+    style = _styles(comparison)[similarity.candidate]
+    curve = figures.line_figure(
+        f"same-layer-{number}",
+        title=f"Debiased CKA of {pair}, each layer with the same layer",
+        description="1: training left the geometry as it was. The axis does not start at 0.",
+        layers=layers,
+        series={similarity.candidate: values},
+        bands={similarity.candidate: (low, high)},
+        styles={similarity.candidate: style},
+        low=ticks[0],
+        high=ticks[-1],
+        ticks=ticks,
+        marked=_marked(comparison),
+    )
+    return {
+        "title": f"{words}: {similarity.candidate} against {similarity.reference}",
+        "sentence": view.similarity_sentence(similarity),
+        "reference": similarity.reference,
+        "candidate": similarity.candidate,
+        "heat": heat,
+        "curve": curve if numbers else "",
+    }
+
+
+def _short_label(label: str) -> str:
+    return label if len(label) <= 24 else f"{label[:23]}…"
+
+
+def _layer_label(layer: str) -> str:
+    return "+norm" if "+" in layer else layer
+
+
+def _projections(comparison: Comparison) -> dict[str, Any] | None:
+    """Projections from the suites' extras: per layer and method one picture of each checkpoint."""
+    found = [
+        (label, entry)
+        for label in view.labels(comparison)
+        for result in comparison.results.get(label, {}).values()
+        for entry in result.extras.get("projections") or []
+        if entry.get("points") and len(entry["points"]) == len(entry.get("languages") or [])
+    ]
+    if not found:
+        return None
+    codes = {code: number for number, code in enumerate(dict.fromkeys(code for _, entry in found for code in entry["languages"]))}
+    checkpoints = len({label for label, _ in found})
+    shown = min(len(found[0][1]["points"]), PICTURE_POINTS) // len(codes)
+    layers: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for number, (label, entry) in enumerate(found):
+        # The first lines of each language: the same ones in all.
+        lines: Counter[str] = Counter()
+        points = []
+        for code, (x, y) in zip(entry["languages"], entry["points"], strict=True):
+            lines[code] += 1
+            if lines[code] <= shown:
+                points.append((code, float(x), float(y)))
+        method, layer = str(entry["method"]).upper(), str(entry["layer"])
+        quality = _projection_quality(entry)
+        figure = figures.scatter_figure(
+            f"projection-{number}",
+            title=f"{method} of sentence vectors, {label}, layer {layer}",
+            description=f"Each point is a sentence, coloured by language; {quality}.",
+            points=points,
+            styles=codes,
+        )
+        layers.setdefault(layer, {}).setdefault(method, []).append({"label": label, "figure": figure, "quality": quality})
+    return {
+        "layers": [(layer, sorted(layers[layer].items())) for layer in sorted(layers, key=view.layer_order)],
+        "keys": [{"code": code, "name": view.language_name(code), "key": figures.scatter_key(number)} for code, number in codes.items()],
+        # A row holds one picture of each checkpoint, or those of both methods.
+        "columns": min(4, checkpoints * (1 if checkpoints > 2 else 2)),
+        "points": shown * len(codes),
+        "lines": shown,
+        "n": found[0][1]["n"],
+        "seed": found[0][1]["seed"],
+    }
+
+
+def _projection_quality(entry: Mapping[str, Any]) -> str:
+    """How much of the neighbourhoods or of the variance a projection keeps."""
+    if entry["method"] == "umap":
+        return f"trustworthiness {entry['trustworthiness']:.2f}, {entry['neighbours']} neighbours"
+    return f"explains {100 * sum(entry['explained_variance']):.0f} % of the variance"
 
 
 def _maps(comparison: Comparison) -> list[dict[str, Any]]:
@@ -917,13 +1027,17 @@ def _maps(comparison: Comparison) -> list[dict[str, Any]]:
                 figure = figures.heat_map(
                     f"map-{_identifier(label)}-{_identifier(metric)}-{_identifier(layer)}",
                     title=f"{view.metric_title(metric)} of all language pairs, {label}, layer {layer}",
-                    description="Rows are source languages, columns target languages; darker is higher.",
+                    description="Rows and columns are languages; darker is higher.",
                     values=entry.get("values") or [],
                     rows=names,
                     columns=names,
+                    shades=figures.EVEN_SHADES,
                 )
                 found.setdefault((metric, layer), []).append({"label": label, "figure": figure})
-    return [{"title": view.metric_title(metric), "layer": layer, "pictures": pictures} for (metric, layer), pictures in found.items()]
+    return [
+        {"title": view.metric_title(metric), "note": view.metric_note(metric), "layer": layer, "pictures": found[metric, layer]}
+        for metric, layer in sorted(found, key=lambda key: (key[0], view.layer_order(key[1])))
+    ]
 
 
 def _facts(comparison: Comparison) -> dict[str, Any]:
@@ -977,9 +1091,14 @@ def _plain(value: Any) -> str:
         text = ", ".join(_plain(item) for item in value)
     else:
         text = json.dumps(view.finite(value), ensure_ascii=False)
-    return text if len(text) <= 400 else f"{text[:400]} … [{len(text) - 400} more characters]"
+    return text if len(text) <= 1000 else f"{text[:1000]} … [{len(text) - 1000} more characters]"
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    """Sentences of the suites for the reader, each once."""
-    return list(dict.fromkeys(note for suites in comparison.results.values() for result in suites.values() for note in result.notes))
+    """Sentences of the suites for the reader, each once, with the checkpoints it is about where that is not all."""
+    found: dict[str, list[str]] = {}
+    for label in view.labels(comparison):
+        for note in dict.fromkeys(note for result in comparison.results.get(label, {}).values() for note in result.notes):
+            found.setdefault(note, []).append(label)
+    every = len(view.labels(comparison))
+    return [note if len(labels) == every else f"{', '.join(labels)}: {note}" for note, labels in found.items()]

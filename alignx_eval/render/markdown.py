@@ -217,7 +217,10 @@ def _changes(comparison: Comparison, contrasts: list[view.Contrast]) -> list[str
                 *_row_table(contrast, means),
                 "",
             ]
-    return lines
+    for similarity in comparison.layer_similarity:
+        title = f"{view.CONTRAST_TITLES[similarity.contrast]}, {similarity.candidate} against {similarity.reference}"
+        lines.append(f"- {_text(f'{title}, layer against layer: {view.similarity_sentence(similarity)}')}")
+    return [*lines, ""] if comparison.layer_similarity else lines
 
 
 def _title(comparison: Comparison) -> str:

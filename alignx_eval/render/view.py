@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from alignx_eval.comparison import Comparison, ComparisonRow
     from alignx_eval.diagnosis import Diagnosis
     from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
+    from alignx_eval.layer_similarity import LayerSimilarity
     from alignx_eval.policy import Level
     from alignx_eval.results import Row
 
@@ -58,9 +59,24 @@ METRICS = {
     ),
     "cosine_centred": ("centred cosine", "cosine of translations after the mean of each language is taken away"),
     "cka_debiased": ("debiased CKA", "linear centred kernel alignment between the two languages, corrected for the number of sentences"),
-    "precision_at_1_centred": ("precision@1, centred", "the same after the mean of each language is taken away"),
+    "precision_at_1_centred": (
+        "precision@1, centred",
+        "share of sentences whose nearest neighbour is their translation, after the mean of each language is taken away",
+    ),
     "cosine_z": ("cosine against wrong pairs", "raw cosine of translations, in standard deviations of wrong pairs"),
     "cosine": ("raw cosine", "cosine of translations; all vectors share one direction, so a high value alone says little"),
+    "precision_at_1_without_largest": (
+        "precision@1 without the 3 largest dimensions",
+        "a check of sensitivity: a big fall or rise means that a few dimensions decide",
+    ),
+    "cka_debiased_without_largest": (
+        "debiased CKA without the 3 largest dimensions",
+        "a check of sensitivity: a big fall or rise means that a few dimensions decide",
+    ),
+    "cka_biased": (
+        "biased CKA",
+        "for comparison with papers; near 1 for noise too where vectors have more dimensions than there are lines",
+    ),
     "ratio_margin": ("ratio margin accuracy", "retrieval with the cosine divided by that of the neighbourhood (xsim)"),
     "probe_balanced_accuracy": (
         "language-ID probe",
@@ -74,6 +90,7 @@ METRICS = {
     "probe_script_only": ("script alone", "accuracy from the script of the text, without a model"),
     "probe_confusion": ("language-ID confusion", "share of the sentences of each language that the probe takes for another"),
     "peak_layer": ("layer of the highest precision@1", "chosen by the data"),
+    "peak_layer_centred": ("layer of the highest centred precision@1", "chosen by the data"),
     "precision_at_1_token_overlap": ("precision@1 of shared tokens", "cosine of bags of tokens, without a model's layers"),
     "precision_at_1_length": ("precision@1 of length", "number of characters alone"),
     "bits_per_byte": ("bits per byte", "negative log2 likelihood per UTF-8 byte; comparable between tokenizers"),
@@ -94,6 +111,9 @@ SUFFIXES = {"_peak": ", highest", "_middle_gain": ", middle layers above layer 0
 PERCENT_SCALE = ("bleu", "chrf", "spbleu", "ter", "comet")
 
 
+CONTRAST_TITLES = {"candidate-control": "Effect of alignment", "candidate-base": "What training changed"}
+
+
 @dataclass(frozen=True, slots=True)
 class Contrast:
     """One candidate against one other checkpoint, with the rows of that pair."""
@@ -105,7 +125,7 @@ class Contrast:
 
     @property
     def title(self) -> str:
-        return "Effect of alignment" if self.kind == "candidate-control" else "What training changed"
+        return CONTRAST_TITLES[self.kind]
 
     @property
     def formula(self) -> str:
@@ -326,6 +346,22 @@ def brief(diagnosis: Diagnosis) -> str:
     kept = [claim, *(part for part in others if part.startswith("Lost"))]
     short = ". ".join(part.partition("; ")[0] for part in kept)
     return short + (" ..." if len(short) < len(text) else "") + (f" {size.group(1)}" if size is not None else "")
+
+
+def similarity_sentence(similarity: LayerSimilarity) -> str:
+    """The layer that differs most from the same layer of the other checkpoint."""
+    size = f"mean of {len(similarity.languages)} languages, n = {similarity.n}, {similarity.clusters} clusters"
+    defined = [entry for entry in similarity.same_layer if entry["value"] is not None]
+    if not similarity.same_layer:
+        return f"The layers of {similarity.candidate} are not those of {similarity.reference}, so no layer has a counterpart ({size})."
+    if not defined:
+        return f"No layer has a defined similarity to the same layer of {similarity.reference} ({size})."
+    lowest = min(defined, key=lambda entry: entry["value"])
+    interval = f" [{lowest['ci_low']:.3f}, {lowest['ci_high']:.3f}]" if None not in (lowest["ci_low"], lowest["ci_high"]) else ""
+    return (
+        f"Layer {lowest['layer']} is the one least like the same layer of {similarity.reference}: "
+        f"debiased CKA {lowest['value']:.3f}{interval} ({size})."
+    )
 
 
 # --- price -----------------------------------------------------------------------------------------------------------------------
