@@ -1,46 +1,59 @@
-"""Encoding against the bare forward pass and against a plain loop, alternated in one process: medians, spread, ratios.
+"""Encoding against the bare forward pass and against a plain loop, in turns in one process; then the memory of the first two.
 
-    python benchmarks/encode.py model.gguf --corpus FOLDER --languages eng_Latn,deu_Latn,zho_Hans,swh_Latn --lines 58
+    PYTHONPATH=. python benchmarks/encode.py model.gguf --corpus FOLDER --languages eng_Latn,deu_Latn,zho_Hans,swh_Latn --lines 58
 
-ours         alignx_eval.encode: sorted batches under a token budget, decoder only, pooling inside the forward pass
-bare         the decoder alone over the same batches, nothing kept: the floor
-plain loop   batches of 16 in the order of the text, padded by hand, whole model, all hidden states kept, pooled afterwards
+corpus          alignx_eval.encode_corpus without a cache, language by language: what a user gets
+bare corpus     the decoder alone over the same batches, nothing kept: its floor
+encode          alignx_eval.encode of the sentences of all languages at once
+bare            the decoder alone over those batches
+plain loop      batches of 16 in the order of the text, padded by hand, whole model, all hidden states kept, pooled afterwards
+
+Memory on a CPU: the profiler of torch reports every allocation and release of its allocator, so the largest sum is the peak of all live
+tensors, temporaries within operators too; arrays of numpy are counted by tracemalloc.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+import json
+import tempfile
+import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
+from turns import in_turns, show_ratio, show_times
 
 from alignx_eval.checkpoint import open_checkpoint
 from alignx_eval.corpora import load_corpus
-from alignx_eval.encode import TOKENS_PER_BATCH, TOKENS_PER_BATCH_ACCELERATOR, encode, plan_batches, special_token_ids
+from alignx_eval.encode import TOKENS_PER_BATCH, TOKENS_PER_BATCH_ACCELERATOR, encode, encode_corpus, plan_batches, special_token_ids
 
 PLAIN_BATCH = 16
+Rows = list[list[int]]
 
 
-def padded(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(rows: Rows, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded token ids and attention mask, both [rows, longest]."""
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=device)
     return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
 
 
-def bare_forward(model: torch.nn.Module, rows: list[list[int]], budget: int) -> None:
+def planned(rows: Rows, budget: int) -> list[Rows]:
+    return [[rows[line] for line in batch] for batch in plan_batches(np.array(list(map(len, rows))), budget)]
+
+
+def bare_forward(model: torch.nn.Module, batches: list[Rows]) -> None:
     decoder, device = model.get_decoder(), model.get_input_embeddings().weight.device
     with torch.inference_mode():
-        for batch in plan_batches(np.array([len(row) for row in rows]), budget):
-            ids, attention = padded([rows[line] for line in batch], device)
+        for rows in batches:
+            ids, attention = padded(rows, device)
             decoder(input_ids=ids, attention_mask=attention, use_cache=False)
     synchronize(device)
 
 
-def plain_loop(model: torch.nn.Module, rows: list[list[int]], special: frozenset[int]) -> np.ndarray:
+def plain_loop(model: torch.nn.Module, rows: Rows, special: frozenset[int]) -> np.ndarray:
     device = model.get_input_embeddings().weight.device
     special_ids = torch.tensor(sorted(special), device=device)
     kept = []
@@ -59,10 +72,24 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def peak_tensor_bytes(work: Callable[[], object]) -> int:
+    """Most bytes that torch had allocated at once during `work`, beyond those it had before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        work()
+    with tempfile.TemporaryDirectory() as folder:
+        profile.export_chrome_trace(f"{folder}/trace.json")
+        events = json.loads(Path(folder, "trace.json").read_text())["traceEvents"]
+    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
+    return int(np.cumsum([size for _, size in changes]).max())
+
+
+def peak_array_bytes(work: Callable[[], object]) -> int:
+    """Most bytes that Python and numpy had allocated at once during `work`, beyond those they had before."""
+    tracemalloc.start()
     work()
-    return time.perf_counter() - started
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
 
 
 def main() -> None:
@@ -85,10 +112,16 @@ def main() -> None:
     special = special_token_ids(checkpoint.tokenizer)
     device = model.get_input_embeddings().weight.device
     budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ACCELERATOR)
+    batches = planned(rows, budget)
+    corpus_batches = [batch for start in range(0, len(rows), len(corpus)) for batch in planned(rows[start : start + len(corpus)], budget)]
+    tokens = sum(map(len, rows))
+    print(f"{options.checkpoint}: {len(sentences)} sentences, {tokens} tokens, {torch.get_num_threads()} threads, {device}, {model.dtype}")
 
     contenders: dict[str, Callable[[], object]] = {
-        "ours": lambda: encode(checkpoint, sentences, max_tokens_per_batch=budget),
-        "bare": lambda: bare_forward(model, rows, budget),
+        "corpus": lambda: encode_corpus(checkpoint, corpus),
+        "bare corpus": lambda: bare_forward(model, corpus_batches),
+        "encode": lambda: encode(checkpoint, sentences),
+        "bare": lambda: bare_forward(model, batches),
     }
     if not options.skip_plain_loop:
         contenders["plain loop"] = lambda: plain_loop(model, rows, special)
@@ -97,23 +130,27 @@ def main() -> None:
         deviation = np.abs(np.delete(ours, -2, axis=0) - plain).max() / np.abs(plain).max()
         print(f"largest deviation from the plain loop, relative to the largest value: {deviation:.1e}")
 
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for repeat in range(options.repeats + 1):
-        order = list(contenders) if repeat % 2 else list(contenders)[::-1]
-        for name in order:
-            taken = seconds(contenders[name])
-            if repeat:  # the first round warms up
-                times[name].append(taken)
-
-    tokens = sum(map(len, rows))
-    print(f"{options.checkpoint}: {len(sentences)} sentences, {tokens} tokens, {torch.get_num_threads()} threads, {device}, {model.dtype}")
-    for name, taken in times.items():
-        middle = statistics.median(taken)
-        against_bare = statistics.median(own / bare for own, bare in zip(taken, times["bare"], strict=True))
+    if device.type == "cpu":
+        vectors = encode(checkpoint, sentences).vectors
+        layers, width = vectors.shape[0], vectors.shape[2]
+        layer = max(len(batch) * max(map(len, batch)) for batch in batches) * width * 4
+        peaks = {name: (peak_tensor_bytes(contenders[name]), peak_array_bytes(contenders[name])) for name in ("encode", "bare")}
+        for name, (of_tensors, of_arrays) in peaks.items():
+            print(f"{name}: peak of tensors {of_tensors / 1e6:.2f} MB, of arrays {of_arrays / 1e6:.2f} MB")
+        print(f"encode beyond bare: {(sum(peaks['encode']) - sum(peaks['bare'])) / 1e6:.2f} MB")
         print(
-            f"{name:10}  median {middle:8.3f} s  [{min(taken):.3f}, {max(taken):.3f}]  {tokens / middle:8.0f} tokens/s  "
-            f"{against_bare:.3f} times bare (median of pairs)"
+            f"all pooled vectors {vectors.nbytes / 1e6:.2f} MB, one layer of the largest batch {layer / 1e6:.2f} MB, {layers} layers of it "
+            f"{layers * layer / 1e6:.2f} MB"
         )
+
+    times = in_turns(contenders, options.repeats)
+    show_times(times)
+    show_ratio(times, "corpus", "bare corpus")
+    show_ratio(times, "encode", "bare")
+    show_ratio(times, "corpus", "encode")
+    if not options.skip_plain_loop:
+        show_ratio(times, "plain loop", "corpus")
+        show_ratio(times, "plain loop", "encode")
 
 
 if __name__ == "__main__":
