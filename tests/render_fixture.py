@@ -8,8 +8,7 @@ import numpy as np
 
 from alignx_eval.comparison import Comparison, ComparisonRow, compare
 from alignx_eval.languages import LANGUAGES
-from alignx_eval.layer_similarity import LayerSimilarity
-from alignx_eval.results import Items, Row, SuiteResult
+from alignx_eval.results import Items, LayerSimilarity, Row, SuiteResult
 
 INTERFACE = ("eng_Latn", "deu_Latn", "spa_Latn", "por_Latn", "swe_Latn", "ces_Latn", "tur_Latn", "rus_Cyrl", "ell_Grek", "zho_Hans")
 SENTENCES = {

@@ -352,7 +352,7 @@ def heat_map(
     cell = max(12, min(34, 420 // max(len(rows), len(columns), 1)))
     # Labels stand at the left and, upright, above; titles of the axes outside of them.
     axis = 18 if any(axes) else 0
-    left, top = (axis + 10 + round(6.4 * max(map(len, names), default=0)) for names in (rows, columns))
+    left, top = (axis + 10 + round(7 * max(map(len, names), default=0)) for names in (rows, columns))
     width, height = left + cell * len(columns) + 2, top + cell * len(rows) + 2
     out = [
         f'<svg class="plot heat" viewBox="0 0 {width} {height}" style="max-width:{width}px;min-width:{0.7 * width:.0f}px" '

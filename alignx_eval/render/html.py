@@ -19,8 +19,7 @@ from alignx_eval.series import Series, Trajectory, make_series
 if TYPE_CHECKING:
     from alignx_eval.comparison import Comparison
     from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
-    from alignx_eval.layer_similarity import LayerSimilarity
-    from alignx_eval.results import Row
+    from alignx_eval.results import LayerSimilarity, Row
 
 CURVES = (
     "precision_at_1",

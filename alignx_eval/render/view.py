@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from alignx_eval.comparison import Comparison, ComparisonRow
     from alignx_eval.diagnosis import Diagnosis
     from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
-    from alignx_eval.layer_similarity import LayerSimilarity
     from alignx_eval.policy import Level
-    from alignx_eval.results import Row
+    from alignx_eval.results import LayerSimilarity, Row
 
 VERDICTS = ("better", "worse", "no-evidence", "insufficient-data", "no-direction")
 # A mark and a word, never colour alone.
@@ -88,7 +87,10 @@ METRICS = {
     "probe_control_fit": ("probe on random labels, in training", "what the probe can memorise"),
     "probe_majority": ("majority", "always the same language"),
     "probe_script_only": ("script alone", "accuracy from the script of the text, without a model"),
-    "probe_confusion": ("language-ID confusion", "share of the sentences of each language that the probe takes for another"),
+    "probe_confusion": (
+        "language-ID confusion",
+        "share of the sentences of each language (rows) that the probe takes for another (columns)",
+    ),
     "peak_layer": ("layer of the highest precision@1", "chosen by the data"),
     "peak_layer_centred": ("layer of the highest centred precision@1", "chosen by the data"),
     "precision_at_1_token_overlap": ("precision@1 of shared tokens", "cosine of bags of tokens, without a model's layers"),
