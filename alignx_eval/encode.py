@@ -206,11 +206,9 @@ def encode(
         model.train(was_training)
     if world > 1:
         vectors = _sum_over_processes(vectors)
-    if not np.isfinite(vectors).all():
-        layer = int(np.flatnonzero(~np.isfinite(vectors).all(axis=(1, 2)))[0])
-        raise InputError(
-            f"layer {layer_names[layer]} has non-finite states; with 16-bit weights try --dtype float32, else the weights are damaged"
-        )
+    for name, layer in zip(layer_names, vectors, strict=True):
+        if not np.isfinite(layer).all():
+            raise InputError(f"layer {name} has non-finite states; with 16-bit weights try --dtype float32, else the weights are damaged")
     return Encoding(vectors=vectors, layer_names=layer_names, token_counts=token_counts, truncated=truncated)
 
 
