@@ -149,7 +149,7 @@ def compare(
         alpha=alpha,
         seed=seed,
         series=series,
-        layer_similarity=list(layer_similarity),
+        layer_similarity=[each for each in layer_similarity if {each.reference, each.candidate} <= set(labels)],
     )
     suites = list(dict.fromkeys(suite for label in labels for suite in results[label]))
     for candidate in candidates:

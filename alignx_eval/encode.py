@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from alignx_eval import vector_cache
+from alignx_eval import processes, vector_cache
 from alignx_eval.errors import InputError
 
 Pooling = Literal["mean", "last", "weighted"]
@@ -32,6 +31,7 @@ Progress = Callable[[int, int, str], None]
 ENCODING_VERSION = 1  # part of the cache key and of fingerprints; raise it when the vectors change
 TOKENS_PER_BATCH = {"cpu": 512}  # small batches pad less and stay in a CPU's caches
 TOKENS_PER_BATCH_ACCELERATOR = 32768
+MOST_TRUNCATED = 0.2  # share of the sentences of a language
 
 
 @dataclass(slots=True)
@@ -133,6 +133,8 @@ def encode(
         raise InputError(f"unknown pooling {pooling!r}; known: {', '.join(POOLINGS)}")
     if not len(sentences):
         raise InputError("there are no sentences to encode")
+    if max_length is not None and max_length < 1:
+        raise InputError(f"a maximum length of {max_length} tokens leaves nothing to encode")
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     decoder = model.get_decoder()
     device = model.get_input_embeddings().weight.device
@@ -140,7 +142,8 @@ def encode(
         max_tokens_per_batch = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ACCELERATOR)
 
     rows = tokenizer(list(sentences), add_special_tokens=True, padding=False, truncation=False, return_attention_mask=False, verbose=False)
-    limit = max_length or context_length(model)
+    check_token_ids(rows["input_ids"], model)
+    limit = context_length(model) if max_length is None else max_length
     truncated = np.array([limit is not None and len(row) > limit for row in rows["input_ids"]])
     rows = [np.asarray(row[:limit], dtype=np.int64) for row in rows["input_ids"]]
     lengths = np.array([len(row) for row in rows])
@@ -149,8 +152,9 @@ def encode(
     if not token_counts.all():
         first = int(np.flatnonzero(token_counts == 0)[0])
         name = ids[first] if ids is not None else str(first)
+        why = "was cut to" if truncated[first] else "has"
         raise InputError(
-            f"sentence {name} ({sentences[first]!r}) has no token besides special ones, so it has no vector; "
+            f"sentence {name} ({sentences[first]!r}) {why} no token besides special ones, so it has no vector; "
             f"{int((token_counts == 0).sum())} of {len(sentences)} sentences are like this: take these lines out of the corpus"
         )
 
@@ -158,7 +162,7 @@ def encode(
     blocks = decoder_blocks(decoder, config.num_hidden_layers)
     layer_names = (*(str(layer) for layer in range(len(blocks) + 1)), f"{len(blocks)}+norm")
     batches = plan_batches(lengths, max_tokens_per_batch)
-    rank, world = _process_share()
+    rank, world = processes.share()
     vectors = np.zeros((len(layer_names), len(sentences), config.hidden_size), dtype=np.float32)
     pooled: list[Any] = []  # of the batch in progress, one [rows, width] per layer, filled by the hooks in layer order
     weights: Any = None
@@ -204,32 +208,22 @@ def encode(
         for hook in hooks:
             hook.remove()
         model.train(was_training)
-    if world > 1:
-        vectors = _sum_over_processes(vectors)
+    vectors = processes.sum_of(vectors)  # each row was computed by one process and is 0 in the others
     for name, layer in zip(layer_names, vectors, strict=True):
         if not np.isfinite(layer).all():
             raise InputError(f"layer {name} has non-finite states; with 16-bit weights try --dtype float32, else the weights are damaged")
     return Encoding(vectors=vectors, layer_names=layer_names, token_counts=token_counts, truncated=truncated)
 
 
-def _process_share() -> tuple[int, int]:
-    """Number of this process and of all processes, (0, 1) unless started by a launcher."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1
-    from accelerate import PartialState
-
-    state = PartialState()
-    return state.process_index, state.num_processes
-
-
-def _sum_over_processes(vectors: np.ndarray) -> np.ndarray:
-    """Each row was computed by one process and is 0 in the others, so the sum is exact."""
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import reduce
-
-    device = PartialState().device
-    return np.stack([reduce(torch.from_numpy(layer).to(device), reduction="sum").cpu().numpy() for layer in vectors])
+def check_token_ids(rows: Sequence[Sequence[int]], model: Any) -> None:
+    """Raises InputError where a token has no embedding. (A tokenizer may well have more tokens than the model, as long as none is used.)"""
+    known = model.get_input_embeddings().num_embeddings
+    largest = max((max(row) for row in rows if len(row)), default=0)
+    if largest >= known:
+        raise InputError(
+            f"the tokenizer gives token {largest}, and the model has {known} embeddings: the two do not belong together, "
+            "or the embeddings were not resized after tokens were added"
+        )
 
 
 @dataclass(slots=True)
@@ -284,7 +278,7 @@ def encode_corpus(
     """Vectors of every language of `corpus`, language by language, through the cache in `cache_dir` (None: in memory only).
 
     A language's vectors do not depend on which other languages are in the corpus, and what was encoded before an interruption is kept.
-    Raises InputError as `encode` does.
+    Raises InputError as `encode` does, and where more than `MOST_TRUNCATED` of the sentences of a language would be cut.
     """
     environment = encoding_environment(checkpoint)
     sources: dict[str, Any] = {}
@@ -307,7 +301,8 @@ def encode_corpus(
                 }
             )
             entry = vector_cache.open_entry(cache_dir, key)
-        if entry is None:
+        if not processes.all_agree(entry is not None):  # each process may have a cache of its own, and all encode together or not at all
+            entry = None
             encoding = encode(
                 checkpoint,
                 sentences,
@@ -317,6 +312,7 @@ def encode_corpus(
                 ids=[f"{identity} of {language}" for identity in corpus.ids],
             )
             encoded += 1
+            _refuse_truncated(language, encoding.truncated)
             if cache_dir is not None:
                 tensors = dict(zip(encoding.layer_names, encoding.vectors, strict=True))
                 tensors |= {"token_counts": encoding.token_counts, "truncated": encoding.truncated}
@@ -334,3 +330,12 @@ def encode_corpus(
     if encoded and cache_dir is not None:
         vector_cache.prune(cache_dir, cache_max_bytes, keep={vector_cache.cache_path(cache_dir, key) for key in cache_keys.values()})
     return CorpusVectors(corpus.languages, layer_names, token_counts, truncated, encoded, sources, cache_keys)
+
+
+def _refuse_truncated(language: str, truncated: np.ndarray) -> None:
+    share = float(truncated.mean())
+    if share > MOST_TRUNCATED:
+        raise InputError(
+            f"{language}: {int(truncated.sum())} of {len(truncated)} sentences are longer than the model's context and would be cut; above "
+            f"{MOST_TRUNCATED:.0%} the vectors of languages do not compare: leave the language out, or take a corpus of shorter lines"
+        )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from alignx_eval import __version__
+from alignx_eval import __version__, processes
 from alignx_eval.errors import InputError
 from alignx_eval.results import SuiteResult
 from alignx_eval.run_directory import RunDirectory, suite_key
@@ -79,7 +79,8 @@ def evaluate(
     for suite in check_suites(suites):
         relevant = _relevant_options(suite, checkpoint, corpus, options)
         key = suite_key(label=checkpoint.name, content_hash=checkpoint.content_hash, suite=suite, options=relevant)
-        reused = directory is not None and directory.is_done(checkpoint.name, suite, key, samples=options.samples)
+        # Of several processes all measure or none: a suite may need every one of them.
+        reused = processes.all_agree(directory is not None and directory.is_done(checkpoint.name, suite, key, samples=options.samples))
         if not reused:
             started = time.perf_counter()
             result = _measure(suite, checkpoint, corpus, options, progress(suite) if progress else None)
@@ -89,9 +90,11 @@ def evaluate(
             result.fingerprint["version"] = __version__
             if not options.samples:
                 result.samples = []
-            if directory is not None:
+            if directory is not None and directory.writable:
                 directory.save(checkpoint.name, key, result, options=relevant, samples=options.samples)
-        if directory is not None:  # also what was just measured is read back, so that a resumed run is the same as one without a break
+        if directory is not None and (
+            reused or directory.writable
+        ):  # also what was just measured is read back, so that a resumed run is the same as one without a break
             result = directory.load(checkpoint.name, suite)
             if not options.samples:
                 result.samples = []

@@ -71,11 +71,15 @@ def suite_key(*, label: str, content_hash: str, suite: str, options: dict[str, A
 
 
 class RunDirectory:
-    """A run directory on disk. `RunDirectory(path)` opens or starts an empty one; `RunDirectory.read(path)` insists that one is there."""
+    """A run directory on disk. `RunDirectory(path)` opens or starts an empty one; `RunDirectory.read(path)` insists that one is there.
 
-    def __init__(self, path: str | Path):
+    Of several processes of one run only the main one has a `writable` directory; the others read, and what they save stays in memory.
+    """
+
+    def __init__(self, path: str | Path, *, writable: bool = True):
         """Raises InputError where `path` is a file, or holds something that is not a run directory of this schema version."""
         self.path = Path(path)
+        self.writable = writable
         self.manifest: dict[str, Any] = {}
         self._suites: dict[tuple[str, str], dict[str, Any]] = {}  # (checkpoint label, suite) -> entry of results.json
         self._rows: dict[tuple[str, str], list[Row]] = {}
@@ -99,8 +103,11 @@ class RunDirectory:
         """Keep other processes from writing here. The lock goes with the process, whatever ends it.
 
         The directory is read again, since its last owner may have written after it was opened here, and what killed processes left is
-        removed. Raises InputError where the lock is taken or the directory cannot be written.
+        removed. Raises InputError where the lock is taken or the directory cannot be written. Nothing happens where it is not writable.
         """
+        if not self.writable:
+            yield
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             file = open(self.path / ".lock", "w")
@@ -138,7 +145,8 @@ class RunDirectory:
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace the manifest; `format` and `schema_version` are added."""
         self.manifest = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "version": __version__, **manifest}
-        atomic_write(self.path / "manifest.json", _dump(self.manifest, "manifest.json", indent=1))
+        if self.writable:
+            atomic_write(self.path / "manifest.json", _dump(self.manifest, "manifest.json", indent=1))
 
     def save(self, label: str, key: str, result: SuiteResult, *, options: dict[str, Any] | None = None, samples: bool = True) -> None:
         """Store one suite of one checkpoint; what the directory held for them before is replaced. A directory without a manifest gets one.
@@ -248,7 +256,8 @@ class RunDirectory:
     def write_layer_similarity(self, similarities: Sequence[LayerSimilarity]) -> None:
         """Replace `layer_similarity.json`."""
         document = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "similarities": [asdict(each) for each in similarities]}
-        atomic_write(self.path / "layer_similarity.json", _dump(document, "layer_similarity.json") + "\n")
+        if self.writable:
+            atomic_write(self.path / "layer_similarity.json", _dump(document, "layer_similarity.json") + "\n")
 
     # Writing
 

@@ -1,8 +1,9 @@
 """The shared cache of sentence vectors: one safetensors file per checkpoint, setting and list of sentences, named by the hash of all that.
 
 Files are written under a temporary name, flushed to the disk and renamed, so several processes may share a cache, and a killed process or
-machine leaves nothing half done under a final name. The cache is capped: the files that were used longest ago go first. Deleting any file
-is always safe, it is made again.
+machine leaves nothing half done under a final name; every tensor is checked against its checksum when it is read. The cache is capped: the
+files that were used longest ago go first, except those of the checkpoint at hand, which stay even if they alone are more than the cap.
+Deleting any file is always safe, it is made again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import tempfile
 import time
+import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from alignx_eval.errors import InputError
 SUFFIX = ".safetensors"
 TEMPORARY_PREFIX = ".writing-"
 DEFAULT_MAX_BYTES = 20 * 2**30
+CHECKSUMS = "crc32"  # name of the metadata that holds them
 DEAD_AFTER_SECONDS = 3600  # writing an entry takes seconds, so a temporary file as old as this belongs to a process that was killed
 
 
@@ -52,7 +55,9 @@ def store(cache_dir: str | Path, key: str, tensors: Mapping[str, np.ndarray], me
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
         try:
-            save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, temporary, metadata=dict(metadata))
+            arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+            checksums = {name: zlib.crc32(array.data) for name, array in arrays.items()}
+            save_file(arrays, temporary, metadata={**metadata, CHECKSUMS: json.dumps(checksums)})
             os.fsync(handle)
             os.replace(temporary, path)
         finally:
@@ -64,19 +69,43 @@ def store(cache_dir: str | Path, key: str, tensors: Mapping[str, np.ndarray], me
     return path
 
 
-def open_entry(cache_dir: str | Path, key: str) -> Any | None:
-    """An open safetensors file (`get_tensor(name)`, `metadata()`), or None where there is no entry. A damaged entry is removed.
+class Entry:
+    """An open entry. The file is memory-mapped: only the tensors that are asked for are read, and they stay readable when another process
+    evicts the file."""
 
-    The file is memory-mapped: only the tensors that are asked for are read, and they stay readable when another process evicts the file.
-    """
+    def __init__(self, path: Path, file: Any):
+        self._path, self._file = path, file
+        self._checksums: dict[str, int] = json.loads(self.metadata()[CHECKSUMS])
+
+    def metadata(self) -> dict[str, str]:
+        return self._file.metadata() or {}
+
+    def keys(self) -> list[str]:
+        return list(self._file.keys())
+
+    def get_tensor(self, name: str) -> np.ndarray:
+        """Raises InputError for a tensor that is not what was stored; the entry is removed, so that the next run makes it again."""
+        tensor = self._file.get_tensor(name)
+        if zlib.crc32(np.ascontiguousarray(tensor).data) != self._checksums.get(name):
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            raise InputError(
+                f"{self._path}: was damaged after it was written (its checksum is not the recorded one) and has been removed; "
+                "give the same command again, it will be made anew"
+            )
+        return tensor
+
+
+def open_entry(cache_dir: str | Path, key: str) -> Entry | None:
+    """The entry called `key`, or None where there is none. One that cannot be opened is removed."""
     from safetensors import SafetensorError, safe_open
 
     path = cache_path(cache_dir, key)
     try:
-        entry = safe_open(str(path), framework="numpy")
+        entry = Entry(path, safe_open(str(path), framework="numpy"))
     except FileNotFoundError:
         return None
-    except (SafetensorError, OSError):
+    except (SafetensorError, OSError, KeyError, ValueError):
         with contextlib.suppress(OSError):  # of somebody else, perhaps; a new entry replaces it
             path.unlink()
         return None
@@ -111,5 +140,5 @@ def prune(cache_dir: str | Path, max_bytes: int = DEFAULT_MAX_BYTES, keep: Colle
             with contextlib.suppress(OSError):  # evicted by another process meanwhile, or of somebody else
                 path.unlink()
                 deleted.append(path)
-            total -= size
+                total -= size
     return deleted

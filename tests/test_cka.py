@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from alignx_eval.measures import cka
 from alignx_eval.measures.cka import (
     biased_cka,
+    biased_cka_with_null,
     centred_gram,
     debiased_cka,
     debiased_cka_leave_out,
@@ -215,3 +216,13 @@ def test_jackknife_interval_covers():
         estimate = jackknife(*debiased_cka_leave_out(centred_gram(x), centred_gram(y)))
         covered += estimate.ci_low <= truth <= estimate.ci_high
     assert covered / 300 >= 0.92
+
+
+def test_R16_biased_cka_knows_its_mean_over_permutations():
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=(9, 20))
+    y = x[:, :5] + generator.normal(size=(9, 5))
+    value, null = biased_cka_with_null(x, y)
+    drawn = [biased_cka(x, y[generator.permutation(9)]) for _ in range(4000)]
+    assert value == biased_cka(x, y) and value > null
+    assert null == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) / np.sqrt(4000))

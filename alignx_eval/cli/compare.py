@@ -86,6 +86,7 @@ def compare(
     4 inconclusive (--strict); 5 the results do not compare; 6 something is missing and the network is off.
     """
     given = {name: value for name, value in locals().items() if name not in ("base", "candidates", "config", "debug")}
+    from alignx_eval import processes
     from alignx_eval.cli.display import Display
     from alignx_eval.cli.measuring import (
         compare_layers,
@@ -115,10 +116,13 @@ def compare(
     if rules[0].against == "control" and not settings.control:
         raise InputError("the policy gates against the control, and there is none: give --control, or set `against: base` in the policy")
     planned = plan(sources, roles, settings)
-    directory = RunDirectory(Path(settings.out).expanduser() if settings.out else default_out(sources))
-    with directory.lock(), Display(quiet=settings.quiet) as display:
+    main = processes.is_main()
+    directory = RunDirectory(Path(settings.out).expanduser() if settings.out else default_out(sources), writable=main)
+    with directory.lock(), Display(quiet=settings.quiet or not main) as display:
         display.say(f"run directory: {directory.path}")
         labels, results, checkpoints = measure(planned, directory, display)
+        if not main:  # the main process does the rest
+            return
         directory.write_manifest({**directory.manifest, "policy": {"name": rules[1], "content": rules[0].model_dump(mode="json")}})
         from alignx_eval.comparison import compare as compare_results
         from alignx_eval.gate import judge

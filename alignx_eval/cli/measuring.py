@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from alignx_eval import processes
 from alignx_eval.cli.display import Display
 from alignx_eval.cli.options import Settings, default_cache_dir, prepare_environment
 from alignx_eval.errors import InputError
@@ -179,6 +180,8 @@ def measure(
         write_manifest("running")
         display.say(f"{checkpoint.name}: opened {source.reference} in {time.perf_counter() - opened:.1f} s")
         assert plan.corpus is not None
+        if {"layers", "language_id"} & set(settings.suites):
+            display.say(f"{checkpoint.name}: {_announce_vectors(checkpoint, plan.corpus, settings.cache_dir or default_cache_dir())}")
         results[checkpoint.name] = evaluate(
             checkpoint,
             plan.corpus,
@@ -460,7 +463,7 @@ def _take_over(source: Source, label: str, settings: Settings, directory: RunDir
             if not settings.samples:
                 result.samples = []
             key, options = source.run.key_and_options(source.label_in_run, suite)
-            if source.run.path.resolve() != directory.path.resolve():
+            if source.run.path.resolve() != directory.path.resolve() and directory.writable:
                 directory.save(label, key, result, options=options, samples=settings.samples)
             taken[suite] = result
     if not taken:
@@ -483,10 +486,29 @@ def _resolve_template(sources: Sequence[Source], settings: Settings) -> str:
     return settings.template or next((template for template in recorded if template), "plain")
 
 
+def _announce_vectors(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -> str:
+    """How large the sentence vectors of one checkpoint are, before they are made."""
+    from alignx_eval import vector_cache
+
+    config = checkpoint.model.config.get_text_config()
+    size = vector_cache.expected_bytes(
+        languages=len(corpus.languages), lines=len(corpus), layers=config.num_hidden_layers + 2, width=config.hidden_size
+    )
+    cap = vector_cache.DEFAULT_MAX_BYTES
+    text = f"sentence vectors take {_readable(size)} in {cache_dir}"
+    return text + (f", more than the cap of {_readable(cap)}: they stay until another checkpoint is encoded" if size > cap else "")
+
+
+def _readable(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(1, round(size / 2**20))} MiB"
+
+
 def _default_device() -> str:
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{os.environ['LOCAL_RANK']}" if processes.launched() and "LOCAL_RANK" in os.environ else "cuda"
 
 
 def _render(comparison: Comparison, verdict: Verdict | None, suffix: str, settings: Settings) -> str:

@@ -44,6 +44,7 @@ def run(
       alignx-eval run model.gguf --corpus flores200/devtest --limit 100
     """
     given = {name: value for name, value in locals().items() if name not in ("checkpoint", "config", "debug")}
+    from alignx_eval import processes
     from alignx_eval.cli.display import Display
     from alignx_eval.cli.measuring import default_out, measure, plan, read_reference, write_outputs
     from alignx_eval.errors import InputError
@@ -56,10 +57,13 @@ def run(
     if source.run is not None:
         raise InputError(f"{checkpoint}: is a run directory already; show it with `alignx-eval report {checkpoint}`")
     planned = plan([source], ["base"], settings)
-    directory = RunDirectory(Path(settings.out).expanduser() if settings.out else default_out([source]))
-    with directory.lock(), Display(quiet=settings.quiet) as display:
+    main = processes.is_main()
+    directory = RunDirectory(Path(settings.out).expanduser() if settings.out else default_out([source]), writable=main)
+    with directory.lock(), Display(quiet=settings.quiet or not main) as display:
         display.say(f"run directory: {directory.path}")
         labels, results, checkpoints = measure(planned, directory, display)
+        if not main:  # the main process does the rest
+            return
         from alignx_eval.comparison import compare as compare_results
 
         comparison = compare_results(

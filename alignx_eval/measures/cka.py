@@ -139,20 +139,30 @@ def debiased_cka(x: np.ndarray, y: np.ndarray) -> float:
 
 def biased_cka(x: np.ndarray, y: np.ndarray) -> float:
     """Linear CKA of Kornblith et al. 2019 (biased HSIC); range 0 to 1. Not for claims or gates: noise of width d on n < d lines comes near
-    1."""
+    1. Raises ValueError where it is undefined."""
+    return biased_cka_with_null(x, y)[0]
+
+
+def biased_cka_with_null(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Biased linear CKA of x [lines, width] and y [lines, other width], and its exact mean over all permutations of the lines of one side.
+
+    The mean is tr K tr L / ((n - 1) |K| |L|) with centred Gram matrices K and L. Raises ValueError where CKA is undefined.
+    """
     if len(x) != len(y):
         raise ValueError(f"CKA compares the same lines: got {len(x)} and {len(y)}")
     if len(x) < 2:
         raise ValueError(f"CKA needs at least 2 lines, got {len(x)}")
-    grams = []
+    grams, traces = [], []
     for vectors in (x, y):
         centred = vectors - vectors.mean(axis=0)
         if not np.abs(centred).max() > 1e-6 * np.abs(vectors).max():
             raise ValueError("the representation is the same for every line, so CKA is undefined")
         centred = centred / np.abs(centred).max()
         gram = centred @ centred.T
-        grams.append(gram / math.sqrt(np.einsum("ij,ij->", gram, gram, dtype=np.float64)))
-    return float(np.einsum("ij,ij->", *grams, dtype=np.float64))
+        gram = gram / math.sqrt(np.einsum("ij,ij->", gram, gram, dtype=np.float64))
+        grams.append(gram)
+        traces.append(float(np.trace(gram, dtype=np.float64)))
+    return float(np.einsum("ij,ij->", *grams, dtype=np.float64)), traces[0] * traces[1] / (len(x) - 1)
 
 
 def pack(matrix: np.ndarray) -> np.ndarray:

@@ -71,7 +71,8 @@ def margin_hits(similarity: np.ndarray, accepted: Accepted = NONE_ACCEPTED, *, k
     nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
     top = np.take_along_axis(similarity, nearest, axis=1)
     columns_top = -np.partition(-similarity, k - 1, axis=0)[:k]
-    scores = top / ((top.mean(axis=1)[:, None] + columns_top.mean(axis=0)[nearest]) / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):  # vectors without a direction; nan is no hit
+        scores = top / ((top.mean(axis=1)[:, None] + columns_top.mean(axis=0)[nearest]) / 2)
     lines = np.arange(n)
     right = nearest == lines[:, None]
     if len(accepted[0]):

@@ -17,7 +17,7 @@ from alignx_eval.measures import probe
 from alignx_eval.measures.cka import number_groups
 from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean
-from alignx_eval.suites.shared import corpus_fingerprint, interval_fields
+from alignx_eval.suites.shared import corpus_fingerprint, interval_fields, truncation_notes
 
 SUITE = "language_id"
 PROBE_VERSION = 1  # part of the fingerprint; raise it when a number changes its meaning
@@ -103,7 +103,7 @@ def run(
 
     blocks = len(vectors.layer_names) - 2
     middle = [layer for layer in vectors.layer_names[:-1] if blocks / 4 <= int(layer) <= 3 * blocks / 4]
-    for layer in vectors.layer_names[-2:]:
+    for layer in vectors.layer_names[-2:] if middle else ():  # a model of one block has no middle
         add("probe_divergence", layer, accuracy[layer] - np.mean([accuracy[each] for each in middle], axis=0))
     add("probe_majority", None, chance, method="always the same language; balanced, so no interval")
     add(
@@ -129,6 +129,7 @@ def run(
         "encoding_version": ENCODING_VERSION,
         "probe_version": PROBE_VERSION,
     }
+    result.notes += truncation_notes(vectors)
     result.environment = encoding_environment(checkpoint)
     result.seconds = time.perf_counter() - started
     return result

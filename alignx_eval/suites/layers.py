@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean
 from alignx_eval.statistics.jackknife import jackknife
 from alignx_eval.statistics.peak import peak_interval
-from alignx_eval.suites.shared import corpus_fingerprint, interval_fields
+from alignx_eval.suites.shared import corpus_fingerprint, interval_fields, truncation_notes
 
 SUITE = "layers"
 MEASURES_VERSION = 2  # part of the fingerprint; raise it when a number changes its meaning
@@ -33,6 +33,7 @@ FEWEST_POINTS = 100  # below, the neighbours are most of the picture, and PCA sh
 # shared dimension) is a chi-square with one degree of freedom. Beyond 4 spreads p is below 0.01 in that case too; nearer to 0 no interval
 # is valid.
 CKA_SPREADS = 4
+BOUNDED = ("cka_debiased", "cka_debiased_without_largest", "cka_debiased_peak")
 NEAR_INDEPENDENCE = "too close to independence, where the statistic is degenerate"
 
 
@@ -74,7 +75,7 @@ def run(
       ratio_margin                the same by the ratio margin of xsim, k = 4, raw cosine, both directions [mean]
       mutual_nearest_neighbour    MEXA: both directions at once, raw cosine [mean]
     Rows without a direction of good, to read the others by:
-      cka_biased                  CKA with the biased HSIC that papers print; no interval
+      cka_biased                  CKA with the biased HSIC that papers print; no interval; null: its mean over all pairings
       precision_at_1_without_largest, cka_debiased_without_largest   without the 3 largest dimensions of the layer [mean, jackknife]: a
                                   number that falls or rises much is one of a few dimensions
     Rows per layer, over languages (language None): the plain mean of the rows of a metric, with the interval of that mean (lines stay
@@ -150,13 +151,13 @@ def run(
     for measured in _baselines(checkpoint, corpus, pivot, languages, accepted):
         add(None, measured)
 
-    shown = _shown_layers(vectors, getattr(checkpoint, "align_layer", None), peak)
+    shown = _shown_layers(vectors, getattr(checkpoint, "align_layer", None))
     result.extras |= {"projections": _projections(vectors, corpus, shown, seed), "maps": _maps(all_pairs, corpus, shown)}
     result.extras["pairs"] = _pairs(all_pairs, corpus)
     result.extras["largest_dimension_share"] = shares
     if vectors.cache_keys:
         result.extras["vectors"] = {"layers": list(vectors.layer_names), "keys": vectors.cache_keys}
-    result.notes += _truncation_notes(vectors)
+    result.notes += truncation_notes(vectors)
     result.fingerprint = corpus_fingerprint(corpus) | {
         "pivot": pivot,
         "pooling": pooling,
@@ -170,47 +171,62 @@ def run(
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """What the measures need of one language at one layer; the vectors are [lines, width]."""
+
+    vectors: np.ndarray
+    unit: np.ndarray
+    centred_unit: np.ndarray | None  # None where a sentence has no direction of its own
+    gram: tuple[cka.CentredGram | None, str | None]  # or the reason why there is none
+    unit_without: np.ndarray  # without the largest dimensions
+    gram_without: tuple[cka.CentredGram | None, str | None]
+
+
+def _side(vectors: np.ndarray, largest: np.ndarray, groups: np.ndarray) -> _Side:
+    centred = cosine.centre(vectors)
+    without = np.delete(vectors, largest, axis=1)
+    return _Side(
+        vectors,
+        cosine.unit(vectors),
+        cosine.unit(centred) if cosine.has_direction(centred, vectors) else None,
+        _gram(vectors, groups),
+        cosine.unit(without),
+        _gram(without, groups),
+    )
+
+
 def measure_layer(
     stack: np.ndarray, languages: Sequence[str], pivot: str, groups: np.ndarray, accepted: dict[str, retrieval.Accepted]
 ) -> tuple[list[_Measured], np.ndarray]:
     """All pivot metrics of one layer, and debiased CKA of all pairs [languages, languages] (nan where undefined).
 
-    stack [languages, lines, width], groups int [lines] numbered from 0. Each Gram matrix is formed once.
+    stack [languages, lines, width], groups int [lines] numbered from 0. Each Gram matrix is formed once, and only the packed halves of
+    those of all languages are held.
     """
     lines = stack.shape[1]
     packed = np.full((len(stack), lines * (lines - 1) // 2), np.nan, dtype=np.float32)
-    position = list(languages).index(pivot)
-    centred = cosine.centre(stack)
     largest = cosine.largest_dimensions(*stack, count=LARGEST_DIMENSIONS)
-    without = np.delete(stack, largest, axis=2)
-    units_without = cosine.unit(without)
-    pivot_without = _gram(without[position], groups)
-    units, centred_units = cosine.unit(stack), cosine.unit(centred)
-    directed = [cosine.has_direction(each, raw) for each, raw in zip(centred, stack, strict=True)]
-    pivot_gram, pivot_reason = _gram(stack[position], groups)
-    if pivot_gram is not None:
-        packed[position] = cka.pack(pivot_gram.matrix)
+    position = list(languages).index(pivot)
+    of_pivot = _side(stack[position], largest, groups)
     found: list[_Measured] = []
     for index, language in enumerate(languages):
+        side = of_pivot if index == position else _side(stack[index], largest, groups)
+        if side.gram[0] is not None:
+            packed[index] = cka.pack(side.gram[0].matrix)
         if index == position:
             continue
-        similarity = units[index] @ units[position].T
-        found += _raw_metrics(similarity, language, pivot, groups, accepted[language])
-        if directed[index] and directed[position]:
-            found += _centred_metrics(centred_units[index] @ centred_units[position].T, language, pivot, accepted[language])
+        found += _raw_metrics(side.unit @ of_pivot.unit.T, language, pivot, groups, accepted[language])
+        if side.centred_unit is not None and of_pivot.centred_unit is not None:
+            found += _centred_metrics(side.centred_unit @ of_pivot.centred_unit.T, language, pivot, accepted[language])
         else:
             reason = "a sentence does not differ from the mean of its language, so it has no centred direction"
             found.append(_Measured("cosine_centred", language, pivot, None, reason=reason))
             found += [_Measured("precision_at_1_centred", *pair, None, reason=reason) for pair in ((language, pivot), (pivot, language))]
-        gram, gram_reason = _gram(stack[index], groups)
-        found.append(_cka("cka_debiased", gram, pivot_gram, language, pivot, gram_reason or pivot_reason))
-        found += _sensitivity(units_without[index] @ units_without[position].T, language, pivot, accepted[language])
-        gram_without = _gram(without[index], groups)
-        reasons = gram_without[1] or pivot_without[1]
-        found.append(_cka("cka_debiased_without_largest", gram_without[0], pivot_without[0], language, pivot, reasons, None))
-        found.append(_biased(stack[index], stack[position], language, pivot))
-        if gram is not None:
-            packed[index] = cka.pack(gram.matrix)
+        found.append(_cka("cka_debiased", side.gram, of_pivot.gram, language, pivot))
+        found += _sensitivity(side.unit_without @ of_pivot.unit_without.T, language, pivot, accepted[language])
+        found.append(_cka("cka_debiased_without_largest", side.gram_without, of_pivot.gram_without, language, pivot, None))
+        found.append(_biased(side.vectors, of_pivot.vectors, language, pivot))
     return found, cka.debiased_cka_of_packed(packed)
 
 
@@ -259,16 +275,16 @@ def _gram(vectors: np.ndarray, groups: np.ndarray) -> tuple[cka.CentredGram | No
 
 def _cka(
     metric: str,
-    gram: cka.CentredGram | None,
-    pivot_gram: cka.CentredGram | None,
+    side: tuple[cka.CentredGram | None, str | None],
+    of_pivot: tuple[cka.CentredGram | None, str | None],
     language: str,
     pivot: str,
-    reason: str | None,
     higher_is_better: bool | None = True,
 ) -> _Measured:
+    gram, pivot_gram = side[0], of_pivot[0]
     measured = _Measured(metric, language, pivot, None, higher_is_better=higher_is_better)
     if gram is None or pivot_gram is None:
-        measured.reason = reason
+        measured.reason = side[1] or of_pivot[1]
         return measured
     measured.null = 0.0
     try:
@@ -284,7 +300,7 @@ def _cka(
 def _biased(vectors: np.ndarray, pivot_vectors: np.ndarray, language: str, pivot: str) -> _Measured:
     measured = _Measured("cka_biased", language, pivot, None, higher_is_better=None, interval=False)
     try:
-        measured.point = cka.biased_cka(vectors, pivot_vectors)
+        measured.point, measured.null = cka.biased_cka_with_null(vectors, pivot_vectors)
     except ValueError as error:
         measured.reason = str(error)
     return measured
@@ -325,6 +341,8 @@ def _row(checkpoint: str, layer: str | None, measured: _Measured, corpus: Parall
         fields |= interval_fields(peak_interval(items.values, corpus.groups))
     elif items is not None:
         fields |= interval_fields(jackknife(_point(items), items.values, n=len(corpus)))
+    if measured.metric in BOUNDED and fields.get("ci_high") is not None:
+        fields["ci_high"] = min(1.0, fields["ci_high"])  # few lines make it longer than the range
     if not measured.interval:
         why = "the biased estimate has no valid one" if measured.metric == "cka_biased" else NEAR_INDEPENDENCE
         fields |= {"se": None, "ci_low": None, "ci_high": None, "method": f"no interval: {why}"}
@@ -350,10 +368,12 @@ def _means_over_languages(measured: Sequence[_Measured]) -> list[_Measured]:
     for metric in dict.fromkeys(each.metric for each in measured):
         rows = [each for each in measured if each.metric == metric]
         defined = [each for each in rows if each.items is not None]
-        points = [each.point for each in rows if each.point is not None]
-        if metric == "cka_biased" and points:
-            summaries.append(_Measured(metric, None, None, None, higher_is_better=None, interval=False, point=float(np.mean(points))))
-            continue
+        if metric == "cka_biased":
+            known = [(each.point, each.null) for each in rows if each.point is not None and each.null is not None]
+            if known:
+                point, null = np.mean(known, axis=0)
+                summaries.append(replace(rows[0], language=None, other_language=None, point=float(point), null=float(null), reason=None))
+                continue
         if not defined:
             summaries.append(_Measured(metric, None, None, None, reason=rows[0].reason or "not enough lines"))
             continue
@@ -373,11 +393,11 @@ def _summarise_curve(metric: str, curve: dict[str, Items], names: Sequence[str])
     blocks = len(names) - 2
     peak = max(names[:-1], key=lambda name: _point(curve[name]))
     middle = [name for name in names[:-1] if blocks / 4 <= int(name) <= 3 * blocks / 4]
-    gain = [(1 / len(middle), curve[name]) for name in middle] + [(-1.0, curve[names[0]])]
-    found: list[tuple[str | None, _Measured]] = [
-        (None, _Measured(f"{metric}_peak", None, None, curve[peak])),
-        (None, _Measured(f"{metric}_middle_gain", None, None, _combine(gain))),
-    ]
+    gain = _Measured(f"{metric}_middle_gain", None, None, None, reason="a model of one block has no middle layers")
+    if middle:
+        above = [(1 / len(middle), curve[name]) for name in middle] + [(-1.0, curve[names[0]])]
+        gain = _Measured(f"{metric}_middle_gain", None, None, _combine(above))
+    found: list[tuple[str | None, _Measured]] = [(None, _Measured(f"{metric}_peak", None, None, curve[peak])), (None, gain)]
     for last in names[-2:]:
         difference = _combine([(1.0, curve[peak]), (-1.0, curve[last])])
         found.append((last, _Measured(f"{metric}_divergence", None, None, difference, higher_is_better=None)))
@@ -414,11 +434,12 @@ def _token_bags(tokenizer: Any, sentences: Sequence[str]) -> Any:
     return csr_array(bags.multiply(1 / np.where(lengths > 0, lengths, 1)[:, None]))
 
 
-def _shown_layers(vectors: CorpusVectors, align_layer: int | None, peak: str | None) -> list[str]:
-    """At most three layers for pictures: the first, the one of alignment (else the peak), the last."""
+def _shown_layers(vectors: CorpusVectors, align_layer: int | None) -> list[str]:
+    """Three layers for pictures: the first, the one of alignment (else the middle one), the last. Not the peak: pictures of checkpoints
+    that are compared should be of the same layers."""
     names = vectors.layer_names
-    middle = str(align_layer) if align_layer is not None and str(align_layer) in names else peak
-    return list(dict.fromkeys(name for name in (names[0], middle, names[-2]) if name is not None))
+    middle = str(align_layer)
+    return list(dict.fromkeys((names[0], middle if middle in names else str((len(names) - 2) // 2), names[-2])))
 
 
 def _pairs(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus) -> dict[str, list[Any]]:
@@ -480,13 +501,18 @@ def neighbour_map(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
     """
     import warnings
 
+    import torch
     from sklearn.manifold import trustworthiness
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a seed makes it run on one core, which it warns about
-        from umap import UMAP
+    threads = torch.get_num_threads()  # numba sets them anew, and with them the last bits of the next forward pass
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a seed makes it run on one core, which it warns about
+            from umap import UMAP
 
-        points = UMAP(n_neighbors=NEIGHBOURS, metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
+            points = UMAP(n_neighbors=NEIGHBOURS, metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
+    finally:
+        torch.set_num_threads(threads)
     points = np.nan_to_num(points)  # points without any neighbour in common with others have no place
     return points, float(trustworthiness(vectors, points, n_neighbors=NEIGHBOURS, metric="cosine"))
 
@@ -527,15 +553,3 @@ def _recommendation(peak_row: Row, rows: Sequence[Row], peak: str) -> str:
         f"Recommended align layer: {peak}, where translations are closest ({name} {height.value:.3f}{interval}, mean over pairs, "
         f"n = {height.n}{place})."
     )
-
-
-def _truncation_notes(vectors: CorpusVectors) -> list[str]:
-    cut = {language: int(flags.sum()) for language, flags in vectors.truncated.items() if flags.any()}
-    if not cut:
-        return []
-    worst = sorted(cut.items(), key=lambda item: -item[1])[:5]
-    return [
-        f"{sum(cut.values())} sentences in {len(cut)} languages were longer than the model's context and were cut, most of all "
-        + ", ".join(f"{language} ({count})" for language, count in worst)
-        + "; their vectors do not stand for the whole sentence."
-    ]

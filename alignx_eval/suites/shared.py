@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignx_eval.corpora import ParallelCorpus
+from alignx_eval.encode import CorpusVectors
 from alignx_eval.statistics.clustered import Estimate
 
 UNDEFINED: dict[str, Any] = {"value": None}  # the fields of a Row whose `reason` says why there is no number
@@ -39,3 +40,16 @@ def corpus_fingerprint(corpus: ParallelCorpus) -> dict[str, Any]:
         "lines": len(corpus),
         "languages": sorted(corpus.languages),
     }
+
+
+def truncation_notes(vectors: CorpusVectors) -> list[str]:
+    """What the reader of a report has to know about sentences that lost their end."""
+    cut = {language: int(flags.sum()) for language, flags in vectors.truncated.items() if flags.any()}
+    if not cut:
+        return []
+    worst = sorted(cut.items(), key=lambda item: -item[1])[:5]
+    return [
+        f"{sum(cut.values())} sentences in {len(cut)} languages were longer than the model's context and were cut, most of all "
+        + ", ".join(f"{language} ({count})" for language, count in worst)
+        + "; their vectors do not stand for the whole sentence."
+    ]
