@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import tiny_model, tiny_tokenizer
-from test_encode import corpus_of, make_checkpoint, module_calls
+from test_encode import SENTENCES, corpus_of, make_checkpoint, module_calls
 from test_suite_layers import make_corpus
 
 from alignx_eval import processes, vector_cache
@@ -110,7 +110,7 @@ def test_a_token_without_an_embedding_is_named():
     checkpoint = make_checkpoint()
     checkpoint.model.resize_token_embeddings(5)
     with module_calls() as calls, pytest.raises(InputError, match="has 5 embeddings: the two do not belong together"):
-        encode(checkpoint, ["one two three four five six seven eight"])
+        encode(checkpoint, SENTENCES)
     assert not calls
 
 
