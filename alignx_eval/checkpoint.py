@@ -905,7 +905,8 @@ def _open_gguf(path: Path, reference: str, device: str, dtype: torch.dtype | Non
             sizes: Counter[str] = Counter()
             for tensor in reader(str(path)).tensors:
                 sizes[tensor.tensor_type.name] += int(tensor.n_elements)
-            quantisation = sizes.most_common(1)[0][0]
+            # A file mixes types; the embeddings of a large vocabulary alone can outweigh all blocks.
+            quantisation = " and ".join(name for name, size in sizes.most_common() if size >= 0.05 * sizes.total())
         model, dropped = _model_from_folder(path.parent, reference, device, dtype or torch.float32, **options)
         tokenizer = _tokenizer_from_folder(path.parent, reference, gguf_file=path.name)
     # The weights are plain tensors now; left in place, these would keep the model from being saved.
@@ -913,7 +914,7 @@ def _open_gguf(path: Path, reference: str, device: str, dtype: torch.dtype | Non
     with contextlib.suppress(AttributeError):
         del model.config.quantization_config
     notes = [f"{reference}: {_some(dropped)} belong to no part of the model and were left out"] if dropped else []
-    if quantisation not in ("F32", "F16", "BF16"):
+    if set(quantisation.split(" and ")) - {"F32", "F16", "BF16"}:
         wide = str(model.dtype).removeprefix("torch.")
         notes.insert(
             0, f"{reference}: weights quantised to {quantisation}, here unpacked to {wide}; all numbers are those of the quantised model"
