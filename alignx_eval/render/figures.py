@@ -86,10 +86,10 @@ def line_figure(
     out = _frame(identity, title, description, low, high, ticks)
     every = max(1, math.ceil(len(layers) / 9))
     labelled = [i for i, layer in enumerate(layers) if "+" not in layer and i % every == 0]
+    if layers and "+" in layers[-1]:  # its label needs room
+        labelled = [i for i in labelled if x_position(len(layers) - 1, len(layers)) - x_position(i, len(layers)) > 50]
     for index, layer in enumerate(layers):
         norm = "+" in layer
-        if norm:
-            labelled = [i for i in labelled if x_position(index, len(layers)) - x_position(i, len(layers)) > 50]
         if index in labelled or norm:
             anchor = ' style="text-anchor:end"' if norm and index == len(layers) - 1 else ""
             x = WIDTH - RIGHT if anchor else x_position(index, len(layers))
