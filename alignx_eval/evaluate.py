@@ -143,7 +143,13 @@ def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus
         "lines": len(corpus),
     }
     if suite in ("layers", "language_id"):
-        relevant |= {"pooling": options.pooling, "seed": options.seed}
+        from alignx_eval.encode import ENCODING_VERSION
+        from alignx_eval.suites.language_id import PROBE_VERSION
+        from alignx_eval.suites.layers import MEASURES_VERSION
+
+        # What older code measured is not done.
+        versions = [ENCODING_VERSION, MEASURES_VERSION if suite == "layers" else PROBE_VERSION]
+        relevant |= {"pooling": options.pooling, "seed": options.seed, "versions": versions}
     if suite == "translation":
         relevant |= {"template": options.template}
     return relevant

@@ -77,6 +77,21 @@ def compare_layers(
     return values, same_layer
 
 
+def similarity_key(results: Mapping[str, SuiteResult], reference: str, candidate: str) -> str | None:
+    """What identifies the vectors and documents behind a `LayerSimilarity`; None where the two results are not of the same lines, or were
+    made without a cache."""
+    first, second = results[reference], results[candidate]
+    sides = [result.extras.get("vectors") for result in (first, second)]
+    if sides[0] is None or sides[1] is None or (first.item_ids, first.default_clusters) != (second.item_ids, second.default_clusters):
+        return None
+    keys: list[dict[str, str]] = [side["keys"] for side in sides if side is not None]
+    languages = [language for language in keys[0] if language in keys[1]]
+    if not languages:
+        return None
+    identity = [[(language, side[language]) for language in languages] for side in keys]
+    return hashlib.sha256(json.dumps([*identity, list(first.default_clusters)]).encode()).hexdigest()[:16]
+
+
 def compare_cached_layers(
     results: Mapping[str, SuiteResult],
     reference: str,
@@ -89,21 +104,22 @@ def compare_cached_layers(
 ) -> LayerSimilarity | None:
     """`LayerSimilarity` from `results`, label -> result of the suite `layers`; that of the same vectors in `known` is taken as it is.
 
-    None where the cache no longer holds the vectors of both.
+    None where the results are not of the same lines, and where the cache no longer holds the vectors of both.
     """
-    sides = [results[label].extras.get("vectors") or {"layers": [], "keys": {}} for label in (reference, candidate)]
+    key = similarity_key(results, reference, candidate)
+    if key is None:
+        return None
+    sides = [results[label].extras["vectors"] for label in (reference, candidate)]
     groups = results[reference].default_clusters
     keys = [side["keys"] for side in sides]
     languages = tuple(language for language in keys[0] if language in keys[1])
-    identity = [[(language, side[language]) for language in languages] for side in keys]
-    key = hashlib.sha256(json.dumps([*identity, list(groups)]).encode()).hexdigest()[:16]
     labels = (reference, candidate, contrast)
     for each in known:
         if (each.reference, each.candidate, each.contrast, each.key) == (*labels, key):
             return each
     opened = [{language: vector_cache.open_entry(cache_dir, side[language]) for language in languages} for side in keys]
     entries = [{language: entry for language, entry in side.items() if entry is not None} for side in opened]
-    if not languages or any(len(side) < len(languages) for side in entries):
+    if any(len(side) < len(languages) for side in entries):
         return None
     layers, candidate_layers = (tuple(side["layers"]) for side in sides)
     numbers = cka.number_groups(groups)

@@ -10,7 +10,7 @@ import numpy as np
 
 def launched() -> bool:
     """Whether a launcher started this process together with others."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1
 
 
 def share() -> tuple[int, int]:
@@ -23,7 +23,7 @@ def share() -> tuple[int, int]:
 
 def is_main() -> bool:
     """Whether this process writes files and talks to the user."""
-    return int(os.environ.get("RANK", "0")) == 0 or not launched()
+    return int(os.environ.get("RANK") or 0) == 0 or not launched()
 
 
 def all_agree(flag: bool) -> bool:

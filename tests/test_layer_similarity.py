@@ -111,3 +111,21 @@ def test_results_without_a_cache_have_nothing_to_compare():
     result = layers.run(make_checkpoint(), make_corpus(lines=6))
     assert "vectors" not in result.extras
     assert compare_cached_layers({"a": result, "b": result}, "a", "b", "candidate-base", cache_dir="nowhere") is None
+
+
+def test_other_lines_are_not_compared(tmp_path):
+    first, second = (layers.run(make_checkpoint(), make_corpus(lines=lines), cache_dir=tmp_path) for lines in (12, 10))
+    for pair in ({"a": first, "b": second}, {"a": second, "b": first}):
+        assert compare_cached_layers(pair, "a", "b", "candidate-base", cache_dir=tmp_path) is None
+
+
+def test_what_was_measured_here_before_is_not_shown(tmp_path):
+    from dataclasses import replace
+
+    from alignx_eval.cli.measuring import _current
+
+    results = {family: layers.run(make_checkpoint(family), make_corpus(lines=12), cache_dir=tmp_path) for family in ("llama", "mistral")}
+    found = compare_cached_layers(results, "llama", "mistral", "candidate-base", cache_dir=tmp_path)
+    suites = {label: {"layers": result} for label, result in results.items()}
+    assert _current([found, replace(found, key="old"), replace(found, candidate="gone")], suites) == [found]
+    assert _current([found], {"llama": {}, "mistral": {}}) == []

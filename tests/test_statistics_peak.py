@@ -70,5 +70,17 @@ def test_paired_items_of_peaks():
 
 @pytest.mark.parametrize("columns", [1, 2])
 def test_few_columns(columns):
-    found = peak_interval(np.ones((12, columns)), None)
+    found = peak_interval(np.eye(columns)[np.zeros(12, int)], None)
     assert (found.value, found.ci_low, found.ci_high) == (0, 0, 0)
+
+
+def test_columns_that_tie_all_count():
+    flat = np.ones((40, 5))
+    found = peak_interval(flat, None)
+    assert (found.value, found.ci_low, found.ci_high) == (0, 0, 4)
+    two = np.column_stack([np.zeros(40), np.ones(40), np.ones(40), np.zeros(40)])
+    assert (peak_interval(two, None).ci_low, peak_interval(two, None).ci_high) == (1, 2)
+    other = np.column_stack([np.zeros(40), np.zeros(40), np.zeros(40), np.ones(40)])
+    found = peak_difference(two, other, None)
+    assert (found.value, found.ci_low, found.ci_high) == (2, 1, 2)
+    assert peak_difference(flat, flat.copy(), None).ci_high == 0

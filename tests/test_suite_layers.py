@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -198,6 +199,8 @@ def test_R16_null_and_interval_at_independence(monkeypatch):
     row = rows["layers/cka_debiased/1/deu_Latn/eng_Latn"]
     assert abs(row.value) < 0.1 and row.null == 0 and row.ci_low is None and "independence" in row.method
     assert row.key in result.items  # a difference of checkpoints is not degenerate
+    for summary in ("cka_debiased_peak/-", "cka_debiased_middle_gain/-", "cka_debiased_divergence/1"):
+        assert rows[f"layers/{summary}/-/-"].ci_low is None  # nor is what is made of degenerate numbers any better
     cosine = rows["layers/cosine/1/deu_Latn/eng_Latn"]
     assert cosine.value > 0.8 and cosine.value == pytest.approx(cosine.null, abs=0.01)
     assert rows["layers/precision_at_1/1/deu_Latn/eng_Latn"].null == pytest.approx(1 / 60)
@@ -277,6 +280,15 @@ def test_S15_pictures_are_no_input_of_a_number(monkeypatch):
     first, second = (layers.run(make_checkpoint(), make_corpus(), seed=seed) for seed in (0, 1))
     assert first.extras["projections"][1]["points"] != second.extras["projections"][1]["points"]
     assert [row.value for row in first.rows] == [row.value for row in second.rows]
+
+
+def test_a_picture_that_fails_costs_no_number(monkeypatch):
+    planted(monkeypatch, align_then_diverge())
+    whole = layers.run(make_checkpoint(), make_corpus())
+    monkeypatch.setitem(sys.modules, "umap", None)  # as where it cannot be imported
+    result = layers.run(make_checkpoint(), make_corpus())
+    assert [row.value for row in result.rows] == [row.value for row in whole.rows]
+    assert any(note.startswith("no UMAP of layer 0: ") for note in result.notes)
 
 
 def test_few_or_equal_points_have_no_neighbour_map(monkeypatch):

@@ -140,8 +140,9 @@ def compare(
             seed=settings.seed,
             allow_mismatch=settings.allow_mismatch,
             series=settings.series,
-            layer_similarity=compare_layers(directory, results, labels[0], measured, tuned, settings, display),
         )
+        # After the check that the results compare at all.
+        comparison.layer_similarity = compare_layers(directory, results, labels[0], measured, tuned, settings, display)
         verdict = judge(comparison, rules[0], policy_name=rules[1])
         directory.write_manifest({**directory.manifest, "mismatches": comparison.mismatches})
         write_outputs(comparison, verdict, directory.path, settings, display)

@@ -172,7 +172,7 @@ def measure(
 
         opened = time.perf_counter()
         checkpoint = open_checkpoint(
-            source.reference, device=settings.device or _default_device(), dtype=settings.dtype, offline=settings.offline
+            source.reference, device=_own_device(settings.device or _default_device()), dtype=settings.dtype, offline=settings.offline
         )
         checkpoint.name = unique_label(checkpoint.name, labels)
         labels.append(checkpoint.name)
@@ -229,22 +229,27 @@ def compare_layers(
     for reference, candidate, contrast in contrasts:
         if reference not in layers or candidate not in layers:
             continue
-        similarity = compare_cached_layers(
-            layers,
-            reference,
-            candidate,
-            contrast,
-            cache_dir=settings.cache_dir or default_cache_dir(),
-            known=known,
-            progress=display.bar(f"{candidate} against {reference}")("layers"),
-        )
+        try:
+            similarity = compare_cached_layers(
+                layers,
+                reference,
+                candidate,
+                contrast,
+                cache_dir=settings.cache_dir or default_cache_dir(),
+                known=known,
+                progress=display.bar(f"{candidate} against {reference}")("layers"),
+            )
+        except InputError as error:  # a damaged entry; everything else is there and must be shown
+            display.say(str(error))
+            similarity = None
         if similarity is None:
             display.say(
-                f"no CKA between {reference} and {candidate}: their sentence vectors are not in the cache any more; "
-                "to have it, give the checkpoints themselves instead of run directories"
+                f"no CKA between {reference} and {candidate}: their sentence vectors are not both in the cache; "
+                "to have it, measure the checkpoints again into a new --out (the vectors of all of them have to fit the cache)"
             )
             continue
         found.append(similarity)
+    if found != known:
         directory.write_layer_similarity(found)
     return found
 
@@ -359,8 +364,20 @@ def read_comparison(directory: RunDirectory, settings: Settings) -> Comparison:
         seed=int(options.get("seed", 0)),
         allow_mismatch={*settings.allow_mismatch, *options.get("allow_mismatch", ())},
         series=bool(options.get("series")),
-        layer_similarity=directory.layer_similarity(),
+        layer_similarity=_current(directory.layer_similarity(), results),
     )
+
+
+def _current(similarities: Sequence[LayerSimilarity], results: dict[str, dict[str, SuiteResult]]) -> list[LayerSimilarity]:
+    """Those that belong to the vectors of these results, and not to what was measured here before."""
+    from alignx_eval.layer_similarity import similarity_key
+
+    layers = {label: suites["layers"] for label, suites in results.items() if "layers" in suites}
+    return [
+        each
+        for each in similarities
+        if {each.reference, each.candidate} <= set(layers) and each.key == similarity_key(layers, each.reference, each.candidate)
+    ]
 
 
 def write_outputs(
@@ -495,7 +512,7 @@ def _announce_vectors(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -
         languages=len(corpus.languages), lines=len(corpus), layers=config.num_hidden_layers + 2, width=config.hidden_size
     )
     cap = vector_cache.DEFAULT_MAX_BYTES
-    text = f"sentence vectors take {_readable(size)} in {cache_dir}"
+    text = f"sentence vectors take up to {_readable(size)} in {cache_dir}"
     return text + (f", more than the cap of {_readable(cap)}: they stay until another checkpoint is encoded" if size > cap else "")
 
 
@@ -508,7 +525,12 @@ def _default_device() -> str:
 
     if not torch.cuda.is_available():
         return "cpu"
-    return f"cuda:{os.environ['LOCAL_RANK']}" if processes.launched() and "LOCAL_RANK" in os.environ else "cuda"
+    return "cuda"
+
+
+def _own_device(device: str) -> str:
+    """Of several processes each has a GPU of its own."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and processes.launched() else device
 
 
 def _render(comparison: Comparison, verdict: Verdict | None, suffix: str, settings: Settings) -> str:

@@ -26,7 +26,7 @@ LARGEST_DIMENSIONS = 3
 SUMMARISED = ("precision_at_1", "precision_at_1_centred", "cka_debiased")
 # The place of the peak, and the curve it is that of.
 PEAK_LAYERS = {"peak_layer": "precision_at_1", "peak_layer_centred": "precision_at_1_centred"}
-POINTS_PER_LANGUAGE = 40
+POINTS_PER_LANGUAGE, POINTS = 40, 1000  # of a picture
 NEIGHBOURS = 15  # of UMAP, and of the trustworthiness beside it
 FEWEST_POINTS = 100  # below, the neighbours are most of the picture, and PCA shows all there is
 # Debiased CKA of unrelated representations has mean 0 and a known spread over permutations, but a skewed distribution whose worst case (one
@@ -106,7 +106,7 @@ def run(
     last_states = vectors.layer_names[-2:]
 
     result = SuiteResult(suite=SUITE, rows=[], item_ids=corpus.ids, default_clusters=corpus.groups)
-    curves: dict[str, dict[str, Items]] = {}  # metric -> layer -> items of the mean over languages
+    curves: dict[str, dict[str, _Measured]] = {}  # metric -> layer -> the mean over languages
     shares: dict[str, float] = {}  # layer -> share of the squared length in the largest dimensions, mean over languages
     all_pairs: dict[str, np.ndarray] = {}  # layer -> debiased CKA of all languages [languages, languages]
 
@@ -126,7 +126,7 @@ def run(
         for summary in _means_over_languages(of_layer):
             add(layer, summary)
             if summary.items is not None:
-                curves.setdefault(summary.metric, {})[layer] = summary.items
+                curves.setdefault(summary.metric, {})[layer] = summary
         shares[layer] = round(float(np.mean([cosine.largest_dimension_share(language, LARGEST_DIMENSIONS) for language in stack])), 3)
         if progress is not None:
             progress(number + 1, len(vectors.layer_names), f"measuring layer {layer}")
@@ -138,7 +138,7 @@ def run(
     for metric, curve_of in PEAK_LAYERS.items():
         curve = curves.get(curve_of, {})
         if all(name in curve for name in vectors.layer_names):
-            items = Items("peak", np.stack([curve[name].values for name in vectors.layer_names[:-1]], axis=1))
+            items = Items("peak", np.stack([_items(curve[name]).values for name in vectors.layer_names[:-1]], axis=1))
             add(None, _Measured(metric, None, None, items, higher_is_better=None))
             peaks[metric] = result.rows[-1]
     # Centred where it is defined: a mean vector of its own hides the content of each language from the raw cosine.
@@ -152,7 +152,7 @@ def run(
         add(None, measured)
 
     shown = _shown_layers(vectors, getattr(checkpoint, "align_layer", None))
-    result.extras |= {"projections": _projections(vectors, corpus, shown, seed), "maps": _maps(all_pairs, corpus, shown)}
+    result.extras |= {"projections": _projections(vectors, corpus, shown, seed, result.notes), "maps": _maps(all_pairs, corpus, shown)}
     result.extras["pairs"] = _pairs(all_pairs, corpus)
     result.extras["largest_dimension_share"] = shares
     if vectors.cache_keys:
@@ -201,8 +201,8 @@ def measure_layer(
 ) -> tuple[list[_Measured], np.ndarray]:
     """All pivot metrics of one layer, and debiased CKA of all pairs [languages, languages] (nan where undefined).
 
-    stack [languages, lines, width], groups int [lines] numbered from 0. Each Gram matrix is formed once, and only the packed halves of
-    those of all languages are held.
+    stack [languages, lines, width], groups int [lines] numbered from 0. Each U-centred Gram matrix is formed once, and only the packed
+    halves of those of all languages are held.
     """
     lines = stack.shape[1]
     packed = np.full((len(stack), lines * (lines - 1) // 2), np.nan, dtype=np.float32)
@@ -362,8 +362,8 @@ def _row(checkpoint: str, layer: str | None, measured: _Measured, corpus: Parall
 
 
 def _means_over_languages(measured: Sequence[_Measured]) -> list[_Measured]:
-    """Per metric the mean over all its rows of a layer (both directions where there are two); undefined rows are left out and counted in
-    the reason."""
+    """Per metric the mean over all its rows of a layer (both directions where there are two); undefined rows are left
+    out."""
     summaries = []
     for metric in dict.fromkeys(each.metric for each in measured):
         rows = [each for each in measured if each.metric == metric]
@@ -386,21 +386,32 @@ def _means_over_languages(measured: Sequence[_Measured]) -> list[_Measured]:
     return summaries
 
 
-def _summarise_curve(metric: str, curve: dict[str, Items], names: Sequence[str]) -> list[tuple[str | None, _Measured]]:
+def _items(measured: _Measured) -> Items:
+    assert measured.items is not None
+    return measured.items
+
+
+def _summarise_curve(metric: str, curve: dict[str, _Measured], names: Sequence[str]) -> list[tuple[str | None, _Measured]]:
     """(layer of the row, measured) of peak, middle gain and divergence; nothing where a layer is undefined."""
     if any(name not in curve for name in names):
         return []
     blocks = len(names) - 2
-    peak = max(names[:-1], key=lambda name: _point(curve[name]))
+    peak = max(names[:-1], key=lambda name: _point(_items(curve[name])))
+
+    def sure(*layers: str) -> bool:  # what is made of degenerate numbers alone is no better; beside another they have no weight
+        return any(curve[layer].interval for layer in layers)
+
     middle = [name for name in names[:-1] if blocks / 4 <= int(name) <= 3 * blocks / 4]
     gain = _Measured(f"{metric}_middle_gain", None, None, None, reason="a model of one block has no middle layers")
     if middle:
-        above = [(1 / len(middle), curve[name]) for name in middle] + [(-1.0, curve[names[0]])]
-        gain = _Measured(f"{metric}_middle_gain", None, None, _combine(above))
-    found: list[tuple[str | None, _Measured]] = [(None, _Measured(f"{metric}_peak", None, None, curve[peak])), (None, gain)]
+        above = [(1 / len(middle), _items(curve[name])) for name in middle] + [(-1.0, _items(curve[names[0]]))]
+        gain = _Measured(f"{metric}_middle_gain", None, None, _combine(above), interval=sure(names[0], *middle))
+    highest = _Measured(f"{metric}_peak", None, None, _items(curve[peak]), interval=sure(peak))
+    found: list[tuple[str | None, _Measured]] = [(None, highest), (None, gain)]
     for last in names[-2:]:
-        difference = _combine([(1.0, curve[peak]), (-1.0, curve[last])])
-        found.append((last, _Measured(f"{metric}_divergence", None, None, difference, higher_is_better=None)))
+        difference = _combine([(1.0, _items(curve[peak])), (-1.0, _items(curve[last]))])
+        fall = _Measured(f"{metric}_divergence", None, None, difference, higher_is_better=None, interval=sure(peak, last))
+        found.append((last, fall))
     return found
 
 
@@ -466,12 +477,15 @@ def _maps(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus, layers: Sequ
     ]
 
 
-def _projections(vectors: CorpusVectors, corpus: ParallelCorpus, layers: Sequence[str], seed: int) -> list[dict[str, Any]]:
+def _projections(
+    vectors: CorpusVectors, corpus: ParallelCorpus, layers: Sequence[str], seed: int, notes: list[str]
+) -> list[dict[str, Any]]:
     """PCA and UMAP of all languages together at a few layers, the same lines of every language; never an input of a number.
 
-    PCA is of all lines and shows some; UMAP is of those shown.
+    PCA is of all lines and shows some; UMAP is of those shown. What could not be drawn is added to `notes`.
     """
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(corpus))[:POINTS_PER_LANGUAGE])
+    count = max(1, min(POINTS_PER_LANGUAGE, POINTS // len(corpus.languages)))
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(corpus))[:count])
     projections = []
     for layer in layers:
         stack = vectors.layer(layer)
@@ -487,7 +501,11 @@ def _projections(vectors: CorpusVectors, corpus: ParallelCorpus, layers: Sequenc
         projections.append({"method": "pca", **shown, "points": points.round(3).tolist(), "explained_variance": variance})
         flat = stack[:, chosen].reshape(-1, stack.shape[2])
         if len(flat) >= FEWEST_POINTS and len(np.unique(flat, axis=0)) > NEIGHBOURS:
-            points, kept = neighbour_map(flat, seed)
+            try:
+                points, kept = neighbour_map(flat, seed)
+            except Exception as error:  # noqa: BLE001  a picture must never cost the numbers (numba, for one, needs a folder to write to)
+                notes.append(f"no UMAP of layer {layer}: {' '.join(str(error).split())[:200]}")
+                continue
             projections.append(
                 {"method": "umap", **shown, "points": points.round(2).tolist(), "trustworthiness": round(kept, 3), "neighbours": NEIGHBOURS}
             )
