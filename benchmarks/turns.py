@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ def in_turns(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[
             wall, cpu = time.perf_counter(), time.process_time()
             contenders[name]()
             times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+            print(f"turn {repeat}: {name} {times[name][-1][0]:.4f} s", file=sys.stderr, flush=True)
     return {name: np.array(taken[1:]) for name, taken in times.items()}
 
 
