@@ -22,17 +22,23 @@ class Source:
     """One stream of training samples."""
 
     kind: SourceKind
-    path: str = "interface"  # a bundled corpus, a folder of line-aligned files, or (instructions) a JSONL file or `bundled`
+    # A bundled corpus, a folder of line-aligned files, hub:Helsinki-NLP/opus-100@COMMIT (its `languages` have to be named); for instructions
+    # a JSONL file, `bundled`, or hub:MBZUAI/Bactrian-X@COMMIT. A folder in the layout of these two data sets stands in for them.
+    path: str = "interface"
     split: str | None = None  # null: `train` of a bundled corpus, the one split of a folder
     languages: tuple[str, ...] = ()  # FLORES codes; empty: all of the corpus
     pivot: str | None = "eng_Latn"  # translation: pairs into and out of this language; null: all pairs
     weight: float = 1.0  # share of the samples, relative to the other sources
+    # Share of a language (translation: of a pair of languages) in this source: its number of records to the power 1 / temperature.
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(SourceKind):
             raise InputError(f"unknown kind of source {self.kind!r}; known: {', '.join(get_args(SourceKind))}")
         if self.weight <= 0:
             raise InputError(f"the weight of a source must be above 0, not {self.weight}")
+        if not 1 <= self.temperature < float("inf"):
+            raise InputError(f"the temperature of a source must be a number from 1 up, not {self.temperature}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,10 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)  # transformers configuration of a new model, `model_type` among its keys
     vocabulary_size: int = 8000  # of a new tokenizer
     prompt_template: str = "plain"
+    lora_rank: int = 0  # rank of low-rank adapters on all linear layers of the blocks (peft); 0: every weight is trained
+    lora_alpha: int = 32  # adapters count alpha / rank times
+    lora_dropout: float = 0.0
+    activation_checkpointing: bool = False  # keep one state a block and compute the rest again: less memory, about a third more time
 
     ### losses
     align_layer: float = 0.5  # layer of the contrastive loss: a whole number counts blocks, a fraction below 1 is of the depth
@@ -80,6 +90,16 @@ class Recipe:
     store_dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights in the checkpoint
     save_every: int = 200
 
+    ### validation of the run so far, each sentence encoded alone
+    eval_every: int = 0  # steps between measurements; 0: none
+    eval_path: str = "interface"  # as `path` of a source; never text that is trained on
+    eval_split: str | None = None  # null: `validation` of a bundled corpus, the one split of a folder
+    eval_languages: tuple[str, ...] = ()  # empty: all of the corpus
+    eval_lines: int = 100
+    # Over-alignment: stop when the loss since step 0 is above this with 95 % confidence, and keep the last measured state before that.
+    stop_bits_per_byte: float | None = None  # rise of the mean bits per byte
+    stop_language_identity: float | None = None  # fall of the language probe's balanced accuracy in the last layer
+
     def __post_init__(self) -> None:
         if self.version != RECIPE_VERSION:
             raise InputError(f"the recipe has version {self.version}; this trainer reads version {RECIPE_VERSION}")
@@ -99,6 +119,16 @@ class Recipe:
             raise InputError("weights must not be negative; temperature and learning_rate must be above 0")
         if self.aligns and all(source.kind != "translation" for source in self.sources):
             raise InputError("the contrastive and matching losses need a source of kind `translation`")
+        if (self.stop_bits_per_byte is not None or self.stop_language_identity is not None) and not self.eval_every:
+            raise InputError("`stop_bits_per_byte` and `stop_language_identity` need `eval_every`")
+        if min(self.eval_every, self.lora_rank, self.warmup_steps) < 0 or self.save_every < 1 or self.eval_lines < 10:
+            raise InputError("eval_every, lora_rank and warmup_steps must not be negative, save_every at least 1, eval_lines at least 10")
+        if not 0 <= self.lora_dropout < 1 or self.lora_alpha <= 0:
+            raise InputError("lora_dropout must be from 0 to below 1, lora_alpha above 0")
+        if self.lora_rank and self.optimizer == "muon":
+            raise InputError("Muon is for whole weight matrices; train adapters with adamw")
+        if self.lora_rank and self.init is None:
+            raise InputError("adapters need a model to adapt; give `init`")
         if self.init is None and "model_type" not in self.model:
             raise InputError("a recipe without `init` needs `model` with its `model_type`")
 
@@ -109,6 +139,7 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types only, as the checkpoint stores them."""
         plain = asdict(self)
+        plain["eval_languages"] = list(self.eval_languages)
         plain["sources"] = [dict(source, languages=list(source["languages"])) for source in plain["sources"]]
         return plain
 
@@ -190,4 +221,4 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
     missing = {"stage"} - set(given)
     if missing:
         raise InputError(f"{path}: the key `stage` is missing")
-    return Recipe(**dict(given, sources=built))
+    return Recipe(**dict(given, sources=built, eval_languages=tuple(given.get("eval_languages") or ())))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from alignx_trainer.config import Contrastive
 
@@ -92,26 +93,74 @@ def matching_loss(matcher: LanguageMatcher, vectors: Tensor, language: Tensor, *
     return F.cross_entropy(logits, same), accuracy, same.float().mean()
 
 
-# Logits are made in pieces of at most this many numbers and recomputed in the backward pass, so that a vocabulary of 262,144 fits.
+# Logits exist in pieces of at most this many numbers (float32: 256 MB), so that a vocabulary of 262,144 fits.
 LOGITS_AT_ONCE = 2**26
 
 
+class _SummedCrossEntropy(torch.autograd.Function):
+    """The gradients are made beside the loss, while a piece of the logits exists: no logits are kept, and none are computed twice.
+
+    For logits z = states W^T the gradient of the loss is softmax(z) - one-hot, times 1 - (z / cap)^2 where the logits are capped.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, softcap: float | None, graph: bool
+    ) -> Tensor:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        states, matrix = hidden.to(dtype), weight.to(dtype)
+        offsets = None if bias is None else bias.to(dtype)
+        needs_hidden, needs_weight, needs_bias = (graph and needed for needed in ctx.needs_input_grad[:3])
+        grad_hidden = torch.empty_like(states) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        grad_bias = torch.zeros_like(bias) if needs_bias and bias is not None else None
+        total = hidden.new_zeros((), dtype=torch.float32)
+        rows = max(1, LOGITS_AT_ONCE // len(weight))
+        with torch.autocast(kind, enabled=False):
+            for start in range(0, len(states), rows):
+                piece, wanted = slice(start, start + rows), labels[start : start + rows, None]
+                logits = F.linear(states[piece], matrix, offsets).float()
+                if softcap is not None:
+                    logits = logits.div_(softcap).tanh_()
+                    slope = 1 - logits**2 if graph else None
+                    logits = logits.mul_(softcap)
+                normaliser = logits.logsumexp(dim=-1, keepdim=True)
+                total += (normaliser - logits.gather(1, wanted)).sum()
+                if grad_hidden is None and grad_weight is None and grad_bias is None:
+                    continue
+                gradient = logits.sub_(normaliser).exp_()
+                gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
+                if softcap is not None and slope is not None:
+                    gradient.mul_(slope)
+                if grad_bias is not None:
+                    grad_bias += gradient.sum(0)
+                gradient = gradient.to(dtype)
+                if grad_hidden is not None:
+                    grad_hidden[piece] = gradient @ matrix
+                if grad_weight is not None and dtype == weight.dtype:
+                    grad_weight.addmm_(gradient.T, states[piece])
+                elif grad_weight is not None:
+                    grad_weight += gradient.T @ states[piece]
+        ctx.gradients = None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, grad_bias
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, (None, None, None)
+        return (*(None if gradient is None else gradient.mul_(upstream) for gradient in gradients), None, None, None)
+
+
 def summed_cross_entropy(hidden: Tensor, labels: Tensor, head: nn.Module, softcap: float | None) -> Tensor:
-    """Sum over tokens of -log p(labels) for final states `hidden` [tokens, width]; float32. `softcap` as in Gemma 2: cap * tanh(logits /
-    cap)."""
+    """Sum over tokens of -log p(labels) for final states `hidden` [tokens, width]; float32 []. The logits are `head`'s, with
+    `softcap` as in Gemma 2: cap * tanh(logits / cap).
 
-    def piece(states: Tensor, wanted: Tensor) -> Tensor:
-        logits = head(states).float()
-        if softcap is not None:
-            logits = torch.tanh(logits / softcap) * softcap
-        return F.cross_entropy(logits, wanted, reduction="sum")
-
-    weight = head.weight
-    assert isinstance(weight, Tensor)
-    rows = max(1, LOGITS_AT_ONCE // weight.shape[0])
-    if len(hidden) <= rows:
-        return piece(hidden, labels)
-    total = hidden.new_zeros((), dtype=torch.float32)
-    for states, wanted in zip(hidden.split(rows), labels.split(rows), strict=True):
-        total = total + checkpoint(piece, states, wanted, use_reentrant=False)
-    return total
+    The logits are made piece by piece (`LOGITS_AT_ONCE`) and their gradient at once, as in the fused kernels of Liger (Hsu et al. 2024):
+    the memory does not grow with tokens x vocabulary. Can be differentiated once.
+    """
+    weight, bias = head.weight, getattr(head, "bias", None)
+    assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
+    result = _SummedCrossEntropy.apply(hidden, weight, bias, labels, softcap, torch.is_grad_enabled())
+    assert isinstance(result, Tensor)
+    return result

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,6 +34,7 @@ class Forward(nn.Module):
     def __init__(self, model: Any, align_layer: int) -> None:
         super().__init__()
         self.model = model
+        self._no_split_modules = getattr(model, "_no_split_modules", None)  # where FSDP may cut
         self.middle: Tensor | None = None
         self.softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         blocks = decoder_blocks(model.get_decoder(), model.config.get_text_config().num_hidden_layers)
@@ -97,6 +100,10 @@ class StepLosses:
     matching_accuracy: float | None = None
     same_language_share: float | None = None
     pairs: int = 0
+    not_finite: list[str] = field(default_factory=list)  # samples of this process's micro-batches whose next-token loss is not finite
+
+
+MEANS = ("contrastive", "contrastive_accuracy", "matching", "matching_accuracy", "same_language_share")
 
 
 def _equal(texts: list[str]) -> Tensor:
@@ -150,47 +157,87 @@ def alignment_loss(
     return total * share
 
 
-def accumulate_gradients(forward: Forward, matcher: LanguageMatcher | None, micro_batches: list[Batch], recipe: Recipe) -> StepLosses:
+def seed_micro_batch(recipe: Recipe, step: int, number: int) -> None:
+    """Set the random state that dropout draws from as a function of seed, step and the micro-batch's number in the step.
+
+    So it is replayed by setting it again, no random state needs saving, and the number of processes does not matter.
+    """
+    digest = hashlib.sha256(f"{recipe.seed} {step} {number}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "little"))
+
+
+def accumulate_gradients(
+    forward: Any, matcher: LanguageMatcher | None, micro_batches: list[Batch], recipe: Recipe, *, step: int = 0, accelerator: Any = None
+) -> StepLosses:
     """Run one step's forward and backward passes; gradients are left on the parameters.
 
-    With `negatives: batch` and several micro-batches the contrast spans all of them by gradient caching (Gao et al. 2021, "Scaling Deep
-    Contrastive
+    `micro_batches` are those of all processes, of equal size; each process works on its own run of them and leaves the same gradients as
+    one process working on all. `forward` is a `Forward`, or that as `accelerator` has wrapped it.
+
+    The next-token loss is a mean over the tokens of the step, whichever micro-batch they are in. With `negatives: batch` and several
+    micro-batches the contrast spans all of them, and all processes, by gradient caching (Gao et al. 2021, "Scaling Deep Contrastive
     Learning Batch Size under Memory Limited Setup"): features first without a graph, the loss's gradient with respect to them once, then
-    each
-    micro-batch again with that gradient as a linear surrogate. The random state is replayed, so that dropout agrees between the two passes.
+    each micro-batch again with that gradient as a linear surrogate. The random state is replayed, so that dropout agrees between the two
+    passes.
     """
-    device_type = next(forward.model.parameters()).device.type
-    precision = torch.autocast(device_type, dtype=torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext()
+    number, processes = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
+    count = len(micro_batches) // processes
+    assert count * processes == len(micro_batches), "every process takes as many micro-batches"
+    own = range(number * count, (number + 1) * count)
+    device = next(forward.parameters()).device
+    precision = torch.autocast(device.type, dtype=torch.bfloat16) if recipe.dtype == "bfloat16" else nullcontext()
     tokens = max(1, sum(int((batch.labels[:, 1:] != -100).sum()) for batch in micro_batches))
     losses = StepLosses(lm=0.0, lm_tokens=tokens)
-    samples = [sample for batch in micro_batches for sample in batch.samples]
-    cached, states = None, []
-    if recipe.aligns and recipe.negatives == "batch" and len(micro_batches) > 1:
+    cached = None
+    two_passes = recipe.aligns and recipe.negatives == "batch" and len(micro_batches) > 1
+    if two_passes:
         pieces = []
-        for batch in micro_batches:
-            states.append((torch.get_rng_state(), torch.cuda.get_rng_state() if device_type == "cuda" else None))
+        for index in own:
+            seed_micro_batch(recipe, step, index)
             with torch.no_grad(), precision:
-                pieces.append(forward(batch, with_features=True, with_lm=False)[0])
-        features = torch.cat(pieces).requires_grad_()
+                pieces.append(forward(micro_batches[index], with_features=True, with_lm=False)[0])
+        mine = torch.cat(pieces)
+        features = (accelerator.gather(mine) if processes > 1 else mine).requires_grad_()
+        samples = [sample for batch in micro_batches for sample in batch.samples]
         loss = alignment_loss(features, samples, matcher, recipe, losses)
         if loss is not None:
             loss.backward()
-            cached = features.grad
+            assert features.grad is not None
+            cached = features.grad[number * len(mine) : (number + 1) * len(mine)]
     start = 0
-    for index, batch in enumerate(micro_batches):
-        if states:
-            torch.set_rng_state(states[index][0])
-            if (cuda_state := states[index][1]) is not None:
-                torch.cuda.set_rng_state(cuda_state)
-        with precision:
-            features, lm = forward(batch, with_features=recipe.aligns, with_lm=True)
-        total = lm / tokens
-        losses.lm += float(lm.detach()) / tokens
-        if cached is not None:
-            total = total + (features * cached[start : start + len(batch.samples)]).sum()
-        elif recipe.aligns and not states:
-            extra = alignment_loss(features, batch.samples, matcher, recipe, losses, share=1 / len(micro_batches))
-            total = total if extra is None else total + extra
-        total.backward()
+    for index in own:
+        batch = micro_batches[index]
+        seed_micro_batch(recipe, step, index)
+        # Gradients are exchanged once, with the last micro-batch. They are averaged then, hence `processes` times the loss.
+        waits = accelerator.no_sync(forward) if processes > 1 and index != own[-1] else nullcontext()
+        with waits:
+            with precision:
+                features, lm = forward(batch, with_features=recipe.aligns, with_lm=True)
+            total = lm / tokens
+            summed = float(lm.detach())
+            losses.lm += summed / tokens
+            if not math.isfinite(summed):
+                losses.not_finite += [sample.identity for sample in batch.samples]
+            if cached is not None:
+                total = total + (features * cached[start : start + len(batch.samples)]).sum()
+            elif recipe.aligns and not two_passes:
+                extra = alignment_loss(features, batch.samples, matcher, recipe, losses, share=1 / len(micro_batches))
+                total = total if extra is None else total + extra
+            (total * processes).backward()
         start += len(batch.samples)
+    if processes > 1:
+        _share(losses, matcher, accelerator, same_everywhere=two_passes)
     return losses
+
+
+def _share(losses: StepLosses, matcher: LanguageMatcher | None, accelerator: Any, *, same_everywhere: bool) -> None:
+    """Sum over processes what each knows of its own micro-batches only; average the gradients of the matcher, which nothing wraps."""
+    names = ["lm"] if same_everywhere else ["lm", *MEANS, "pairs"]
+    values = [getattr(losses, name) for name in names]
+    own = torch.tensor([[float(value or 0), float(value is not None)] for value in values], device=accelerator.device)
+    for name, (total, known) in zip(names, accelerator.reduce(own, reduction="sum").tolist(), strict=True):
+        setattr(losses, name, int(total) if name == "pairs" else total if known else None)
+    if matcher is not None:
+        for parameter in matcher.parameters():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = accelerator.reduce(gradient, reduction="mean")

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -18,13 +19,18 @@ from typing import Any
 
 import torch
 
+from alignx_eval import processes
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 from alignx_eval.errors import AlignxError, InputError
+from alignx_eval.run_directory import atomic_write
+from alignx_trainer import validation
 from alignx_trainer.config import Recipe
-from alignx_trainer.data import Order, Stream, collate, train_tokenizer
+from alignx_trainer.data import Order, Sample, Stream, collate, train_tokenizer
 from alignx_trainer.losses import LanguageMatcher
-from alignx_trainer.step import Forward, accumulate_gradients, check_logits, resolve_align_layer
+from alignx_trainer.step import Forward, StepLosses, accumulate_gradients, check_logits, resolve_align_layer
 
+STATE_VERSION = 2  # of state.pt
+GOES_ON = "when that is mended, the same command goes on from the last saved step"
 Progress = Callable[[int, int, dict[str, Any]], None]
 
 
@@ -42,20 +48,26 @@ def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
 
 
 def build_optimizers(model: Any, matcher: LanguageMatcher | None, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest."""
+    """AdamW for everything, or Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest; the matcher's own AdamW
+    comes last."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     matrices = [parameter for _, parameter in named if parameter.ndim == 2 and id(parameter) not in embeddings]
     others = [parameter for _, parameter in named if not any(parameter is matrix for matrix in matrices)]
-    head = list(matcher.parameters()) if matcher is not None else []
+    optimizers: list[torch.optim.Optimizer] = []
+    betas = (0.9, 0.95) if recipe.optimizer == "muon" else (0.9, 0.999)
     if recipe.optimizer == "muon":
-        return [
-            torch.optim.Muon(matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others + head, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
-        ]
-    decayed, plain = matrices + head, others
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [torch.optim.AdamW(groups, lr=recipe.learning_rate)]
+        optimizers.append(
+            torch.optim.Muon(matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+        optimizers.append(torch.optim.AdamW(others, lr=recipe.learning_rate, betas=betas, weight_decay=0.0))
+    else:
+        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        optimizers.append(torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, betas=betas))
+    if matcher is not None:
+        decay = 0.0 if recipe.optimizer == "muon" else recipe.weight_decay
+        optimizers.append(torch.optim.AdamW(matcher.parameters(), lr=recipe.learning_rate, betas=betas, weight_decay=decay))
+    return optimizers
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -73,46 +85,31 @@ def _atomic_save(what: Any, path: Path) -> None:
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        raise TrainingError(f"could not write {path}: {error}") from None
+        raise TrainingError(f"could not write {path}: {error}; {GOES_ON}") from None
+
+
+def _open_log(path: Path) -> Any:
+    try:
+        return open(path, "ab", buffering=0)  # a line is on its way when it is written, and closing has nothing left to do
+    except OSError as error:
+        raise TrainingError(f"could not write {path}: {error.strerror}") from None
+
+
+def _log_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; a killed run leaves a part of one at the end."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def _keep_log(path: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run will do again."""
+    """Drop the lines of steps that a resumed run will do again; from step 0 all."""
     if path.is_file():
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        os.replace(part, path)
+        kept = [entry for entry in _log_lines(path) if entry["step"] <= step] if step else []
+        atomic_write(path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
-def train(recipe: Recipe, folder: Path, *, device: str | None = None, progress: Progress | None = None, command: str = "") -> Path:
-    """Train by the recipe and return the path of the checkpoint, `folder`/model.pt.
-
-    `folder` also gets `log.jsonl` (one line a step, every loss apart) and, while training, `state.pt`. A run that was interrupted goes on
-    from
-    `state.pt` if the recipe is the same, and ends on the CPU with the same bits. A finished run is not done again.
-    Raises InputError for wrong input, TrainingError when a loss or gradient is not finite.
-    """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the output folder {folder}: {error.strerror}") from None
-    finished, state_path, log_path = folder / "model.pt", folder / "state.pt", folder / "log.jsonl"
-    mark = folder / "recipe.json"
-    identity = recipe_hash(recipe)
-    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")).get("sha256") != identity:
-        raise InputError(f"{folder} holds a run of another recipe; choose another output folder or remove it")
-    if finished.is_file() and not mark.is_file():
-        raise InputError(f"{folder} holds a model.pt that this recipe did not make; choose another output folder")
-    if finished.is_file():
-        return finished
-    part = mark.with_name("recipe.json.part")
-    part.write_text(json.dumps({"sha256": identity, "recipe": recipe.as_dict()}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, mark)
-
-    torch.manual_seed(recipe.seed)
-    streams = [Stream(source, recipe.prompt_template) for source in recipe.sources]
+def open_model(recipe: Recipe, streams: list[Stream]) -> tuple[Any, Any, dict[str, Any]]:
+    """Model in float32 on the CPU, tokenizer, and the provenance so far: those of `init`, or new ones. Raises InputError."""
     provenance: dict[str, Any] = {"stages": []}
     if recipe.init is not None:
         start = open_checkpoint(recipe.init, device="cpu", dtype="float32")
@@ -135,67 +132,271 @@ def train(recipe: Recipe, folder: Path, *, device: str | None = None, progress: 
             raise InputError(f"model: transformers cannot build it: {error}") from None
     if tokenizer.eos_token_id is None:
         raise InputError("the tokenizer has no end-of-sequence token; the model could not learn to stop")
-    check_logits(model)
+    try:
+        check_logits(model)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    return model, tokenizer, provenance
+
+
+def add_adapters(model: Any, recipe: Recipe) -> Any:
+    """`model` with low-rank adapters (Hu et al. 2021) on the linear layers of its blocks, all else frozen; a peft model around it."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise InputError("lora_rank needs peft: pip install 'alignx-eval[lora]'") from None
+    settings = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, settings)
+
+
+class Engine:
+    """Where the work runs: this process alone, or several under `accelerate launch` (DDP, or FSDP2 by its YAML)."""
+
+    def __init__(self, recipe: Recipe, device: str) -> None:
+        self.accelerator: Any = None
+        self.sharded = False
+        if processes.launched():
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedType
+
+            self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
+            self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
+            device = str(self.accelerator.device)
+            if self.sharded and not self.accelerator.is_fsdp2:
+                raise InputError("FSDP of version 1 is not supported; set `fsdp_version: 2` in the accelerate configuration")
+            if self.sharded and (recipe.optimizer == "muon" or recipe.eval_every):
+                raise InputError("muon and eval_every need whole matrices in each process; with FSDP use adamw and eval_every: 0")
+        self.device = device
+        self.main = processes.is_main()
+        self.count = self.accelerator.num_processes if self.accelerator is not None else 1
+        micro_batches = recipe.batch_size // recipe.micro_batch_size
+        if micro_batches % self.count:
+            raise InputError(
+                f"batch_size / micro_batch_size gives {micro_batches} micro-batches, which {self.count} processes cannot share"
+            )
+
+    def prepare(self, forward: Forward, optimizers: list[torch.optim.Optimizer]) -> tuple[Any, list[Any]]:
+        if self.accelerator is None:
+            return forward, list(optimizers)
+        prepared = self.accelerator.prepare(forward, *optimizers)
+        return prepared[0], list(prepared[1:])
+
+    def wait(self) -> None:
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+    def clip(self, model: list[torch.nn.Parameter], matcher: list[torch.nn.Parameter], largest: float) -> float:
+        """Scale all gradients together to a norm of at most `largest`; returns the norm before."""
+        gradients = [[parameter.grad for parameter in group if parameter.grad is not None] for group in (model, matcher)]
+        norms = [torch.nn.utils.get_total_norm(group) for group in gradients if group]
+        # The gradients of a sharded model are sharded, those of the matcher are not, so each has its norm.
+        total = math.sqrt(sum(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) ** 2 for norm in norms))
+        if math.isfinite(total) and total > largest:
+            for group in gradients:
+                torch._foreach_mul_(group, largest / (total + 1e-6)) if group else None
+        return total
+
+    def model_state(self, forward: Any, names: set[str]) -> dict[str, Any]:
+        """Tensors of the model by the name they have in one process, those of `names` alone. Sharded: whole in the main process only."""
+        if not self.sharded:
+            inner = self.accelerator.unwrap_model(forward) if self.accelerator is not None else forward
+            return {name: tensor for name, tensor in inner.state_dict().items() if name in names}
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return {name: tensor for name, tensor in get_model_state_dict(forward, options=options).items() if name in names}
+
+    def optimizer_states(self, forward: Any, optimizers: list[Any]) -> list[dict[str, Any]]:
+        plain = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
+        if not self.sharded:
+            return [optimizer.state_dict() for optimizer in plain]
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        return [get_optimizer_state_dict(forward, optimizer, options=options) for optimizer in plain]
+
+    def restore(self, forward: Any, optimizers: list[Any], state: dict[str, Any]) -> None:
+        plain = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
+        if not self.sharded:
+            inner = self.accelerator.unwrap_model(forward) if self.accelerator is not None else forward
+            inner.load_state_dict(state["model"], strict=False)  # adapters alone where the rest is frozen
+            for optimizer, saved in zip(plain, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            return
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=True, strict=False)
+        set_model_state_dict(forward, state["model"] if self.main else {}, options=options)
+        for optimizer, saved in zip(plain, state["optimizers"], strict=True):
+            set_optimizer_state_dict(forward, optimizer, saved if self.main else {}, options=options)
+
+
+def _entry(step: int, losses: StepLosses, **more: Any) -> dict[str, Any]:
+    names = ("lm", "contrastive", "contrastive_accuracy", "matching", "matching_accuracy", "same_language_share", "pairs")
+    return {"step": step} | {name: getattr(losses, name) for name in names} | more
+
+
+def _stop_if_not_finite(losses: StepLosses, norm: float, samples: list[Sample], step: int) -> None:
+    if all(math.isfinite(value) for value in (norm, losses.lm, losses.contrastive or 0.0, losses.matching or 0.0)):
+        return
+    identities = losses.not_finite or [sample.identity for sample in samples]
+    shown = ", ".join(identities[:16]) + (f" and {len(identities) - 16} more" if len(identities) > 16 else "")
+    raise TrainingError(
+        f"step {step}: the loss or its gradient is not finite; lower the learning rate, or look at these samples: {shown}. "
+        "Nothing of this step was kept."
+    )
+
+
+def flops_per_token(model: Any, recipe: Recipe) -> tuple[int, int]:
+    """Floating-point operations a token, and more a token with a next-token loss.
+
+    2 a weight forward, 2 for the gradients of the states, 2 for those of weights that are trained (Kaplan et al. 2020), 2 more each for
+    the second forward pass of gradient caching and for activation checkpointing. The output embeddings work for the tokens with a
+    next-token loss. Attention's own products and the embeddings' look-up are not counted.
+    """
+    table = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    weights = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in table)
+    two_passes = recipe.aligns and recipe.negatives == "batch" and recipe.batch_size > recipe.micro_batch_size
+    trained = 4 if recipe.lora_rank else 6
+    return (
+        weights * (trained + 2 * two_passes + 2 * recipe.activation_checkpointing),
+        model.get_output_embeddings().weight.numel() * trained,
+    )
+
+
+def _claim(folder: Path, recipe: Recipe, main: bool) -> None:
+    """Make the output folder this recipe's. Raises InputError where it cannot be made, or is another run's."""
+    mark, finished, identity = folder / "recipe.json", folder / "model.pt", recipe_hash(recipe)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the output folder {folder}: {error.strerror}") from None
+    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")).get("sha256") != identity:
+        raise InputError(f"{folder} holds a run of another recipe; choose another output folder or remove it")
+    if finished.is_file() and not mark.is_file():
+        raise InputError(f"{folder} holds a model.pt that this recipe did not make; choose another output folder")
+    if main and not mark.is_file():
+        atomic_write(mark, json.dumps({"sha256": identity, "recipe": recipe.as_dict()}, indent=1, ensure_ascii=False) + "\n")
+
+
+def train(recipe: Recipe, folder: Path, *, device: str | None = None, progress: Progress | None = None, command: str = "") -> Path:
+    """Train by the recipe and return the path of the checkpoint, `folder`/model.pt.
+
+    `folder` also gets `log.jsonl` (one line a step, every loss apart), `report.html`, with adapters `adapter/` (peft's format), and, while
+    training, `state.pt`. A run that was interrupted goes on from `state.pt` if the recipe is the same, and ends on the CPU with the same
+    bits. A finished run is not done again. Under a launcher every process calls this.
+    Raises InputError for wrong input, TrainingError when a loss or gradient is not finite or a file cannot be written.
+    """
+    engine = Engine(recipe, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = engine.device
+    finished, state_path, log_path, good_path = (folder / name for name in ("model.pt", "state.pt", "log.jsonl", "within_limits.pt"))
+    _claim(folder, recipe, engine.main)
+    if finished.is_file():
+        engine.wait()
+        _finish(folder, engine)
+        return finished
+    engine.wait()
+
+    torch.manual_seed(recipe.seed)
+    streams = [Stream(source, recipe.prompt_template) for source in recipe.sources]
+    corpus = validation.load_validation(recipe) if recipe.eval_every else None
+    model, tokenizer, provenance = open_model(recipe, streams)
+    try:
+        align_layer = resolve_align_layer(recipe.align_layer, model.config.get_text_config().num_hidden_layers)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if not recipe.aligns:
+        align_layer = provenance.get("align_layer", align_layer)  # where validation looks: the layer that an earlier stage aligned
     if device == "cpu":
         model.set_attn_implementation("eager")  # short sentences: 1.2 times the tokens per second of the fused kernel
+    if recipe.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    adapted = add_adapters(model, recipe) if recipe.lora_rank else None
     model.to(device).train()
-    align_layer = resolve_align_layer(recipe.align_layer, model.config.get_text_config().num_hidden_layers)
-    width = model.config.get_text_config().hidden_size
-    matcher = LanguageMatcher(width, recipe.matching_width).to(device) if recipe.matching_weight > 0 else None
-    forward = Forward(model, align_layer)
+    matcher = None
+    if recipe.matching_weight > 0:
+        matcher = LanguageMatcher(model.config.get_text_config().hidden_size, recipe.matching_width).to(device)
+    parameters_of_matcher = list(matcher.parameters()) if matcher is not None else []
+    inner = Forward(model, align_layer)
+    trained = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
+    trained |= {name for name in inner.state_dict() if not recipe.lora_rank}  # tied weights have a second name
     optimizers = build_optimizers(model, matcher, recipe)
-    trainable = [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]
+    own = optimizers[-1:] if matcher is not None else []  # of the matcher, which every process holds whole
+    flops_a_token, flops_a_scored_token = flops_per_token(model, recipe)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    forward, of_model = engine.prepare(inner, optimizers[: len(optimizers) - len(own)])
+    trainable = [parameter for parameter in forward.parameters() if parameter.requires_grad]
     order = Order(streams, recipe, tokenizer)
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    parameters = sum(parameter.numel() for parameter in model.parameters())
 
-    done, tokens, samples_seen, truncated, seconds, flops = 0, 0, 0, 0, 0.0, 0.0
+    done, tokens, samples_seen, truncated, seconds, validating, flops = 0, 0, 0, 0, 0.0, 0.0, 0.0
+    kept_step, stopped = 0, None
+    start: validation.Measured | None = None
     last: dict[str, Any] = {}
     if state_path.is_file():
-        state = torch.load(state_path, weights_only=True, map_location=device)
-        model.load_state_dict(state["model"])
+        state = torch.load(state_path, weights_only=True, map_location="cpu" if engine.sharded else device)
+        if state.get("version") != STATE_VERSION:
+            raise InputError(f"{state_path} is of another version of this trainer; finish with that, or remove the folder")
+        engine.restore(forward, of_model, state)
         if matcher is not None:
             matcher.load_state_dict(state["matcher"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        torch.set_rng_state(state["rng"].cpu())
-        if device == "cuda" and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
-        done, tokens, samples_seen, truncated, seconds, flops = state["counts"]
-    _keep_log(log_path, done)
+            own[0].load_state_dict(state["matcher_optimizer"])
+        done, tokens, samples_seen, truncated, seconds, validating, flops, kept_step = state["counts"]
+        start = validation.Measured(*(tensor.numpy() for tensor in state["start"])) if state["start"] is not None else None
+    if engine.main:
+        _keep_log(log_path, done)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    clock = time.perf_counter()
+    clock = time.perf_counter() - seconds - validating
 
     def save_state() -> None:
-        counts = [done, tokens, samples_seen, truncated, seconds + time.perf_counter() - clock, flops]
-        _atomic_save(
-            {
-                "model": model.state_dict(),
-                "matcher": matcher.state_dict() if matcher is not None else None,
-                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state() if device == "cuda" else None,
-                "counts": counts,
-            },
-            state_path,
-        )
+        state = {
+            "version": STATE_VERSION,
+            "model": engine.model_state(forward, trained),
+            "optimizers": engine.optimizer_states(forward, of_model),
+            "matcher": matcher.state_dict() if matcher is not None else None,
+            "matcher_optimizer": own[0].state_dict() if own else None,
+            "counts": [done, tokens, samples_seen, truncated, time.perf_counter() - clock - validating, validating, flops, kept_step],
+            "start": None if start is None else [torch.from_numpy(getattr(start, name)) for name in validation.MEASURES],
+        }
+        if engine.main:
+            os.fsync(log.fileno())
+            _atomic_save(state, state_path)
 
-    with open(log_path, "a", encoding="utf-8") as log:
-        while done < order.steps and (recipe.max_tokens is None or tokens < recipe.max_tokens):
+    def validate() -> validation.Measured:
+        nonlocal validating
+        assert corpus is not None
+        begun = time.perf_counter()
+        measured = validation.measure(model, tokenizer, corpus, align_layer, recipe.seed)
+        validating += time.perf_counter() - begun
+        return measured
+
+    with _open_log(log_path if engine.main else Path(os.devnull)) as log:
+
+        def write(entry: dict[str, Any]) -> None:
+            try:
+                log.write(json.dumps(entry).encode() + b"\n")
+            except OSError as error:
+                raise TrainingError(f"could not write {log_path}: {error.strerror}; {GOES_ON}") from None
+
+        if corpus is not None and start is None:
+            start = validate()
+            write({"step": 0, "validation": validation.summary(start, corpus, align_layer)})
+        while done < order.steps and stopped is None and (recipe.max_tokens is None or tokens < recipe.max_tokens):
             step_clock = time.perf_counter()
             samples = order.batch(done)
             size = recipe.micro_batch_size
             micro_batches = [collate(samples[begin : begin + size], padding) for begin in range(0, len(samples), size)]
-            losses = accumulate_gradients(forward, matcher, micro_batches, recipe)
-            norm = float(torch.nn.utils.clip_grad_norm_(trainable, recipe.max_grad_norm))
-            if not math.isfinite(norm) or not math.isfinite(losses.lm):
-                names = ", ".join(sample.identity for sample in samples[:8])
-                raise TrainingError(
-                    f"step {done + 1}: the loss or its gradient is not finite; "
-                    f"lower the learning rate, or look at these samples: {names} ..."
-                )
+            losses = accumulate_gradients(forward, matcher, micro_batches, recipe, step=done, accelerator=engine.accelerator)
+            norm = engine.clip(trainable, parameters_of_matcher, recipe.max_grad_norm)
+            _stop_if_not_finite(losses, norm, samples, done + 1)
             rate = learning_rate(done, order.steps, recipe)
-            for optimizer in optimizers:
+            for optimizer in [*of_model, *own]:
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.step()
@@ -205,76 +406,137 @@ def train(recipe: Recipe, folder: Path, *, device: str | None = None, progress: 
             tokens += step_tokens
             samples_seen += len(samples)
             truncated += sum(sample.truncated for sample in samples)
-            two_pass = recipe.aligns and recipe.negatives == "batch" and len(micro_batches) > 1
-            flops += (8 if two_pass else 6) * parameters * step_tokens  # 2 a parameter and token forward, 4 backward (Kaplan et al. 2020)
+            flops += float(flops_a_token * step_tokens + flops_a_scored_token * losses.lm_tokens)
             now = time.perf_counter()
-            last = {
-                "step": done,
-                "lm": losses.lm,
-                "contrastive": losses.contrastive,
-                "contrastive_accuracy": losses.contrastive_accuracy,
-                "matching": losses.matching,
-                "matching_accuracy": losses.matching_accuracy,
-                "same_language_share": losses.same_language_share,
-                "pairs": losses.pairs,
-                "tokens": tokens,
-                "learning_rate": rate,
-                "grad_norm": norm,
-                "tokens_per_second": step_tokens / (now - step_clock),
-                "seconds": seconds + now - clock,
-            }
-            log.write(json.dumps(last) + "\n")
-            log.flush()
-            if progress is not None:
+            last = _entry(
+                done,
+                losses,
+                tokens=tokens,
+                learning_rate=rate,
+                grad_norm=norm,
+                tokens_per_second=step_tokens / (now - step_clock),
+                seconds=now - clock - validating,
+            )
+            if corpus is not None and start is not None and done % recipe.eval_every == 0:
+                measured = validate()
+                last["validation"] = validation.summary(measured, corpus, align_layer)
+                stopped = validation.over_aligned(start, measured, corpus, recipe)
+                limited = recipe.stop_bits_per_byte is not None or recipe.stop_language_identity is not None
+                if stopped is not None:
+                    last["stopped"] = stopped
+                elif limited:
+                    kept_step = done
+                    if engine.main:
+                        _atomic_save({"step": done, "model": engine.model_state(forward, trained)}, good_path)
+            write(last)
+            if progress is not None and engine.main:
                 progress(done, order.steps, last)
-            if done % recipe.save_every == 0 and done < order.steps:
+            if done % recipe.save_every == 0 and done < order.steps and stopped is None:
                 save_state()
+    if stopped is not None and not kept_step:
+        raise TrainingError(
+            f"over-alignment by the first measurement, at step {done}: {stopped}. Nothing was written; lower the learning rate or the "
+            "weights of the alignment losses, or measure more often (eval_every)"
+        )
+    if stopped is not None:
+        good = torch.load(good_path, weights_only=True, map_location=device)
+        kept_step = good["step"]
+        inner.load_state_dict(good["model"], strict=False)
 
-    if not last:
-        last = json.loads(log_path.read_text(encoding="utf-8").splitlines()[-1])
-    provenance["stages"].append(
-        {
-            "stage": recipe.stage,
-            "steps": done,
-            "samples": samples_seen,
-            "tokens": tokens,
-            "truncated_samples": truncated,
-            "seconds": round(seconds + time.perf_counter() - clock, 1),
-            "flops": flops,
-            "peak_memory_bytes": _peak_memory(device),
-            "final": {key: last.get(key) for key in ("lm", "contrastive", "contrastive_accuracy", "matching", "matching_accuracy")},
-            "data": [stream.description for stream in streams],
-            "align_layer": align_layer if recipe.aligns else None,
-            "seed": recipe.seed,
-            "device": torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads",
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "transformers": _version("transformers")},
-            "command": command,
-            "started": started,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-    )
+    if not last:  # resumed after its last step
+        last = _log_lines(log_path)[-1]
+    stage = {
+        "stage": recipe.stage,
+        "steps": done,
+        "samples": samples_seen,
+        "tokens": tokens,
+        "truncated_samples": truncated,
+        "seconds": round(time.perf_counter() - clock - validating, 1),
+        "validation_seconds": round(validating, 1),
+        "flops": flops,
+        "peak_memory_bytes": _peak_memory(device),
+        "processes": engine.count,
+        "final": {key: last.get(key) for key in ("lm", "contrastive", "contrastive_accuracy", "matching", "matching_accuracy")},
+        "data": [stream.description for stream in streams],
+        "align_layer": align_layer if recipe.aligns else None,
+        "seed": recipe.seed,
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads",
+        "parameters": weights,
+        "trained_parameters": sum(parameter.numel() for parameter in trainable),
+        "versions": {name: _version(name) for name in ("torch", "transformers", "accelerate", "alignx-eval")}
+        | {"python": platform.python_version()}
+        | ({"peft": _version("peft")} if recipe.lora_rank else {}),
+        "command": command,
+        "started": started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    if stopped is not None:
+        stage |= {"stopped": stopped, "kept_step": kept_step}
+    provenance["stages"].append(stage)
     if recipe.aligns:
         provenance["align_layer"] = align_layer
-    model.eval()
-    write_checkpoint(
-        finished,
-        model=model,
-        tokenizer=tokenizer,
-        stage=recipe.stage,
-        step=done,
-        prompt_template=recipe.prompt_template,
-        heads={f"language_matcher.{name}": tensor for name, tensor in matcher.state_dict().items()} if matcher is not None else None,
-        recipe=recipe.as_dict(),
-        provenance=provenance,
-        dtype=getattr(torch, recipe.store_dtype),
-    )
-    with contextlib.suppress(FileNotFoundError):
-        state_path.unlink()
+    state = engine.model_state(forward, set(inner.state_dict())) if engine.sharded else None
+    if engine.main:
+        if adapted is not None:
+            _save_adapter(adapted, folder / "adapter")
+            model = adapted.merge_and_unload()
+        if state is not None:
+            model = _whole_model(model.config, state)
+        model.eval()
+        write_checkpoint(
+            finished,
+            model=model,
+            tokenizer=tokenizer,
+            stage=recipe.stage,
+            step=kept_step if stopped is not None else done,
+            prompt_template=recipe.prompt_template,
+            heads={f"language_matcher.{name}": tensor for name, tensor in matcher.state_dict().items()} if matcher is not None else None,
+            recipe=recipe.as_dict(),
+            provenance=provenance,
+            dtype=getattr(torch, recipe.store_dtype),
+        )
+    engine.wait()
+    _finish(folder, engine)
     return finished
 
 
+def _finish(folder: Path, engine: Engine) -> None:
+    """What comes after `model.pt`: the report, and away with what was for going on."""
+    if engine.main:
+        from alignx_trainer.report import write_report
+
+        if not (folder / "report.html").is_file() and (folder / "log.jsonl").is_file():
+            write_report(folder)
+        for name in ("state.pt", "within_limits.pt"):
+            with contextlib.suppress(FileNotFoundError):
+                (folder / name).unlink()
+    engine.wait()
+
+
+def _save_adapter(adapted: Any, folder: Path) -> None:
+    """The adapter in peft's format, beside the checkpoint that holds it merged; whole under its name or not at all."""
+    part = folder.with_name(folder.name + ".part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        adapted.save_pretrained(part)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(part, folder)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise TrainingError(f"could not write {folder}: {error}") from None
+
+
+def _whole_model(config: Any, state: dict[str, Any]) -> Any:
+    """A model of its own for the gathered tensors of a sharded one."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
+    return model
+
+
 def _peak_memory(device: str) -> int:
-    if device == "cuda":
+    if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
