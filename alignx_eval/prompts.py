@@ -18,6 +18,15 @@ TEMPLATES = {
     ),
     "plain": "{instruction}\n{input}\n",
 }
+# The same templates for an instruction that needs no input; `alpaca` again as in Stanford Alpaca.
+TEMPLATES_WITHOUT_INPUT = {
+    "alpaca": (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Response:\n"
+    ),
+    "plain": "{instruction}\n",
+}
 TRANSLATION_INSTRUCTIONS = {
     "alpaca": "Translate the following text from {source} to {target}.",
     "plain": "{source} to {target}:",
@@ -35,6 +44,12 @@ def split_at_input(name: str) -> tuple[str, str]:
     """The template's text before and after `{input}`, the first with `{instruction}` still in it."""
     before, _, after = template_text(name).partition("{input}")
     return before, after
+
+
+def text_without_input(name: str) -> str:
+    """The template called `name` for an instruction that needs no input: only `{instruction}` is in it. Raises InputError as above."""
+    template_text(name)
+    return TEMPLATES_WITHOUT_INPUT[name]
 
 
 def translation_instruction(name: str, source_language: str, target_language: str) -> str:

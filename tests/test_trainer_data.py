@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 from alignx_trainer.config import RECIPES, Recipe, Source, load_recipe
-from alignx_trainer.data import Order, Record, Stream, collate, read_instructions, tokenize, train_tokenizer
+from alignx_trainer.data import (
+    Order,
+    Record,
+    Stream,
+    collate,
+    language_shares,
+    read_instructions,
+    short_code,
+    tempered_pass,
+    tokenize,
+    train_tokenizer,
+)
 from conftest import tiny_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from alignx_eval.errors import InputError
-from alignx_eval.prompts import TEMPLATES, split_at_input, translation_instruction
+from alignx_eval.errors import InputError, MissingAssetError
+from alignx_eval.prompts import TEMPLATES, split_at_input, text_without_input, translation_instruction
 
 SENTENCES = {
     "eng_Latn": "The house stands by the river.",
@@ -40,7 +56,31 @@ def unigram_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
-@pytest.fixture(scope="module", params=[tiny_tokenizer, unigram_tokenizer], ids=["byte_level", "unigram"])
+def merging_tokenizer():
+    """Pre-tokenized as in Llama 3 and Qwen: punctuation and the newlines after it are one piece; trained until they are one token."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    pieces = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pieces), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(["End.\n\n", "Ende。\n\n", "End.\n", *SENTENCES.values()] * 50, trainer)
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=True),
+            processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)]),
+        ]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False)
+
+
+@pytest.fixture(scope="module", params=[tiny_tokenizer, unigram_tokenizer, merging_tokenizer], ids=["byte_level", "unigram", "merging"])
 def tokenizer(request):
     return request.param()
 
@@ -60,6 +100,115 @@ def test_spans_decode_to_the_sentences(tokenizer, template: str, source: str, ta
     assert [position for position, trained in enumerate(sample.trained) if trained] == list(
         range(sample.target_span[0], len(sample.input_ids))
     )
+
+
+def test_a_token_of_full_stop_and_newlines_belongs_to_the_source():
+    tokenizer = merging_tokenizer()
+    record = Record("1", "Translate.", SENTENCES["eng_Latn"], "Ja", "eng_Latn", "deu_Latn")
+    sample = tokenize(record, tokenizer, template="alpaca", max_length=1000, lm_on="target")
+    last = tokenizer.decode(sample.input_ids[sample.source_span[1] - 1 : sample.source_span[1]])
+    assert last == ".\n\n"
+    # And without such a token, the span ends with the full stop.
+    sample = tokenize(record, tiny_tokenizer(), template="alpaca", max_length=1000, lm_on="target")
+    assert tiny_tokenizer().decode(sample.input_ids[slice(*sample.source_span)]) == SENTENCES["eng_Latn"]
+
+
+def test_blanks_around_the_source_are_not_in_its_span():
+    tokenizer = merging_tokenizer()
+    record = Record("1", "Translate.", "\n\n  Open.\n ", "Ja", "eng_Latn", "deu_Latn")
+    sample = tokenize(record, tokenizer, template="alpaca", max_length=1000, lm_on="target")
+    assert tokenizer.decode(sample.input_ids[slice(*sample.source_span)]).strip() == "Open."
+
+
+def test_one_token_target():
+    tokenizer = tiny_tokenizer()
+    record = Record("1", "English to German:", "Open.", "J", "eng_Latn", "deu_Latn")
+    sample = tokenize(record, tokenizer, template="plain", max_length=40, lm_on="target")
+    start, end = sample.target_span
+    assert end - start == 1 and tokenizer.decode(sample.input_ids[start:end]) == "J"
+    assert sample.trained == [False] * start + [True, True]
+
+
+SCRIPTS = "abc XYZ ,.!?'\n\tกขคแม่น้ำ房子在河边。البيت؟ñé🙂👍🏽०१½"
+texts = st.text(alphabet=SCRIPTS, min_size=1, max_size=60).filter(str.strip)
+
+
+@cache
+def byte_tokenizer(name: str):
+    return {"byte_level": tiny_tokenizer, "merging": merging_tokenizer}[name]()
+
+
+@settings(max_examples=60, deadline=None)
+@given(source=texts, target=texts, template=st.sampled_from(sorted(TEMPLATES)), name=st.sampled_from(["byte_level", "merging"]))
+def test_ids_are_prompt_target_end_and_the_spans_decode(source: str, target: str, template: str, name: str):
+    tokenizer = byte_tokenizer(name)
+    record = Record("1", "Thai to Chinese:", source, target, "tha_Thai", "zho_Hans")
+    sample = tokenize(record, tokenizer, template=template, max_length=10_000, lm_on="target")
+    before, after = split_at_input(template)
+    prompt = tokenizer(before.replace("{instruction}", "Thai to Chinese:") + source + after)["input_ids"]
+    answer = tokenizer(target, add_special_tokens=False)["input_ids"]
+    assert sample.input_ids == prompt + answer + [tokenizer.eos_token_id] and not sample.truncated
+    assert sample.target_span == (len(prompt), len(prompt) + len(answer))
+    assert tokenizer.decode(sample.input_ids[slice(*sample.source_span)]).strip() == source.strip()
+
+
+@settings(max_examples=60, deadline=None)
+@given(source=texts, target=texts, room=st.integers(2, 60), name=st.sampled_from(["byte_level", "merging"]))
+def test_truncation_keeps_the_template_and_whole_characters(source: str, target: str, room: int, name: str):
+    tokenizer = byte_tokenizer(name)
+    record = Record("1", "Thai to Chinese:", source, target, "tha_Thai", "zho_Hans")
+    before, after = "Thai to Chinese:\n", "\n"
+    max_length = len(tokenizer(before + after)["input_ids"]) + 3 + room  # 3: a template with text in it can take other tokens
+    sample = tokenize(record, tokenizer, template="plain", max_length=max_length, lm_on="target")
+    assert len(sample.input_ids) <= max_length and sample.input_ids[-1] == tokenizer.eos_token_id
+    start, end = sample.target_span
+    answer = tokenizer(target, add_special_tokens=False)["input_ids"]
+    assert 0 < end - start and sample.input_ids[start:end] == answer[: end - start]
+    prompt = tokenizer.decode(sample.input_ids[1:start])
+    assert prompt.startswith(before) and prompt.endswith(after)
+    kept = prompt[len(before) : -len(after)]
+    assert source.startswith(kept)
+    assert tokenizer.decode(sample.input_ids[slice(*sample.source_span)]).strip() == kept.strip()
+    assert sample.truncated == (kept != source or end - start < len(answer))
+
+
+def test_no_input_form():
+    tokenizer = tiny_tokenizer()
+    for source in ("", " \n"):
+        record = Record("1", "Name a river.", source, "Rhein", "eng_Latn", "eng_Latn")
+        for template in TEMPLATES:
+            sample = tokenize(record, tokenizer, template=template, max_length=1000, lm_on="target")
+            prompt = tokenizer.decode(sample.input_ids[1 : sample.target_span[0]])
+            assert prompt == text_without_input(template).replace("{instruction}", "Name a river.")
+            assert "Input" not in prompt and sample.source_span == (0, 0)
+
+
+def test_a_long_instruction_is_cut_but_not_one_to_translate():
+    tokenizer = tiny_tokenizer()
+    bare = len(tokenizer(text_without_input("alpaca").replace("{instruction}", ""))["input_ids"])
+    long, answer = "Name {input} " * 200, "Rhein und Elbe"
+    sample = tokenize(
+        Record("1", long, "", answer, "eng_Latn", "eng_Latn"), tokenizer, template="alpaca", max_length=bare + 40, lm_on="all"
+    )
+    assert sample.truncated and len(sample.input_ids) <= bare + 40
+    assert tokenizer.decode(sample.input_ids[slice(*sample.target_span)]) == answer
+    text = tokenizer.decode(sample.input_ids)
+    assert "### Instruction:\nName {input}" in text and text.endswith("\n\n### Response:\nRhein und Elbe</s>")
+    with pytest.raises(InputError, match="leaves no room"):
+        tokenize(Record("1", long, "Open", "Ja", "eng_Latn", "deu_Latn"), tokenizer, template="alpaca", max_length=bare + 40, lm_on="all")
+
+
+def test_a_tokenizer_without_offsets_is_refused():
+    class Slow:
+        eos_token_id = 1
+
+        def __call__(self, text, return_offsets_mapping=False, **options):
+            if return_offsets_mapping:
+                raise NotImplementedError
+            return {"input_ids": [2]}
+
+    with pytest.raises(InputError, match="fast tokenizer"):
+        tokenize(Record("1", "a", "b", "c", "eng_Latn", "deu_Latn"), Slow(), template="plain", max_length=50, lm_on="all")
 
 
 def test_prompt_is_what_generation_sees():
@@ -156,8 +305,8 @@ def test_epochs_count_passes_over_the_largest_source(corpus_folder: Path):
 def test_directions_are_pivot_pairs_or_all_pairs(corpus_folder: Path):
     pivot = Stream(Source("translation", str(corpus_folder)), "plain")
     every = Stream(Source("translation", str(corpus_folder), pivot=None), "plain")
-    assert len(pivot.directions) == 4 and len(every.directions) == 6
-    assert all("eng_Latn" in pair for pair in pivot.directions)
+    assert len(pivot.records.directions) == 4 and len(every.records.directions) == 6
+    assert all("eng_Latn" in pair for pair in pivot.records.directions)
     with pytest.raises(InputError, match="no pivot language fra_Latn"):
         Stream(Source("translation", str(corpus_folder), pivot="fra_Latn"), "plain")
 
@@ -172,19 +321,234 @@ def test_new_tokenizer_round_trips_every_text_and_is_deterministic(corpus_folder
         assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
-def test_instructions_are_checked(tmp_path: Path):
+def write_lines(path: Path, entries: list) -> str:
+    path.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8")
+    return str(path)
+
+
+GOOD = {"instruction": "Copy:", "input": "a", "output": "a", "language": "eng_Latn"}
+
+
+def test_instructions_in_the_shape_of_alpaca_and_bactrian(tmp_path: Path):
+    bare = {"instruction": "Name a river.", "output": "Rhein"}
+    entries = [GOOD, dict(GOOD, language="de"), bare, dict(bare, input=None, id="alpaca-7"), dict(bare, input=""), dict(GOOD, output=" ")]
+    path = write_lines(tmp_path / "instructions.jsonl", entries + [dict(GOOD, output="a\u2028b", language="zh-Hant")])
+    records, dropped = read_instructions(path)
+    assert len(records) == 6 and dropped == 1
+    assert [record.get("language") for record in records] == ["eng_Latn", "deu_Latn", None, None, None, "zho_Hant"]
+    assert len(read_instructions(path, ("deu_Latn",))[0]) == 1
+    stream = Stream(Source("instructions", path), "plain")
+    assert len(stream) == 6 and stream[1].target_language == "deu_Latn" and [stream[index].source for index in (2, 3, 4)] == [""] * 3
+    assert stream.description["dropped"] == {"empty output": 1}
+    assert {name: len(indices) for name, indices in stream.groups().items()} == {
+        "eng_Latn": 1,
+        "deu_Latn": 1,
+        "no language": 3,
+        "zho_Hant": 1,
+    }
+    assert len(read_instructions("bundled")[0]) >= 5000
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("{broken", "line 2: no valid JSON"),
+        ('{"instruction": "x"}', "line 2: `instruction` and `output` must be texts"),
+        ('{"instruction": " ", "output": "x"}', "line 2: the instruction is empty"),
+        ('{"instruction": "x", "output": "x", "input": 3}', "line 2: `input` must be"),
+        ('{"instruction": "x", "output": "x", "language": "Klingon"}', "line 2: unknown language 'Klingon'"),
+        ("[]", "line 2: `instruction`"),
+    ],
+)
+def test_a_wrong_instruction_is_named_by_its_line(tmp_path: Path, line: str, message: str):
     path = tmp_path / "instructions.jsonl"
-    good = {"instruction": "Copy:", "input": "a", "output": "a", "language": "eng_Latn"}
-    path.write_text(json.dumps(good) + "\n\n" + json.dumps(dict(good, language="deu_Latn")) + "\n")
-    assert len(read_instructions(str(path))) == 2
-    assert len(read_instructions(str(path), ("deu_Latn",))) == 1
-    path.write_text(json.dumps(good) + "\n{broken\n")
-    with pytest.raises(InputError, match="line 2: no valid JSON"):
+    path.write_text(json.dumps(GOOD) + "\n" + line + "\n")
+    with pytest.raises(InputError, match=message):
         read_instructions(str(path))
-    path.write_text(json.dumps({"instruction": "x"}) + "\n")
-    with pytest.raises(InputError, match="line 1: `instruction`, `input` and `output`"):
-        read_instructions(str(path))
-    assert len(read_instructions("bundled")) >= 5000
+
+
+### data sets of the hub, by folders in their layout
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def opus(tmp_path: Path, hub_cache) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = tmp_path / "opus"
+    for pair, count in (("de-en", 6), ("en-zh", 3)):
+        other = pair.replace("en", "").strip("-")
+        rows = [{"en": f"House {number}.", other: f"{other} {number}"} for number in range(count)]
+        rows[1] = {"en": " ", other: "nothing"}
+        table = pa.table({"translation": [{key: row[key] for key in pair.split("-")} for row in rows]})
+        (folder / pair).mkdir(parents=True)
+        pq.write_table(table.slice(0, 2), folder / pair / "train-00000-of-00002.parquet")
+        pq.write_table(table.slice(2), folder / pair / "train-00001-of-00002.parquet")
+    return folder
+
+
+def test_opus(opus: Path):
+    source = Source("translation", str(opus), languages=("eng_Latn", "deu_Latn", "zho_Hans"))
+    stream = Stream(source, "plain")
+    assert len(stream) == 2 * (5 + 2)
+    assert stream.description["dropped"] == {"empty side": 2}
+    assert stream.description["languages"] == {"deu_Latn-eng_Latn": 5, "eng_Latn-zho_Hans": 2}
+    there, back, other = stream[2], stream[3], stream[10]
+    assert (there.source, there.target, there.target_language) == ("House 2.", "de 2", "deu_Latn")
+    assert (back.source, back.target, back.instruction) == ("de 2", "House 2.", "German to English:")
+    assert (other.source, other.target, other.target_language) == ("House 0.", "zh 0", "zho_Hans")
+    assert len({stream[index].identity for index in range(len(stream))}) == len(stream)
+    assert {name: indices.tolist() for name, indices in stream.groups().items()} == {
+        "deu_Latn-eng_Latn": list(range(10)),
+        "eng_Latn-zho_Hans": list(range(10, 14)),
+    }
+    assert Stream(source, "plain").description == stream.description
+    assert len(Stream(Source("translation", f"hub:{opus}", languages=("deu_Latn",)), "plain")) == 10
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"languages": ()}, "name the languages"),
+        ({"languages": ("eng_Latn",)}, "at least two languages"),
+        ({"languages": ("fra_Latn",)}, "no en-fr/train"),
+        ({"languages": ("zho_Hant",)}, "zho_Hant has no two-letter code"),
+        ({"languages": ("deu_Latn", "zho_Hans"), "pivot": None}, "no de-zh/train"),
+        ({"languages": ("deu_Latn",), "split": "test"}, "no de-en/test"),
+        ({"languages": ("deu_Latn",), "path": "hub:Helsinki-NLP/opus-100"}, "give the revision"),
+    ],
+)
+def test_opus_that_is_not_there(opus: Path, changes: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        Stream(Source(**{"kind": "translation", "path": str(opus), **changes}), "plain")
+
+
+def test_opus_of_another_shape(opus: Path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (opus / "en-fr").mkdir()
+    pq.write_table(pa.table({"text": ["a"]}), opus / "en-fr" / "train-00000-of-00001.parquet")
+    (opus / "en-ru").mkdir()
+    (opus / "en-ru" / "train-00000-of-00001.parquet").write_bytes(b"no parquet")
+    for language, message in (("fra_Latn", "no column `translation` with en and fr"), ("rus_Cyrl", "en-ru: cannot be read")):
+        with pytest.raises(InputError, match=message) as caught:
+            Stream(Source("translation", str(opus), languages=(language,)), "plain")
+        assert "\n" not in str(caught.value)
+
+
+def test_bactrian(tmp_path: Path, hub_cache):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    rows = [{"instruction": f"Sag {number}", "input": None, "id": f"alpaca-{number}", "output": str(number)} for number in range(4)]
+    rows[2]["output"] = ""
+    rows[3]["input"] = "x"
+    with gzip.open(tmp_path / "set" / "data" / "de.json.gz", "wt", encoding="utf-8") as file:
+        json.dump(rows, file)
+    with gzip.open(tmp_path / "set" / "data" / "th.json.gz", "wt", encoding="utf-8") as file:
+        file.write("".join(json.dumps(dict(row, input="")) + "\n" for row in rows[:2]))
+    source = Source("instructions", str(tmp_path / "set"), languages=("deu_Latn", "tha_Thai"))
+    stream = Stream(source, "alpaca")
+    assert [stream[index].source for index in range(5)] == ["", "", "x", "", ""]
+    assert [stream[index].target_language for index in range(5)] == ["deu_Latn"] * 3 + ["tha_Thai"] * 2
+    assert stream[2].target == "3"
+    assert stream.description["dropped"] == {"empty output": 1}
+    assert stream.description["languages"] == {"deu_Latn": 3, "tha_Thai": 2}
+    assert {name: len(indices) for name, indices in stream.groups().items()} == {"deu_Latn": 3, "tha_Thai": 2}
+    with pytest.raises(InputError, match="no data/fr.json.gz"):
+        Stream(Source("instructions", str(tmp_path / "set"), languages=("fra_Latn",)), "alpaca")
+    with pytest.raises(InputError, match="name the languages"):
+        Stream(Source("instructions", str(tmp_path / "set")), "alpaca")
+
+
+@pytest.mark.parametrize(
+    "kind, path", [("translation", "hub:Helsinki-NLP/opus-100@0123456"), ("instructions", "hub:MBZUAI/Bactrian-X@0123456")]
+)
+def test_the_hub_without_a_network(kind: str, path: str, monkeypatch, hub_cache, tmp_path: Path):
+    import datasets
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(MissingAssetError, match="not in the cache, and the network is off; --online"):
+        Stream(Source(kind, path, languages=("deu_Latn",)), "plain")
+
+
+def test_short_codes():
+    codes = {"zho_Hans": "zh", "nob_Latn": "nb", "srp_Cyrl": "sr", "arb_Arab": "ar", "heb_Hebr": "he", "ind_Latn": "id", "ron_Latn": "ro"}
+    assert {code: short_code(code) for code in codes} == codes
+    assert short_code("als_Latn") == "sq" and short_code("pes_Arab") == "fa" and short_code("swh_Latn") == "sw"
+    for code in ("zho_Hant", "arz_Arab", "ast_Latn"):
+        with pytest.raises(InputError, match=code):
+            short_code(code)
+
+
+### temperature over languages
+
+
+def uneven(folder: Path, counts: dict[str, int]) -> str:
+    entries = [dict(GOOD, input=f"{code} {number}", language=code) for code, count in counts.items() for number in range(count)]
+    return write_lines(folder / "uneven.jsonl", entries)
+
+
+def test_temperature_evens_out_the_languages(tmp_path: Path):
+    counts = {"eng_Latn": 900, "deu_Latn": 90, "tha_Thai": 10}
+    path = uneven(tmp_path, counts)
+    for temperature in (1.5, 5.0, 1e9):
+        expected = np.array(list(counts.values())) ** (1 / temperature)
+        expected = expected / expected.sum()
+        assert np.allclose(language_shares(list(counts.values()), temperature), expected)
+        recipe = recipe_for(
+            tmp_path, sources=(Source("instructions", path, temperature=temperature),), batch_size=125, micro_batch_size=125
+        )
+        streams = [Stream(source, "plain") for source in recipe.sources]
+        order = Order(streams, recipe, tiny_tokenizer())
+        # 24 steps of 125 are three passes over 1,000 records.
+        chosen = [sample for step in range(16) for sample in order.batch(step)]
+        again = Order(streams, recipe, tiny_tokenizer())
+        assert [sample.identity for sample in again.batch(9)] == [sample.identity for sample in order.batch(9)]
+        found = Counter(sample.target_language for sample in chosen)
+        assert np.allclose([found[code] / len(chosen) for code in counts], expected, atol=0.002), "two whole passes hold the exact shares"
+        # Within a language every record comes up before one comes up again.
+        for code in counts:
+            times = Counter(sample.identity for sample in chosen if sample.target_language == code)
+            assert max(times.values()) - (min(times.values()) if len(times) == counts[code] else 0) <= 1
+        assert [
+            sample.identity for sample in Order(streams, recipe_for(tmp_path, **vars(recipe) | {"seed": 1}), tiny_tokenizer()).batch(9)
+        ] != [sample.identity for sample in order.batch(9)]
+
+
+def test_passes_go_on_where_the_last_one_ended():
+    groups = [np.arange(50), np.arange(50, 57)]
+    passes = [tempered_pass(groups, 3.0, [0, 0], number) for number in range(9)]
+    assert all(len(one) == 57 for one in passes) and not np.array_equal(passes[0], passes[1])
+    small = Counter(int(index) for one in passes for index in one if index >= 50)
+    assert len(small) == 7 and max(small.values()) - min(small.values()) <= 1
+    assert np.array_equal(tempered_pass(groups, 3.0, [0, 0], 4), passes[4])
+
+
+def test_temperature_counts_both_directions_of_a_pair_together(corpus_folder: Path):
+    stream = Stream(Source("translation", str(corpus_folder), temperature=2.0), "plain")
+    assert {name: len(indices) for name, indices in stream.groups().items()} == {"deu_Latn-eng_Latn": 80, "eng_Latn-zho_Hans": 80}
+    for name, indices in stream.groups().items():
+        assert {"-".join(sorted((stream[int(i)].source_language, stream[int(i)].target_language))) for i in indices} == {name}
+    plain = Stream(Source("monolingual", str(corpus_folder)), "plain")
+    assert {name: len(indices) for name, indices in plain.groups().items()} == {"eng_Latn": 40, "deu_Latn": 40, "zho_Hans": 40}
+
+
+def test_the_order_without_temperature_stays_what_it_was():
+    """A run has to be the same with the next version of the trainer."""
+    recipe = load_recipe("alignx_stage2", ["init=bundled:base"])
+    order = Order([Stream(source, "plain") for source in recipe.sources], recipe, tiny_tokenizer())
+    assert order.quota.tolist() == [896, 128]
+    permutations = [order._permutation(stream, epoch)[:3].tolist() for stream in (0, 1) for epoch in (0, 1)]
+    assert permutations == [[180761, 20516, 59539], [25364, 187394, 135053], [237, 1802, 1860], [5478, 2158, 4230]]
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -218,6 +582,8 @@ def test_paper_recipes_hold_the_papers_settings():
         (["steps"], "form key=value"),
         (["epochs=1"], "either `epochs` or `steps`"),
         (["version=2"], "version 2"),
+        (["sources.0.temperature=0.5"], "temperature of a source"),
+        (["sources.0.temperature=.inf"], "temperature of a source"),
     ],
 )
 def test_a_wrong_recipe_is_one_clear_message(overrides: list[str], message: str):

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from alignx_eval.errors import AlignxError
+from alignx_eval import processes
+from alignx_eval.cli.options import prepare_environment
+from alignx_eval.errors import AlignxError, InputError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
 
@@ -37,20 +39,23 @@ def train(
     recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, values in YAML")] = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/RECIPE")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="the same bits on every run with the same threads")] = False,
+    offline: Annotated[bool, typer.Option("--offline/--online", help="whether models and data of the hub may be fetched")] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
 ) -> None:
-    """Train by RECIPE and write OUT/model.pt and OUT/log.jsonl.
+    """Train by RECIPE and write OUT/model.pt, OUT/log.jsonl and OUT/report.html.
 
     \b
-    alignx-train demo_stage1
+    alignx-train demo
     alignx-train paper_stage1 init=my_model.pt sources='[{kind: translation, path: ntrex}]'
+    accelerate launch --num_processes 4 -m alignx_trainer paper_stage1 init=my_model.pt
     """
     from alignx_trainer.config import load_recipe
 
     settings = load_recipe(recipe, overrides)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    prepare_environment(offline)
     import torch
 
     from alignx_trainer.train import train as run
@@ -60,23 +65,40 @@ def train(
     if deterministic:
         torch.use_deterministic_algorithms(True)
     folder = out or Path("runs") / Path(recipe).stem
-    print(run(settings, folder, progress=_bar(quiet), command=shlex.join(["alignx-train", *sys.argv[1:]])))
+    if device not in (None, "cpu", "cuda"):
+        raise InputError(f"unknown device {device!r}; use cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda: there is none here")
+    command = shlex.join(["alignx-train", *sys.argv[1:]])
+    path = run(settings, folder, device=device, progress=_bar(quiet), command=command, offline=offline)
+    if processes.is_main():
+        print(path)
 
 
 @app.command()
 def inspect(
     recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, values in YAML")] = None,
-    samples: Annotated[int, typer.Option(help="how many samples to show")] = 5,
+    samples: Annotated[int, typer.Option(min=0, help="how many samples to show")] = 5,
+    check: Annotated[int, typer.Option(min=0, help="records of each source to count truncation over; 0: all")] = 5000,
+    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="whether to run two micro-batches for time and memory")] = True,
+    offline: Annotated[bool, typer.Option("--offline/--online", help="whether models and data of the hub may be fetched")] = True,
 ) -> None:
-    """Show what RECIPE would train on: the resolved recipe, the size of the work, samples with their spans."""
+    """Show what RECIPE would train on, and what that would take: data, samples with their spans, memory and time.
+
+    \b
+    alignx-train inspect alignx_stage1 init=bundled:base
+    alignx-train inspect paper_stage1 init=my_model.pt sources.0.path=my_text --no-measure
+    """
     from alignx_trainer.config import load_recipe
 
     settings = load_recipe(recipe, overrides)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    prepare_environment(offline)
     from alignx_trainer.inspect import inspect as show
 
-    print(show(settings, samples=samples, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for line in show(settings, samples=samples, colour=colour, checked=check, measure=measure, offline=offline):
+        print(line, flush=True)
 
 
 @app.command()
@@ -92,17 +114,28 @@ def export(
     print(folder)
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="the output folder of a training run, finished or not")],
+) -> None:
+    """Write FOLDER/report.html: losses, validation, speed, recipe and data of a training run."""
+    from alignx_trainer.report import write_report
+
+    print(write_report(folder))
+
+
 def main() -> None:
     """Entry point: errors for users are one line and an exit code."""
     try:
         arguments = sys.argv[1:]
         # `alignx-train RECIPE` is short for `alignx-train train RECIPE`.
-        commands = {"train", "inspect", "export"}
+        commands = {"train", "inspect", "export", "report"}
         if arguments and arguments[0] not in commands and not arguments[0].startswith("-"):
             arguments = ["train", *arguments]
         app(args=arguments, prog_name="alignx-train")
     except AlignxError as error:
-        print(f"alignx-train: {error}", file=sys.stderr)
+        if processes.is_main():  # all processes meet the same error
+            print(f"alignx-train: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as leave:  # typer's own: usage errors are 2, an interrupt is 130
         if leave.code == 130:

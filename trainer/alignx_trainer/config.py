@@ -12,6 +12,7 @@ from alignx_eval.errors import InputError
 
 RECIPE_VERSION = 1
 RECIPES = Path(__file__).parent / "recipes"
+ACCELERATE = RECIPES / "accelerate"  # configurations for `accelerate launch --config_file`
 
 Contrastive = Literal["symmetric", "paper_formula", "official_code"]
 SourceKind = Literal["monolingual", "translation", "instructions"]
@@ -22,8 +23,8 @@ class Source:
     """One stream of training samples."""
 
     kind: SourceKind
-    # A bundled corpus, a folder of line-aligned files, hub:Helsinki-NLP/opus-100@COMMIT (its `languages` have to be named); for instructions
-    # a JSONL file, `bundled`, or hub:MBZUAI/Bactrian-X@COMMIT. A folder in the layout of these two data sets stands in for them.
+    # A bundled corpus, a folder of line-aligned files, hub:Helsinki-NLP/opus-100@COMMIT; for instructions a JSONL file, `bundled`, or
+    # hub:MBZUAI/Bactrian-X@COMMIT. `languages` have to be named for these two data sets, and for folders in their layout.
     path: str = "interface"
     split: str | None = None  # null: `train` of a bundled corpus, the one split of a folder
     languages: tuple[str, ...] = ()  # FLORES codes; empty: all of the corpus

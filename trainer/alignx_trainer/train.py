@@ -108,11 +108,11 @@ def _keep_log(path: Path, step: int) -> None:
         atomic_write(path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
-def open_model(recipe: Recipe, streams: list[Stream]) -> tuple[Any, Any, dict[str, Any]]:
+def open_model(recipe: Recipe, streams: list[Stream], offline: bool) -> tuple[Any, Any, dict[str, Any]]:
     """Model in float32 on the CPU, tokenizer, and the provenance so far: those of `init`, or new ones. Raises InputError."""
     provenance: dict[str, Any] = {"stages": []}
     if recipe.init is not None:
-        start = open_checkpoint(recipe.init, device="cpu", dtype="float32")
+        start = open_checkpoint(recipe.init, device="cpu", dtype="float32", offline=offline)
         model, tokenizer = start.model, start.tokenizer
         provenance = {
             "stages": list(start.provenance.get("stages", [])),
@@ -285,7 +285,9 @@ def _claim(folder: Path, recipe: Recipe, main: bool) -> None:
         atomic_write(mark, json.dumps({"sha256": identity, "recipe": recipe.as_dict()}, indent=1, ensure_ascii=False) + "\n")
 
 
-def train(recipe: Recipe, folder: Path, *, device: str | None = None, progress: Progress | None = None, command: str = "") -> Path:
+def train(
+    recipe: Recipe, folder: Path, *, device: str | None = None, progress: Progress | None = None, command: str = "", offline: bool = True
+) -> Path:
     """Train by the recipe and return the path of the checkpoint, `folder`/model.pt.
 
     `folder` also gets `log.jsonl` (one line a step, every loss apart), `report.html`, with adapters `adapter/` (peft's format), and, while
@@ -306,7 +308,7 @@ def train(recipe: Recipe, folder: Path, *, device: str | None = None, progress: 
     torch.manual_seed(recipe.seed)
     streams = [Stream(source, recipe.prompt_template) for source in recipe.sources]
     corpus = validation.load_validation(recipe) if recipe.eval_every else None
-    model, tokenizer, provenance = open_model(recipe, streams)
+    model, tokenizer, provenance = open_model(recipe, streams, offline)
     try:
         align_layer = resolve_align_layer(recipe.align_layer, model.config.get_text_config().num_hidden_layers)
     except ValueError as error:
@@ -456,6 +458,7 @@ def train(recipe: Recipe, folder: Path, *, device: str | None = None, progress: 
         "flops": flops,
         "peak_memory_bytes": _peak_memory(device),
         "processes": engine.count,
+        "parallelism": "FSDP2" if engine.sharded else "DDP" if engine.count > 1 else None,
         "final": {key: last.get(key) for key in ("lm", "contrastive", "contrastive_accuracy", "matching", "matching_accuracy")},
         "data": [stream.description for stream in streams],
         "align_layer": align_layer if recipe.aligns else None,
