@@ -102,6 +102,66 @@ def inspect(
 
 
 @app.command()
+def ablate(
+    recipe: Annotated[str, typer.Argument(help="a recipe with both losses")] = "ablation",
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, values in YAML")] = None,
+    seeds: Annotated[str, typer.Option(help="seeds, comma-separated")] = "0",
+    split: Annotated[str, typer.Option(help="split of the corpus to measure on; choose on validation, score test once")] = "validation",
+    corpus: Annotated[str, typer.Option(help="corpus to measure on, as in `alignx-eval compare`")] = "interface",
+    suites: Annotated[str, typer.Option(help="suites, comma-separated")] = "layers,language_id,language_modelling,translation",
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first lines of the corpus")] = None,
+    out: Annotated[Path | None, typer.Option(help="output folder; default: runs/RECIPE")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+) -> None:
+    """Which loss does what: train RECIPE with the next-token loss alone, + contrastive, + matching, and both; compare the four.
+
+    All arms see the same samples in the same order. Writes OUT/ablation.md and, for each seed, a report in OUT/comparison-seedN.
+
+    \b
+    alignx-train ablate
+    alignx-train ablate ablation steps=100 --seeds 0,1,2
+    """
+    from alignx_trainer.config import load_recipe
+
+    settings = load_recipe(recipe, overrides)
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise InputError(f"--seeds: whole numbers, comma-separated, not {seeds!r}") from None
+    prepare_environment(True)
+    import torch
+
+    from alignx_trainer.ablation import ablate as run
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    options = ["--corpus", corpus, "--split", split, "--suites", suites, *(["--limit", str(limit)] if limit else []), *["-q"] * quiet]
+    folder = out or Path("runs") / Path(recipe).stem
+    command = shlex.join(["alignx-train", *sys.argv[1:]])
+    print(run(settings, folder, seeds=numbers, compare_options=options, progress=_bar(quiet), command=command).read_text(encoding="utf-8"))
+
+
+@app.command(name="ls")
+def list_recipes() -> None:
+    """The shipped recipes and configurations for `accelerate launch`, and what each is for."""
+    from alignx_trainer.config import ACCELERATE, RECIPES
+
+    for folder, prefix in ((RECIPES, ""), (ACCELERATE, "accelerate/")):
+        for path in sorted(folder.glob("*.yaml")):
+            words = path.read_text(encoding="utf-8").split("\n# ")
+            print(f"{prefix + path.stem:<18} {words[0].removeprefix('# ').splitlines()[0]}")
+
+
+@app.command(name="path")
+def recipe_path(name: Annotated[str, typer.Argument(help="a shipped recipe, or accelerate/NAME")]) -> None:
+    """Where the file of a shipped recipe or configuration is: to copy it, or for `accelerate launch --config_file`."""
+    from alignx_trainer.config import find_recipe
+
+    print(find_recipe(name).resolve())
+
+
+@app.command()
 def export(
     checkpoint: Annotated[str, typer.Argument(help="a .pt checkpoint")],
     folder: Annotated[Path, typer.Argument(help="a new Hugging Face folder")],
@@ -129,7 +189,7 @@ def main() -> None:
     try:
         arguments = sys.argv[1:]
         # `alignx-train RECIPE` is short for `alignx-train train RECIPE`.
-        commands = {"train", "inspect", "export", "report"}
+        commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
         if arguments and arguments[0] not in commands and not arguments[0].startswith("-"):
             arguments = ["train", *arguments]
         app(args=arguments, prog_name="alignx-train")
