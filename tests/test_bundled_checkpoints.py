@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from alignx_trainer.config import load_recipe
+from alignx_trainer.config import Recipe, Source, load_recipe
 
 from alignx_eval.checkpoint import BUNDLED_FOLDER, open_checkpoint
 from alignx_eval.corpora import load_corpus
@@ -23,7 +23,12 @@ def test_sizes():
 
 def test_made_by_the_recipes_in_the_repository(checkpoints):
     for name, recipe in RECIPES.items():
-        assert dict(checkpoints[name].recipe, init=None) == dict(load_recipe(recipe).as_dict(), init=None), name
+        stored = checkpoints[name].recipe
+        # Keys that came later have their defaults.
+        rebuilt = Recipe(
+            **dict(stored, sources=tuple(Source(**dict(source, languages=tuple(source["languages"]))) for source in stored["sources"]))
+        )
+        assert dict(rebuilt.as_dict(), init=None) == dict(load_recipe(recipe).as_dict(), init=None), name
 
 
 def stages(checkpoint) -> list[dict]:

@@ -44,7 +44,9 @@ for kind in direct sdist; do
     echo "-- installing the wheel ($kind)"
     "$python" -m venv "$work/$kind-env"
     bin=$work/$kind-env/bin
-    "$bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt "$work/$kind"/*.whl
+    # One environment with adapters for the trainer, one with nothing that is optional.
+    extra=$([ "$kind" = direct ] && echo "[lora]" || true)
+    "$bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt "$(echo "$work/$kind"/*.whl)$extra"
     mkdir -p "$work/$kind-outside/home"
     cd "$work/$kind-outside"
     # Nothing of the caller's environment: no PYTHONPATH, no caches, no settings.
@@ -60,6 +62,11 @@ tops = {path.parts[0] for path in importlib.metadata.files('alignx-eval')} - {'.
 assert {top for top in tops if not top.endswith('.dist-info')} == {'alignx_eval', 'alignx_trainer'}, tops
 "
     run alignx-train --help >/dev/null
+    if [ "$kind" = direct ]; then
+        echo "-- one step of every recipe"
+        cp "$checkout/tools/dry_run_recipes.py" .
+        run python dry_run_recipes.py
+    fi
     echo "-- comparing"
     run alignx-eval compare bundled:base bundled:alignx --control bundled:tuned --limit "$limit" --out run -o rows.csv
     for file in report.html summary.md results.json manifest.json samples.jsonl; do

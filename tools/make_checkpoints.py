@@ -1,6 +1,6 @@
 """Make the bundled checkpoints again, from their recipes and the bundled text.
 
-    python tools/make_checkpoints.py            # all: base (about an hour and a half on two cores), then alignx and tuned
+    python tools/make_checkpoints.py            # all: base (about two hours on two cores), then alignx and tuned
     python tools/make_checkpoints.py aligned    # alignx and tuned from the base that is there
 
 An interrupted run goes on when it is started again. The files in the repository change only with the checkpoint format or a recipe.
@@ -42,7 +42,8 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=["all", "aligned"], default="all")
     if parser.parse_args().what == "all":
         text = train("base_text")
-        bundle(train("base_bitext", f"init={text}"), "base")
+        bitext = train("base_bitext", f"init={text}")
+        bundle(train("base_long", f"init={bitext}"), "base")
     stage1 = train("alignx_stage1")
     bundle(train("alignx_stage2", f"init={stage1}"), "alignx")
     bundle(train("tuned"), "tuned")

@@ -17,7 +17,7 @@ from alignx_eval.errors import InputError
 from alignx_trainer.config import Recipe
 from alignx_trainer.data import WINDOW, Batch, Order, Sample, Stream, collate, language_shares, tokenize
 from alignx_trainer.losses import LOGITS_AT_ONCE, LanguageMatcher
-from alignx_trainer.step import Forward, accumulate_gradients, resolve_align_layer
+from alignx_trainer.step import Forward, accumulate_gradients, checkpoint_activations, resolve_align_layer
 from alignx_trainer.train import add_adapters, build_optimizers, open_model
 
 SOURCE, TARGET, OFF = "\x1b[32m", "\x1b[36m", "\x1b[0m"
@@ -192,7 +192,7 @@ def _measure(
     if device == "cpu":
         model.set_attn_implementation("eager")  # as in training
     if recipe.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     model.to(device).train()
     if matcher is not None:
         matcher.to(device)

@@ -72,11 +72,22 @@ class Forward(nn.Module):
         return features, lm
 
 
+def checkpoint_activations(model: Any) -> None:
+    """Keep the states between the blocks of `model` alone, and make the rest again in the backward pass."""
+    settings = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):  # the other's new name
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+
 def check_logits(model: Any) -> None:
     """Final states through the output embeddings must be the model's own logits, or the next-token loss would be another one.
 
     Raises ValueError for models that change the logits in a way this trainer does not know.
     """
+    training = model.training
+    model.eval()  # no dropout: the two passes are to give the same
     with torch.no_grad():
         ids = torch.arange(4, device=next(model.parameters()).device)[None] % model.config.get_text_config().vocab_size
         expected = model(input_ids=ids, use_cache=False).logits
@@ -84,6 +95,7 @@ def check_logits(model: Any) -> None:
         softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
         if softcap is not None:
             logits = torch.tanh(logits / softcap) * softcap
+    model.train(training)
     if not torch.allclose(expected.float(), logits.float(), atol=1e-3, rtol=1e-3):
         raise ValueError(f"{type(model).__name__} changes its logits after the output embeddings; this trainer cannot train it")
 
@@ -100,7 +112,7 @@ class StepLosses:
     matching_accuracy: float | None = None
     same_language_share: float | None = None
     pairs: int = 0
-    not_finite: list[str] = field(default_factory=list)  # samples of this process's micro-batches whose next-token loss is not finite
+    not_finite: list[str] = field(default_factory=list)  # samples of this process's micro-batches with a loss or features not finite
 
 
 MEANS = ("contrastive", "contrastive_accuracy", "matching", "matching_accuracy", "same_language_share")
@@ -196,6 +208,9 @@ def accumulate_gradients(
             seed_micro_batch(recipe, step, index)
             with torch.no_grad(), precision:
                 pieces.append(forward(micro_batches[index], with_features=True, with_lm=False)[0])
+        for index, finite in zip(own, torch.stack([piece.isfinite().all() for piece in pieces]).tolist(), strict=True):
+            if not finite:
+                losses.not_finite += [sample.identity for sample in micro_batches[index].samples]
         mine = torch.cat(pieces)
         features = (accelerator.gather(mine) if processes > 1 else mine).requires_grad_()
         samples = [sample for batch in micro_batches for sample in batch.samples]
@@ -216,13 +231,15 @@ def accumulate_gradients(
             total = lm / tokens
             summed = float(lm.detach())
             losses.lm += summed / tokens
-            if not math.isfinite(summed):
-                losses.not_finite += [sample.identity for sample in batch.samples]
+            finite = math.isfinite(summed)
             if cached is not None:
                 total = total + (features * cached[start : start + len(batch.samples)]).sum()
             elif recipe.aligns and not two_passes:
                 extra = alignment_loss(features, batch.samples, matcher, recipe, losses, share=1 / len(micro_batches))
                 total = total if extra is None else total + extra
+                finite = finite and (extra is None or math.isfinite(float(extra.detach())))
+            if not finite:
+                losses.not_finite += [sample.identity for sample in batch.samples]
             (total * processes).backward()
         start += len(batch.samples)
     if processes > 1:

@@ -27,9 +27,16 @@ from alignx_trainer import validation
 from alignx_trainer.config import Recipe
 from alignx_trainer.data import Order, Sample, Stream, collate, train_tokenizer
 from alignx_trainer.losses import LanguageMatcher
-from alignx_trainer.step import Forward, StepLosses, accumulate_gradients, check_logits, resolve_align_layer
+from alignx_trainer.step import Forward, StepLosses, accumulate_gradients, check_logits, checkpoint_activations, resolve_align_layer
 
 STATE_VERSION = 2  # of state.pt
+# What a kill leaves of files that were being written.
+PARTS = (
+    "state.pt.part",
+    "within_limits.pt.part",
+    ".model.pt.*.partial",
+    *(f".{name}.*.tmp" for name in ("recipe.json", "log.jsonl", "report.html")),
+)
 GOES_ON = "when that is mended, the same command goes on from the last saved step"
 Progress = Callable[[int, int, dict[str, Any]], None]
 
@@ -96,9 +103,9 @@ def _open_log(path: Path) -> Any:
 
 
 def _log_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a killed run leaves a part of one at the end."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    """The whole lines of a log; a killed run or a full disk leaves a part of one at the end, without the end of the line."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 def _keep_log(path: Path, step: int) -> None:
@@ -152,7 +159,16 @@ def add_adapters(model: Any, recipe: Recipe) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, settings)
+    adapted = get_peft_model(model, settings)
+    # What the adapter's folder names as its base: a model opened from a .pt does not know its place, one of the hub only that in the cache.
+    assert recipe.init is not None
+    base, revision = Path(recipe.init).expanduser(), None
+    name = str(base.resolve()) if base.exists() else recipe.init
+    if not base.exists() and "@" in name:
+        name, _, revision = name.partition("@")
+    adapted.peft_config["default"].base_model_name_or_path = name
+    adapted.peft_config["default"].revision = revision
+    return adapted
 
 
 class Engine:
@@ -245,7 +261,7 @@ def _entry(step: int, losses: StepLosses, **more: Any) -> dict[str, Any]:
 def _stop_if_not_finite(losses: StepLosses, norm: float, samples: list[Sample], step: int) -> None:
     if all(math.isfinite(value) for value in (norm, losses.lm, losses.contrastive or 0.0, losses.matching or 0.0)):
         return
-    identities = losses.not_finite or [sample.identity for sample in samples]
+    identities = list(dict.fromkeys(losses.not_finite)) or [sample.identity for sample in samples]
     shown = ", ".join(identities[:16]) + (f" and {len(identities) - 16} more" if len(identities) > 16 else "")
     raise TrainingError(
         f"step {step}: the loss or its gradient is not finite; lower the learning rate, or look at these samples: {shown}. "
@@ -264,10 +280,19 @@ def flops_per_token(model: Any, recipe: Recipe) -> tuple[int, int]:
     weights = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in table)
     two_passes = recipe.aligns and recipe.negatives == "batch" and recipe.batch_size > recipe.micro_batch_size
     trained = 4 if recipe.lora_rank else 6
+    adapters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) if recipe.lora_rank else 0
     return (
-        weights * (trained + 2 * two_passes + 2 * recipe.activation_checkpointing),
+        weights * (trained + 2 * two_passes + 2 * recipe.activation_checkpointing) + 2 * adapters,
         model.get_output_embeddings().weight.numel() * trained,
     )
+
+
+def _recipe_of(mark: Path) -> str | None:
+    """The hash in a run's recipe.json; None where it is no such file."""
+    try:
+        return json.loads(mark.read_text(encoding="utf-8"))["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _claim(folder: Path, recipe: Recipe, main: bool) -> None:
@@ -277,11 +302,13 @@ def _claim(folder: Path, recipe: Recipe, main: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make the output folder {folder}: {error.strerror}") from None
-    if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")).get("sha256") != identity:
+    begun = any((folder / name).exists() for name in ("log.jsonl", "state.pt", "model.pt"))
+    owner = _recipe_of(mark)
+    if mark.is_file() and owner != identity and (begun or owner is None):
         raise InputError(f"{folder} holds a run of another recipe; choose another output folder or remove it")
     if finished.is_file() and not mark.is_file():
         raise InputError(f"{folder} holds a model.pt that this recipe did not make; choose another output folder")
-    if main and not mark.is_file():
+    if main and owner != identity:  # a recipe that ended before it had begun, by an error in it, can be mended
         atomic_write(mark, json.dumps({"sha256": identity, "recipe": recipe.as_dict()}, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -318,7 +345,7 @@ def train(
     if device == "cpu":
         model.set_attn_implementation("eager")  # short sentences: 1.2 times the tokens per second of the fused kernel
     if recipe.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_activations(model)
     adapted = add_adapters(model, recipe) if recipe.lora_rank else None
     model.to(device).train()
     matcher = None
@@ -367,7 +394,10 @@ def train(
             "start": None if start is None else [torch.from_numpy(getattr(start, name)) for name in validation.MEASURES],
         }
         if engine.main:
-            os.fsync(log.fileno())
+            try:
+                os.fsync(log.fileno())
+            except OSError as error:
+                raise TrainingError(f"could not write {log_path}: {error.strerror}; {GOES_ON}") from None
             _atomic_save(state, state_path)
 
     def validate() -> validation.Measured:
@@ -381,8 +411,10 @@ def train(
     with _open_log(log_path if engine.main else Path(os.devnull)) as log:
 
         def write(entry: dict[str, Any]) -> None:
+            line = json.dumps(entry).encode() + b"\n"
             try:
-                log.write(json.dumps(entry).encode() + b"\n")
+                while line:  # on a disk that gets full a write may stop short; the next one fails
+                    line = line[log.write(line) :]
             except OSError as error:
                 raise TrainingError(f"could not write {log_path}: {error.strerror}; {GOES_ON}") from None
 
@@ -429,7 +461,8 @@ def train(
                 elif limited:
                     kept_step = done
                     if engine.main:
-                        _atomic_save({"step": done, "model": engine.model_state(forward, trained)}, good_path)
+                        heads = matcher.state_dict() if matcher is not None else None
+                        _atomic_save({"step": done, "model": engine.model_state(forward, trained), "matcher": heads}, good_path)
             write(last)
             if progress is not None and engine.main:
                 progress(done, order.steps, last)
@@ -444,6 +477,8 @@ def train(
         good = torch.load(good_path, weights_only=True, map_location=device)
         kept_step = good["step"]
         inner.load_state_dict(good["model"], strict=False)
+        if matcher is not None:
+            matcher.load_state_dict(good["matcher"])
 
     if not last:  # resumed after its last step
         last = _log_lines(log_path)[-1]
@@ -486,6 +521,7 @@ def train(
         if state is not None:
             model = _whole_model(model.config, state)
         model.eval()
+        (folder / "report.html").unlink(missing_ok=True)  # one that was written on the way tells of an unfinished run
         write_checkpoint(
             finished,
             model=model,
@@ -510,23 +546,25 @@ def _finish(folder: Path, engine: Engine) -> None:
 
         if not (folder / "report.html").is_file() and (folder / "log.jsonl").is_file():
             write_report(folder)
-        for name in ("state.pt", "within_limits.pt"):
+        for path in (folder / "state.pt", folder / "within_limits.pt", *(part for pattern in PARTS for part in folder.glob(pattern))):
             with contextlib.suppress(FileNotFoundError):
-                (folder / name).unlink()
+                path.unlink()
     engine.wait()
 
 
 def _save_adapter(adapted: Any, folder: Path) -> None:
     """The adapter in peft's format, beside the checkpoint that holds it merged; whole under its name or not at all."""
+    from safetensors import SafetensorError
+
     part = folder.with_name(folder.name + ".part")
     try:
         shutil.rmtree(part, ignore_errors=True)
-        adapted.save_pretrained(part)
+        adapted.save_pretrained(part, save_embedding_layers=False)  # they are frozen; "auto" would ask the hub
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
         shutil.rmtree(part, ignore_errors=True)
-        raise TrainingError(f"could not write {folder}: {error}") from None
+        raise TrainingError(f"could not write {folder}: {error}; {GOES_ON}") from None
 
 
 def _whole_model(config: Any, state: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,15 @@ def load_validation(recipe: Recipe) -> ParallelCorpus:
     if len(corpus.languages) < 2 or len(set(corpus.groups)) < 2:
         raise InputError(f"eval_path {recipe.eval_path!r}: validation needs at least two languages and two lines that are no copies")
     for source in recipe.sources:
-        if source.path == recipe.eval_path and (source.split or default_split(source.path, "train")) == split:
+        if _same_path(source.path, recipe.eval_path) and (source.split or default_split(source.path, "train")) == split:
             raise InputError(f"eval_path {recipe.eval_path!r} is text that the recipe trains on; name another corpus or split")
     return corpus
+
+
+def _same_path(one: str, two: str) -> bool:
+    """Whether two paths of corpora, however they are written, are one."""
+    places = [Path(path).expanduser() for path in (one, two) if path not in BUNDLED]
+    return one == two or (len(places) == 2 and all(place.exists() for place in places) and places[0].samefile(places[1]))
 
 
 def default_split(path: str, wanted: str) -> str:
