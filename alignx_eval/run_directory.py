@@ -64,6 +64,29 @@ def atomic_write(path: Path, data: bytes | str) -> None:
             os.close(folder)
 
 
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing to `folder`, which is made. The lock goes with the process, whatever ends it.
+
+    Raises InputError where the lock is taken or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such locks on Windows
+            pass
+        except OSError as error:
+            raise InputError(f"{folder}: another process is writing there; wait for it or choose another --out") from error
+        yield
+
+
 def suite_key(*, label: str, content_hash: str, suite: str, options: dict[str, Any]) -> str:
     """Identity of a measurement: 16 hex digits over everything that decides its result."""
     identity = [SCHEMA_VERSION, __version__, label, content_hash, suite, options]
@@ -108,21 +131,7 @@ class RunDirectory:
         if not self.writable:
             yield
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / ".lock", "w")
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror or error})") from error
-        with file:
-            try:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # no such locks on Windows
-                yield
-                return
-            except OSError as error:
-                raise InputError(f"{self.path}: another process is writing there; wait for it or choose another --out") from error
+        with sole_writer(self.path):
             self._load()
             for left_over in [*self.path.glob(".*.tmp"), *self.path.glob("items/.*.tmp")]:
                 left_over.unlink(missing_ok=True)

@@ -14,10 +14,12 @@ import pytest
 import torch
 import yaml
 from alignx_trainer.config import ACCELERATE, load_recipe
+from alignx_trainer.data import Order, Stream, train_tokenizer
 from alignx_trainer.train import train
+from conftest import tiny_model
 from test_trainer_step import corpus_folder, recipe_for  # noqa: F401
 
-from alignx_eval.checkpoint import open_checkpoint
+from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -104,3 +106,31 @@ def test_micro_batches_must_fit_the_processes(corpus_folder: Path, tmp_path: Pat
     )
     assert done.returncode != 0 and not (tmp_path / "two").exists()
     assert done.stderr.count("alignx-train: batch_size / micro_batch_size gives 1 micro-batches, which 2 processes cannot share") == 1
+
+
+def test_a_loss_that_is_not_finite_names_the_samples_of_any_process(corpus_folder: Path, tmp_path: Path):  # noqa: F811
+    """The second process has the sample that is to blame, the first one talks."""
+    changes = {"micro_batch_size": 2, "steps": 3, "contrastive_weight": 0.0, "matching_weight": 0.0}
+    recipe = write_recipe(tmp_path, corpus_folder, **changes)
+    settings = load_recipe(str(recipe))
+    streams = [Stream(source, settings.prompt_template) for source in settings.sources]
+    tokenizer = train_tokenizer(streams, settings.vocabulary_size)
+    samples = Order(streams, settings, tokenizer).batch(0)
+    only_late = set(samples[7].input_ids) - {token for sample in samples[:6] for token in sample.input_ids}
+    assert only_late, "the last sample needs a token of its own for this test"
+    torch.manual_seed(0)
+    model = tiny_model(vocab_size=len(tokenizer), tie_word_embeddings=False)
+    model.get_input_embeddings().weight.data[only_late.pop()] = 3e38  # finite, and too large for the first sum of squares
+    write_checkpoint(
+        tmp_path / "base.pt", model=model, tokenizer=tokenizer, stage="pretrain", step=0, prompt_template="plain", heads=None, recipe={},
+        provenance={},
+    )  # fmt: skip
+    recipe.write_text(yaml.safe_dump(dict(settings.as_dict(), init=str(tmp_path / "base.pt"))))
+    done = subprocess.run(
+        [sys.executable, "-m", *TORCHRUN, str(recipe), "--out", str(tmp_path / "two"), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("alignx-train:")]
+    assert done.returncode != 0 and samples[7].identity in line and samples[0].identity not in line

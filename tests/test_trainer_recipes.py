@@ -62,9 +62,9 @@ def test_configurations_for_launchers_are_accelerates_own(path: Path):
 
 
 def test_ls_and_path_name_every_recipe():
-    run = lambda *arguments: subprocess.run(
-        [sys.executable, "-m", "alignx_trainer", *arguments], capture_output=True, text=True, check=True
-    )  # noqa: E731
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run([sys.executable, "-m", "alignx_trainer", *arguments], capture_output=True, text=True, check=True)
+
     listed = [line.split()[0] for line in run("ls").stdout.splitlines()]
     assert listed == [*NAMES, *(f"accelerate/{path.stem}" for path in sorted(ACCELERATE.glob("*.yaml")))]
     assert Path(run("path", "accelerate/fsdp2").stdout.strip()) == (ACCELERATE / "fsdp2.yaml").resolve()

@@ -22,7 +22,7 @@ import torch
 from alignx_eval import processes
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 from alignx_eval.errors import AlignxError, InputError
-from alignx_eval.run_directory import atomic_write
+from alignx_eval.run_directory import atomic_write, sole_writer
 from alignx_trainer import validation
 from alignx_trainer.config import Recipe
 from alignx_trainer.data import Order, Sample, Stream, collate, train_tokenizer
@@ -188,6 +188,8 @@ class Engine:
                 raise InputError("FSDP of version 1 is not supported; set `fsdp_version: 2` in the accelerate configuration")
             if self.sharded and (recipe.optimizer == "muon" or recipe.eval_every):
                 raise InputError("muon and eval_every need whole matrices in each process; with FSDP use adamw and eval_every: 0")
+            if self.sharded and recipe.lora_rank:
+                raise InputError("adapters are small enough for whole copies; train them with DDP, not FSDP")
         self.device = device
         self.main = processes.is_main()
         self.count = self.accelerator.num_processes if self.accelerator is not None else 1
@@ -258,10 +260,15 @@ def _entry(step: int, losses: StepLosses, **more: Any) -> dict[str, Any]:
     return {"step": step} | {name: getattr(losses, name) for name in names} | more
 
 
-def _stop_if_not_finite(losses: StepLosses, norm: float, samples: list[Sample], step: int) -> None:
+def _stop_if_not_finite(losses: StepLosses, norm: float, samples: list[Sample], step: int, engine: Engine) -> None:
     if all(math.isfinite(value) for value in (norm, losses.lm, losses.contrastive or 0.0, losses.matching or 0.0)):
         return
-    identities = list(dict.fromkeys(losses.not_finite)) or [sample.identity for sample in samples]
+    named = losses.not_finite
+    if engine.count > 1:  # all processes know that something is wrong, one of them what
+        from accelerate.utils import gather_object
+
+        named = gather_object(named)
+    identities = list(dict.fromkeys(named)) or [sample.identity for sample in samples]
     shown = ", ".join(identities[:16]) + (f" and {len(identities) - 16} more" if len(identities) > 16 else "")
     raise TrainingError(
         f"step {step}: the loss or its gradient is not finite; lower the learning rate, or look at these samples: {shown}. "
@@ -296,12 +303,8 @@ def _recipe_of(mark: Path) -> str | None:
 
 
 def _claim(folder: Path, recipe: Recipe, main: bool) -> None:
-    """Make the output folder this recipe's. Raises InputError where it cannot be made, or is another run's."""
+    """Make the output folder this recipe's. Raises InputError where it is another run's."""
     mark, finished, identity = folder / "recipe.json", folder / "model.pt", recipe_hash(recipe)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the output folder {folder}: {error.strerror}") from None
     begun = any((folder / name).exists() for name in ("log.jsonl", "state.pt", "model.pt"))
     owner = _recipe_of(mark)
     if mark.is_file() and owner != identity and (begun or owner is None):
@@ -323,6 +326,11 @@ def train(
     Raises InputError for wrong input, TrainingError when a loss or gradient is not finite or a file cannot be written.
     """
     engine = Engine(recipe, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with sole_writer(folder) if engine.main else contextlib.nullcontext():
+        return _train(recipe, folder, engine, progress, command, offline)
+
+
+def _train(recipe: Recipe, folder: Path, engine: Engine, progress: Progress | None, command: str, offline: bool) -> Path:
     device = engine.device
     finished, state_path, log_path, good_path = (folder / name for name in ("model.pt", "state.pt", "log.jsonl", "within_limits.pt"))
     _claim(folder, recipe, engine.main)
@@ -428,7 +436,7 @@ def train(
             micro_batches = [collate(samples[begin : begin + size], padding) for begin in range(0, len(samples), size)]
             losses = accumulate_gradients(forward, matcher, micro_batches, recipe, step=done, accelerator=engine.accelerator)
             norm = engine.clip(trainable, parameters_of_matcher, recipe.max_grad_norm)
-            _stop_if_not_finite(losses, norm, samples, done + 1)
+            _stop_if_not_finite(losses, norm, samples, done + 1, engine)
             rate = learning_rate(done, order.steps, recipe)
             for optimizer in [*of_model, *own]:
                 for group in optimizer.param_groups:
