@@ -123,3 +123,18 @@ def test_cross_entropy_in_pieces_equals_the_whole(softcap: float | None, monkeyp
     torch.testing.assert_close(pieces, whole)
     for ours, theirs in zip(torch.autograd.grad(pieces, [hidden, head.weight]), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_matching_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch):
+    torch.manual_seed(4)
+    matcher, vectors, language = LanguageMatcher(6, 5), torch.randn(7, 6, requires_grad=True), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    inputs = [vectors, *matcher.parameters()]
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        loss, *_ = matching_loss(matcher, vectors, language, drop_diagonal=True)
+        return loss, *torch.autograd.grad(loss, inputs)
+
+    whole = gradients()
+    monkeypatch.setattr("alignx_trainer.losses.PAIR_STATES_AT_ONCE", 3 * 7 * 5)  # three rows of pairs at a time
+    for ours, theirs in zip(gradients(), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)

@@ -39,9 +39,10 @@ def overrides_for(recipe) -> list[str]:
 
 def dry_run(name: str, folder: Path) -> str:
     """Train one step of the recipe into `folder` and read the checkpoint again. Returns what to print."""
-    from alignx_eval.checkpoint import open_checkpoint
     from alignx_trainer.config import load_recipe
     from alignx_trainer.train import train
+
+    from alignx_eval.checkpoint import open_checkpoint
 
     shipped = load_recipe(name)
     changes = overrides_for(shipped)

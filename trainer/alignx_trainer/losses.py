@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from alignx_trainer.config import Contrastive
 
@@ -51,6 +52,11 @@ def contrastive_loss(
     return loss, accuracy
 
 
+# States of pairs of sentences exist in pieces of at most this many numbers (float32: 16 MB) and are made again for the backward pass: 256
+# samples have 262,144 pairs. One micro-batch of the paper's 16 is one piece, of which nothing is made twice.
+PAIR_STATES_AT_ONCE = 2**22
+
+
 class LanguageMatcher(nn.Module):
     """Gated two-layer classifier over pairs of sentence vectors: same language or not (the language-matching head of AlignX).
 
@@ -68,12 +74,20 @@ class LanguageMatcher(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Logits [n, n, 2] of all ordered pairs of `vectors` [n, width]; index 1 means the same language."""
         width = vectors.shape[-1]
-        projected = []
-        for layer in (self.gate, self.up):
-            first = F.linear(vectors, layer.weight[:, :width])
-            second = F.linear(vectors, layer.weight[:, width:])
-            projected.append(first[:, None] + second[None])
-        return self.down(F.silu(projected[0]) * projected[1])
+        first, second = (
+            [F.linear(vectors, layer.weight[:, part]) for layer in (self.gate, self.up)] for part in (slice(width), slice(width, None))
+        )
+        rows = max(1, PAIR_STATES_AT_ONCE // max(1, second[0].numel()))
+        if rows >= len(vectors):
+            return self._pairs(*first, *second)
+        pieces = [
+            checkpoint(self._pairs, *(side[start : start + rows] for side in first), *second, use_reentrant=False, preserve_rng_state=False)
+            for start in range(0, len(vectors), rows)
+        ]
+        return torch.cat(pieces)
+
+    def _pairs(self, gate_first: Tensor, up_first: Tensor, gate_second: Tensor, up_second: Tensor) -> Tensor:
+        return self.down(F.silu(gate_first[:, None] + gate_second[None]) * (up_first[:, None] + up_second[None]))
 
 
 def matching_loss(matcher: LanguageMatcher, vectors: Tensor, language: Tensor, *, drop_diagonal: bool) -> tuple[Tensor, Tensor, Tensor]:

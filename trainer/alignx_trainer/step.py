@@ -219,6 +219,7 @@ def accumulate_gradients(
             loss.backward()
             assert features.grad is not None
             cached = features.grad[number * len(mine) : (number + 1) * len(mine)]
+        del pieces, mine, features, loss  # all but `cached`, before the micro-batches need the memory
     start = 0
     for index in own:
         batch = micro_batches[index]
