@@ -8,7 +8,7 @@ from alignx_trainer.config import Recipe, Source, load_recipe
 from alignx_eval.checkpoint import BUNDLED_FOLDER, open_checkpoint
 from alignx_eval.corpora import load_corpus
 
-RECIPES = {"base": "base_bitext", "tuned": "tuned", "alignx": "alignx_stage2"}
+RECIPES = {"base": "base_long", "tuned": "tuned", "alignx": "alignx_stage2"}
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def stages(checkpoint) -> list[dict]:
 
 def test_history(checkpoints):
     base, tuned, alignx = (stages(checkpoints[name]) for name in ("base", "tuned", "alignx"))
-    assert [stage["stage"] for stage in base] == ["pretrain", "pretrain"]
-    assert tuned[:2] == base and [stage["stage"] for stage in tuned[2:]] == ["tuned"]
-    assert alignx[:2] == base and [stage["stage"] for stage in alignx[2:]] == ["stage1", "stage2"]
+    assert [stage["stage"] for stage in base] == ["pretrain"] * 3
+    assert tuned[:3] == base and [stage["stage"] for stage in tuned[3:]] == ["tuned"]
+    assert alignx[:3] == base and [stage["stage"] for stage in alignx[3:]] == ["stage1", "stage2"]
     assert [checkpoints[name].align_layer for name in RECIPES] == [None, None, 3]
     for name in ("tuned", "alignx"):
         assert checkpoints[name].provenance["init"]["content_hash"]
@@ -47,8 +47,8 @@ def test_history(checkpoints):
 
 
 def test_the_control_had_as_many_tokens(checkpoints):
-    aligned = sum(stage["tokens"] for stage in stages(checkpoints["alignx"])[2:])
-    control = sum(stage["tokens"] for stage in stages(checkpoints["tuned"])[2:])
+    aligned = sum(stage["tokens"] for stage in stages(checkpoints["alignx"])[3:])
+    control = sum(stage["tokens"] for stage in stages(checkpoints["tuned"])[3:])
     assert abs(aligned - control) <= 0.01 * aligned
 
 

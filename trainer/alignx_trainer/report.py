@@ -611,7 +611,7 @@ def summary(run: Run) -> list[str]:
     sentences = [f"{work}, {view.duration(seconds)}{speed}{besides}."]
     if run.stage is not None:
         peak, flops = view.quantity(run.fact("peak_memory_bytes"), "B"), view.quantity(run.fact("flops"), "FLOP")
-        sentences.append(f"Peak memory {peak}; {flops} (6 per parameter and token, 8 with gradient caching).")
+        sentences.append(f"Peak memory {peak}; {flops}.")
     else:
         sentences.append("Peak memory, FLOP, data and versions are recorded when the run finishes.")
     sentences.append(f"{step_title(run.steps).capitalize()}: {last_losses(run)}.")
