@@ -127,7 +127,7 @@ def contents(run: Path) -> dict[str, Any]:
         "stage": without(stage, TIMES_OF_STAGE),
         "step": payload["step"],
         "log": [without(entry, TIMES) for entry in read_log(run)],
-        "files": sorted(str(path.relative_to(run)) for path in run.rglob("*")),
+        "files": sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.name != ".lock"),
     }
 
 
@@ -187,7 +187,7 @@ def train_killed_at(kill_at: int, folder: Path) -> None:
     operations = RunOperations(kill_at)
     train_in(folder)
     for path in folder.iterdir():
-        assert path.name == "log.jsonl" or str(path) in operations.named, f"{path} was written in a way that is not counted"
+        assert path.name in ("log.jsonl", ".lock") or str(path) in operations.named, f"{path} was written in a way that is not counted"
 
 
 def train_counted_by_pieces(folder: Path) -> None:
@@ -414,7 +414,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(place: Path, tmp_path: Path
     assert str(run / name) in message and re.search("No space left|fail", message)
     check_files(run)
     assert (run / "state.pt").exists() == (name == "model.pt")
-    assert name == "log.jsonl" or {path.name for path in run.iterdir()} <= {"log.jsonl", "recipe.json", "state.pt"}
+    assert name == "log.jsonl" or {path.name for path in run.iterdir()} <= {".lock", "log.jsonl", "recipe.json", "state.pt"}
     small_disk(10_000)
     assert contents(train(recipe, run, device="cpu").parent) == contents(tmp_path / "whole")
 
@@ -427,7 +427,7 @@ def test_an_adapter_without_room_is_one_line(place: Path, tmp_path: Path):
     with pytest.raises(TrainingError) as raised, largest_file(size // 2):
         train(recipe, tmp_path / "run", device="cpu")
     assert str(tmp_path / "run" / "adapter") in one_line(raised.value)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.jsonl", "recipe.json"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "log.jsonl", "recipe.json"]
     assert contents(train(recipe, tmp_path / "run", device="cpu").parent) == contents(whole)
 
 
