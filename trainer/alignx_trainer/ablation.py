@@ -18,11 +18,11 @@ from alignx_trainer.train import Progress, train
 
 CONTROL = "next_token"
 ARMS = (CONTROL, "contrastive", "matching", "both")
-# What the table shows: metric, which layer ("align" is the recipe's), name, whether more is better (None: no direction).
+# What the table shows: metric, which layer ("align" is the recipe's, "last" that before the final norm), name.
 SHOWN = (
     ("precision_at_1", "align", "precision@1, align layer"),
-    ("precision_at_1", "L", "precision@1, last layer"),
-    ("probe_balanced_accuracy", "L", "language probe, last layer"),
+    ("precision_at_1", "last", "precision@1, last layer"),
+    ("probe_balanced_accuracy", "last", "language probe, last layer"),
     ("bits_per_byte", None, "bits per byte"),
     ("bleu", None, "BLEU"),
     ("off_target_rate", None, "off-target rate"),
@@ -89,8 +89,9 @@ def numbers_of(comparison: dict[str, Any], seed: int) -> dict[str, Any]:
         align_layer = str(
             next(entry["align_layer"] for entry in comparison["checkpoints"].values() if entry.get("align_layer") is not None)
         )
+        last = str(max((int(row["layer"]) for row in rows if (row["layer"] or "").isdigit()), default=0))
         for metric, layer, name in SHOWN:
-            wanted = align_layer if layer == "align" else layer
+            wanted = {"align": align_layer, "last": last}.get(layer or "", layer)
             for row in rows:
                 if row["metric"] != metric or row["layer"] != wanted or row["candidate_name"] != label:
                     continue
