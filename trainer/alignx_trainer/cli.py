@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shlex
 import sys
@@ -149,8 +150,8 @@ def list_recipes() -> None:
 
     for folder, prefix in ((RECIPES, ""), (ACCELERATE, "accelerate/")):
         for path in sorted(folder.glob("*.yaml")):
-            words = path.read_text(encoding="utf-8").split("\n# ")
-            print(f"{prefix + path.stem:<18} {words[0].removeprefix('# ').splitlines()[0]}")
+            comment = itertools.takewhile(lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines())
+            print(f"{prefix + path.stem:<18} {' '.join(line.removeprefix('# ') for line in comment).partition('. ')[0].split('   ')[0]}")
 
 
 @app.command(name="path")

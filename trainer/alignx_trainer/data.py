@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alignx_eval.corpora import HUB_PREFIX, ParallelCorpus, load_corpus
+from alignx_eval.corpora import BUNDLED, HUB_PREFIX, ParallelCorpus, load_corpus
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.languages import _SPELLINGS, resolve_language
 from alignx_eval.prompts import split_at_input, text_without_input, translation_instruction
@@ -182,9 +182,14 @@ def _pair_name(one: str, two: str) -> str:
     return one if one == two else "-".join(sorted((one, two)))
 
 
+def default_split(path: str, wanted: str) -> str:
+    """`wanted` of a bundled corpus (whose name wins over a folder's) and of the hub; of a folder "test", which stands for its one split."""
+    return "test" if path not in BUNDLED and Path(path).expanduser().is_dir() else wanted
+
+
 def open_parallel(source: Source, template: str) -> tuple[ParallelRecords, dict[str, Any]]:
     """Records and provenance of line-aligned text: every line in every direction, or as plain text in every language."""
-    split = source.split or ("train" if not Path(source.path).is_dir() else "test")  # "test" takes the one split of a plain folder
+    split = source.split or default_split(source.path, "train")
     corpus = load_corpus(source.path, split=split, languages=list(source.languages) or None)
     languages = list(corpus.languages)
     if source.kind == "monolingual":

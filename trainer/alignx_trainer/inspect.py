@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +16,7 @@ from alignx_trainer.config import Recipe
 from alignx_trainer.data import WINDOW, Batch, Order, Sample, Stream, collate, language_shares, tokenize
 from alignx_trainer.losses import LOGITS_AT_ONCE, LanguageMatcher
 from alignx_trainer.step import Forward, accumulate_gradients, checkpoint_activations, resolve_align_layer
-from alignx_trainer.train import add_adapters, build_optimizers, open_model
+from alignx_trainer.train import add_adapters, build_optimizers, open_model, peak_memory
 
 SOURCE, TARGET, OFF = "\x1b[32m", "\x1b[36m", "\x1b[0m"
 CHECKED = 5000  # records of a source that are tokenized to count what is truncated
@@ -220,7 +218,7 @@ def _measure(
     speed = typical.tokens / usual
     yield f"typical micro-batch, {_shape(typical)}: {usual:.2f} s forward and backward, {speed:,.0f} tokens/s"
     yield f"optimizer: {optimizing:.2f} s a step"
-    yield f"peak memory: {_size(_peak_memory(device))}" + ("" if device == "cuda" else " of this process, with libraries and data")
+    yield f"peak memory: {_size(peak_memory(device))}" + ("" if device == "cuda" else " of this process, with libraries and data")
     if recipe.max_tokens is not None and recipe.max_tokens < tokens:
         steps, tokens = max(1, round(steps * recipe.max_tokens / tokens)), recipe.max_tokens
     whole = tokens / speed + steps * optimizing
@@ -255,10 +253,3 @@ def _memory_of_machine(device: str) -> int:
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[1])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _peak_memory(device: str) -> int:
-    if device == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

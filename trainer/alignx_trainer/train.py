@@ -499,7 +499,7 @@ def _train(recipe: Recipe, folder: Path, engine: Engine, progress: Progress | No
         "seconds": round(time.perf_counter() - clock - validating, 1),
         "validation_seconds": round(validating, 1),
         "flops": flops,
-        "peak_memory_bytes": _peak_memory(device),
+        "peak_memory_bytes": peak_memory(device),
         "processes": engine.count,
         "parallelism": "FSDP2" if engine.sharded else "DDP" if engine.count > 1 else None,
         "final": {key: last.get(key) for key in ("lm", "contrastive", "contrastive_accuracy", "matching", "matching_accuracy")},
@@ -584,7 +584,8 @@ def _whole_model(config: Any, state: dict[str, Any]) -> Any:
     return model
 
 
-def _peak_memory(device: str) -> int:
+def peak_memory(device: str) -> int:
+    """Bytes: of tensors on a GPU, else of this process."""
     if device.startswith("cuda"):
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -18,6 +18,7 @@ from alignx_eval.measures.cka import number_groups
 from alignx_eval.statistics.clustered import clustered_mean, lower_bound
 from alignx_eval.suites.language_modelling import sentence_costs
 from alignx_trainer.config import Recipe
+from alignx_trainer.data import default_split
 
 PIVOT = "eng_Latn"
 FOLDS = 5
@@ -57,11 +58,6 @@ def _same_path(one: str, two: str) -> bool:
     """Whether two paths of corpora, however they are written, are one."""
     places = [Path(path).expanduser() for path in (one, two) if path not in BUNDLED]
     return one == two or (len(places) == 2 and all(place.exists() for place in places) and places[0].samefile(places[1]))
-
-
-def default_split(path: str, wanted: str) -> str:
-    """`wanted` of a bundled corpus; of a folder "test", which stands for its one split."""
-    return wanted if path in BUNDLED else "test"
 
 
 def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int, seed: int) -> Measured:
