@@ -12,7 +12,8 @@ verdict does not depend on which other candidates or suites were part of the cal
 
     better, worse       adjusted p < alpha, in the direction of the difference
     no-evidence         adjusted p >= alpha; this never says that the two are equal: see the interval and the minimum detectable effect
-    insufficient-data   fewer than MINIMUM_CLUSTERS clusters, no per-item statistics, or missing or undefined on one side; see `reason`
+    insufficient-data   fewer than MINIMUM_CLUSTERS clusters, no per-item statistics, missing or undefined on one side, or not to be judged
+                        on one side (`Row.unjudged`); see `reason`
     no-direction        a descriptive row: neither direction is better; outside of the family, no adjusted p
 """
 
@@ -161,6 +162,9 @@ def compare(
                 sides = [_Side(name, results[name].get(suite)) for name in (reference, candidate)]
                 if any(side.result is not None for side in sides):
                     comparison.rows += _compare_suite(sides[0], sides[1], contrast, alpha, seed)
+    comparison.warnings[:0] = [
+        f"{label}: {warning}" for label in labels for result in comparison.results[label].values() for warning in result.warnings
+    ]
     comparison.warnings += _missing_warnings(comparison.rows)
     comparison.sentence = describe(comparison)
     comparison.findings = find(comparison)
@@ -338,6 +342,9 @@ def _pair(base: _Side, candidate: _Side, base_row: Row | None, candidate_row: Ro
     if base_row.n != candidate_row.n:
         return _Tested(replace(row, reason=f"{base_row.n} items for {base.name} and {candidate_row.n} for {candidate.name}"))
     row = replace(row, difference=row.candidate - row.base)
+    for side, measured in ((base, base_row), (candidate, candidate_row)):
+        if measured.unjudged:
+            return _Tested(replace(row, reason=f"no verdict, {side.name}: {measured.unjudged}"))
     if row.higher_is_better is None:
         row = replace(row, verdict="no-direction")
     base_items, candidate_items = base.items(row.key), candidate.items(row.key)

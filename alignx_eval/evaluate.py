@@ -26,6 +26,9 @@ SUITES = {
     "tasks": "tasks of the LM evaluation harness",
 }
 
+# Part of every result's key and fingerprint: raise a suite's number with each change that moves its numbers or what they mean.
+MEASURING_VERSIONS = {"layers": 3, "language_id": 2, "language_modelling": 2, "translation": 2, "tasks": 2}
+
 BUNDLED_CHECKPOINTS = {
     "base": "small model pre-trained on monolingual text and bitext of the corpus `interface`",
     "tuned": "base after instruction tuning alone; the control, on the same number of tokens as alignx",
@@ -60,6 +63,23 @@ def check_suites(suites: Sequence[str]) -> tuple[str, ...]:
     return tuple(suite for suite in SUITES if suite in suites)
 
 
+def check(checkpoint: Checkpoint, corpus: ParallelCorpus, suites: Sequence[str], options: Options) -> None:
+    """Raise, for an open checkpoint, what its suites would raise later: InputError and MissingAssetError. Measures nothing."""
+    from alignx_eval.suites import language_id, language_modelling, layers, tasks, translation
+
+    for suite in check_suites(suites):
+        if suite == "layers":
+            layers.check(checkpoint, corpus)
+        elif suite == "language_id":
+            language_id.check(checkpoint, corpus)
+        elif suite == "language_modelling":
+            language_modelling.check(checkpoint, corpus)
+        elif suite == "translation":
+            translation.check(checkpoint, corpus, template=options.template)
+        else:
+            tasks.check(_chosen_tasks(options), options.limit)
+
+
 def evaluate(
     checkpoint: Checkpoint,
     corpus: ParallelCorpus,
@@ -87,7 +107,7 @@ def evaluate(
             result.seconds = time.perf_counter() - started
             if not result.rows:
                 raise InputError(f"suite {suite}: nothing could be measured with this corpus; choose other --suites or --languages")
-            result.fingerprint["version"] = __version__
+            result.fingerprint |= {"version": __version__, "measuring_version": MEASURING_VERSIONS[suite]}
             if not options.samples:
                 result.samples = []
             if directory is not None and directory.writable:
@@ -132,7 +152,11 @@ def release_memory() -> None:
 def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options) -> dict[str, Any]:
     """What decides the numbers of `suite` besides the checkpoint's content."""
     weight = next(checkpoint.model.parameters())
-    relevant: dict[str, Any] = {"dtype": str(weight.dtype).removeprefix("torch."), "device": weight.device.type}
+    relevant: dict[str, Any] = {
+        "measuring_version": MEASURING_VERSIONS[suite],
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "device": weight.device.type,
+    }
     if suite == "tasks":
         return relevant | {"tasks": _chosen_tasks(options), "limit": options.limit}
     relevant |= {
@@ -143,13 +167,7 @@ def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus
         "lines": len(corpus),
     }
     if suite in ("layers", "language_id"):
-        from alignx_eval.encode import ENCODING_VERSION
-        from alignx_eval.suites.language_id import PROBE_VERSION
-        from alignx_eval.suites.layers import MEASURES_VERSION
-
-        # What older code measured is not done.
-        versions = [ENCODING_VERSION, MEASURES_VERSION if suite == "layers" else PROBE_VERSION]
-        relevant |= {"pooling": options.pooling, "seed": options.seed, "versions": versions}
+        relevant |= {"pooling": options.pooling, "seed": options.seed}
     if suite == "translation":
         relevant |= {"template": options.template}
     return relevant

@@ -21,6 +21,8 @@ class Row:
     interval exists. `null` is the mean of the metric under a permutation that breaks the pairing, `chance` its expected value for a
     model that knows nothing.
     `n` is the number of parallel lines (or documents of a task) behind the number; `method` says how the interval was made.
+    `unjudged` says why a number that is defined must not decide anything (a bound, the score of mostly empty outputs): a comparison shows
+    it and gives no verdict.
     """
 
     suite: str
@@ -39,6 +41,7 @@ class Row:
     method: str = ""
     higher_is_better: bool | None = True
     reason: str | None = None
+    unjudged: str | None = None
 
     @property
     def key(self) -> str:
@@ -77,6 +80,7 @@ class SuiteResult:
     fingerprint: dict[str, Any] = field(default_factory=dict)  # what must agree for two results to compare
     environment: dict[str, Any] = field(default_factory=dict)  # what is recorded and only warned about: dtype, attention kernel, device
     notes: list[str] = field(default_factory=list)  # sentences for the reader of a report
+    warnings: list[str] = field(default_factory=list)  # what no reader may miss: every rendering shows them, under the checkpoint's name
     extras: dict[str, Any] = field(default_factory=dict)  # plain JSON for pictures (projections, maps); never an input of a gate
     seconds: float = 0.0
 

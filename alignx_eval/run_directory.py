@@ -190,6 +190,7 @@ class RunDirectory:
             "fingerprint": result.fingerprint,
             "environment": result.environment,
             "notes": result.notes,
+            "warnings": result.warnings,
             "samples_kept": samples,
             "samples": len(lines),
             "pairs": None if pairs is None else list(pairs),
@@ -239,6 +240,7 @@ class RunDirectory:
             fingerprint=entry["fingerprint"],
             environment=entry["environment"],
             notes=list(entry["notes"]),
+            warnings=list(entry.get("warnings", [])),
             extras=extras,
             seconds=entry["seconds"],
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import ENCODING_VERSION, Pooling, Progress, encode_corpus, encoding_environment
+from alignx_eval.encode import Pooling, Progress, encode_corpus, encoding_environment
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures import probe
@@ -20,7 +20,6 @@ from alignx_eval.statistics.clustered import clustered_mean
 from alignx_eval.suites.shared import corpus_fingerprint, interval_fields, truncation_notes
 
 SUITE = "language_id"
-PROBE_VERSION = 1  # part of the fingerprint; raise it when a number changes its meaning
 FOLDS = 5
 
 
@@ -51,12 +50,9 @@ def run(
     lines.
     """
     started = time.perf_counter()
+    check(checkpoint, corpus)
     languages, lines = corpus.languages, len(corpus)
-    if len(languages) < 2:
-        raise InputError(f"suite {SUITE}: a language probe needs at least two languages, the corpus has {', '.join(languages)}")
     groups = number_groups(corpus.groups)
-    if groups.max() < 1:
-        raise InputError(f"suite {SUITE}: a probe needs at least two groups of lines, one to learn from and one to be tested on")
     # Two streams, so that the labels do not depend on how many random numbers the folds took.
     fold_stream, label_stream = np.random.default_rng(seed).spawn(2)
     folds = probe.grouped_folds(groups, FOLDS, fold_stream)
@@ -126,10 +122,16 @@ def run(
         "folds": int(folds.max()) + 1,
         "shrinkage": probe.SHRINKAGE,
         "language_order": list(languages),
-        "encoding_version": ENCODING_VERSION,
-        "probe_version": PROBE_VERSION,
     }
     result.notes += truncation_notes(vectors)
     result.environment = encoding_environment(checkpoint)
     result.seconds = time.perf_counter() - started
     return result
+
+
+def check(checkpoint: Any, corpus: ParallelCorpus) -> None:
+    """Raise InputError for what `run` could not measure, without measuring."""
+    if len(corpus.languages) < 2:
+        raise InputError(f"suite {SUITE}: a language probe needs at least two languages, the corpus has {', '.join(corpus.languages)}")
+    if len(set(corpus.groups)) < 2:
+        raise InputError(f"suite {SUITE}: a probe needs at least two groups of lines, one to learn from and one to be tested on")

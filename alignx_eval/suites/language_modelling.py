@@ -90,6 +90,10 @@ def run(checkpoint: Any, corpus: ParallelCorpus, *, max_tokens_per_batch: int = 
     return result
 
 
+def check(checkpoint: Any, corpus: ParallelCorpus) -> None:
+    """Raise InputError for what `run` could not measure, without measuring."""
+
+
 def sentence_costs(
     model: Any, tokenizer: Any, sentences: Sequence[str], *, max_tokens_per_batch: int = 8192, progress: Progress | None = None
 ) -> SentenceCosts:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import ENCODING_VERSION, CorpusVectors, Pooling, Progress, encode_corpus, encoding_environment
+from alignx_eval.encode import CorpusVectors, Pooling, Progress, encode_corpus, encoding_environment
 from alignx_eval.errors import InputError
 from alignx_eval.measures import cka, cosine, retrieval
 from alignx_eval.results import Items, Row, SuiteResult
@@ -21,7 +21,6 @@ from alignx_eval.statistics.peak import peak_interval
 from alignx_eval.suites.shared import corpus_fingerprint, interval_fields, truncation_notes
 
 SUITE = "layers"
-MEASURES_VERSION = 2  # part of the fingerprint; raise it when a number changes its meaning
 LARGEST_DIMENSIONS = 3
 SUMMARISED = ("precision_at_1", "precision_at_1_centred", "cka_debiased")
 # The place of the peak, and the curve it is that of.
@@ -95,11 +94,8 @@ def run(
     corpus lacks, for fewer than two languages or lines, and as `encode_corpus`.
     """
     started = time.perf_counter()
-    if pivot not in corpus.languages:
-        raise InputError(f"suite {SUITE}: the corpus has no pivot language {pivot}; it has {', '.join(corpus.languages)}")
+    check(checkpoint, corpus, pivot=pivot)
     languages = [language for language in corpus.languages if language != pivot]
-    if not languages or len(corpus) < 2:
-        raise InputError(f"suite {SUITE}: needs at least two languages and two lines, got {len(corpus.languages)} and {len(corpus)}")
     vectors = encode_corpus(checkpoint, corpus, pooling=pooling, cache_dir=cache_dir, progress=progress)
     groups = cka.number_groups(corpus.groups)
     accepted = {language: retrieval.accepted_pairs(corpus.sentences[language], corpus.sentences[pivot]) for language in languages}
@@ -163,12 +159,18 @@ def run(
         "pooling": pooling,
         "retrieval_pool": len(corpus),
         "seed": seed,
-        "encoding_version": ENCODING_VERSION,
-        "measures_version": MEASURES_VERSION,
     }
     result.environment = encoding_environment(checkpoint)
     result.seconds = time.perf_counter() - started
     return result
+
+
+def check(checkpoint: Any, corpus: ParallelCorpus, *, pivot: str = "eng_Latn") -> None:
+    """Raise InputError for what `run` could not measure, without measuring."""
+    if pivot not in corpus.languages:
+        raise InputError(f"suite {SUITE}: the corpus has no pivot language {pivot}; it has {', '.join(corpus.languages)}")
+    if len(corpus.languages) < 2 or len(corpus) < 2:
+        raise InputError(f"suite {SUITE}: needs at least two languages and two lines, got {len(corpus.languages)} and {len(corpus)}")
 
 
 @dataclass(frozen=True, slots=True)

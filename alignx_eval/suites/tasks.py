@@ -52,11 +52,8 @@ def run(checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | Non
     Raises InputError for an unknown task, MissingAssetError where a task's data cannot be had.
     """
     started = time.perf_counter()
+    check(tasks, limit)
     tasks = DEFAULT_TASKS if tasks is None else tuple(tasks)
-    if not tasks:
-        raise InputError("no task given; `alignx-eval ls tasks` lists what there is")
-    if limit is not None and limit < 1:
-        raise InputError(f"limit is {limit}; a task needs at least 1 document")
     if progress is not None:
         progress(0, 1, "tasks")
     report = _run_lm_eval(checkpoint, tasks, DEFAULT_LIMIT if limit is None else limit)
@@ -96,6 +93,14 @@ def run(checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | Non
             result.rows.append(mean)
     result.seconds = time.perf_counter() - started
     return result
+
+
+def check(tasks: Sequence[str] | None = None, limit: int | None = None) -> None:
+    """Raise InputError for what `run` could not measure, without a model."""
+    if tasks is not None and not tasks:
+        raise InputError("no task given; `alignx-eval ls tasks` lists what there is")
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}; a task needs at least 1 document")
 
 
 def list_tasks() -> list[str]:

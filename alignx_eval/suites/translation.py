@@ -91,11 +91,8 @@ def run(
     started = time.perf_counter()
     if limit is not None:
         corpus = corpus.select(limit=limit)
-    if pivot not in corpus.languages:
-        raise InputError(f"translation needs the pivot language {pivot}; corpus {corpus.name} has {', '.join(corpus.languages)}")
+    check(checkpoint, corpus, template=template, pivot=pivot)
     others = [code for code in corpus.languages if code != pivot]
-    if not others:
-        raise InputError(f"translation needs a language besides the pivot {pivot}")
     pairs = [(pivot, code) for code in others] + [(code, pivot) for code in others]
     signatures = {"chrf++": chrf_signature()} | {f"bleu {target}": bleu_signature(target) for target in [*others, pivot]}
 
@@ -131,6 +128,16 @@ def run(
     result.notes.append("Means over directions mix BLEU tokenizers; read the rows of the directions.")
     result.seconds = time.perf_counter() - started
     return result
+
+
+def check(checkpoint: Any, corpus: ParallelCorpus, *, template: str, pivot: str = "eng_Latn") -> None:
+    """Raise InputError for what `run` could not measure, and MissingAssetError for a tokenizer of BLEU that is missing."""
+    if pivot not in corpus.languages:
+        raise InputError(f"translation needs the pivot language {pivot}; corpus {corpus.name} has {', '.join(corpus.languages)}")
+    if len(corpus.languages) < 2:
+        raise InputError(f"translation needs a language besides the pivot {pivot}")
+    for code in corpus.languages:
+        bleu_signature(code)
 
 
 def greedy_decode(
