@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from alignx_trainer.config import RECIPES, Recipe, Source, load_recipe
 from alignx_trainer.data import (
     Order,
@@ -580,7 +581,8 @@ def test_paper_recipes_hold_the_papers_settings():
         (["sources.0.kind=bitext"], "unknown kind of source 'bitext'"),
         (["sources.7.kind=translation"], "the recipe has no sources.7.kind"),
         (["steps"], "form key=value"),
-        (["epochs=1"], "either `epochs` or `steps`"),
+        (["steps=null"], "either `epochs` or `steps`"),
+        (["epochs=1", "steps=2"], "`epochs` and `steps` exclude each other"),
         (["version=2"], "version 2"),
         (["sources.0.temperature=0.5"], "temperature of a source"),
         (["sources.0.temperature=.inf"], "temperature of a source"),
@@ -589,6 +591,36 @@ def test_paper_recipes_hold_the_papers_settings():
 def test_a_wrong_recipe_is_one_clear_message(overrides: list[str], message: str):
     with pytest.raises(InputError, match=message):
         load_recipe("alignx_stage1", overrides)
+
+
+@pytest.mark.parametrize(
+    "text,override,said",
+    [
+        ("epochs: 2", "steps=5", "steps=5 replaces `epochs: 2` of the recipe"),
+        ("steps: 7", "epochs=0.5", "epochs=0.5 replaces `steps: 7` of the recipe"),
+        ("steps: 7", "model={model_type: gpt2}", "model={model_type: gpt2} replaces `init: bundled:base` of the recipe"),
+    ],
+)
+def test_an_override_replaces_the_key_that_it_excludes_and_says_so(tmp_path: Path, text: str, override: str, said: str):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"stage: tuned\ninit: bundled:base\nsources: [{{kind: monolingual}}]\n{text}\n")
+    lines: list[str] = []
+    recipe = load_recipe(str(path), [override], lines.append)
+    key, _, value = override.partition("=")
+    assert getattr(recipe, key) == yaml.safe_load(value) and lines == [said]
+    assert not getattr(recipe, {"steps": "epochs", "epochs": "steps", "model": "init"}[key])
+    lines.clear()
+    load_recipe(str(path), ["seed=3"], lines.append)
+    assert not lines
+
+
+@pytest.mark.parametrize("text,both", [("epochs: 2\nsteps: 7", "epochs steps"), ("steps: 7\nmodel: {model_type: gpt2}", "init model")])
+def test_both_of_two_alternatives_in_one_file_are_an_error(tmp_path: Path, text: str, both: str):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"stage: tuned\ninit: bundled:base\nsources: [{{kind: monolingual}}]\n{text}\n")
+    with pytest.raises(InputError) as raised:
+        load_recipe(str(path))
+    assert all(f"`{key}`" in str(raised.value) for key in both.split()) and str(path) in str(raised.value)
 
 
 def test_overrides_reach_inside():

@@ -152,4 +152,4 @@ def test_command_line(data: Path, tiny_checkpoint: Path, monkeypatch, capsys):
         main()
     assert left.value.code == 6
     error = capsys.readouterr().err
-    assert error.startswith("alignx-train: hub:Helsinki-NLP/opus-100@0123456, de-en: not in the cache") and error.count("\n") == 1
+    assert error.startswith("error: hub:Helsinki-NLP/opus-100@0123456, de-en: not in the cache") and error.count("\n") == 1

@@ -105,7 +105,7 @@ def test_micro_batches_must_fit_the_processes(corpus_folder: Path, tmp_path: Pat
         env=ENVIRONMENT,
     )
     assert done.returncode != 0 and not (tmp_path / "two").exists()
-    assert done.stderr.count("alignx-train: batch_size / micro_batch_size gives 1 micro-batches, which 2 processes cannot share") == 1
+    assert done.stderr.count("error: batch_size / micro_batch_size gives 1 micro-batches, which 2 processes cannot share") == 1
 
 
 def test_a_loss_that_is_not_finite_names_the_samples_of_any_process(corpus_folder: Path, tmp_path: Path):  # noqa: F811
@@ -141,14 +141,14 @@ def test_a_loss_that_is_not_finite_names_the_samples_of_any_process(corpus_folde
         tmp_path / "base.pt", model=model, tokenizer=tokenizer, stage="pretrain", step=0, prompt_template="plain", heads=None, recipe={},
         provenance={},
     )  # fmt: skip
-    recipe.write_text(yaml.safe_dump(dict(settings.as_dict(), init=str(tmp_path / "base.pt"))))
+    recipe.write_text(yaml.safe_dump(dict(settings.as_dict(), init=str(tmp_path / "base.pt"), model={})))
     done = subprocess.run(
         [sys.executable, "-m", *TORCHRUN, str(recipe), "--out", str(tmp_path / "two"), "--device", "cpu"],
         capture_output=True,
         text=True,
         env=ENVIRONMENT,
     )
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("alignx-train:")]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode != 0
     named = set(line.partition("look at these samples: ")[2].partition(". ")[0].split(", "))
     assert named and named <= {sample.identity for sample in samples[4:]} - {sample.identity for sample in samples[:4]}

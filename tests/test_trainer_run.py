@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import io
 import json
 import math
 import os
+import pickle
 import re
 import resource
 import shutil
@@ -17,6 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from conftest import tiny_model, tiny_tokenizer
 from test_crash_safety import Operations, forked, fresh, memory  # noqa: F401
 from test_trainer_step import WORDS, Stopped
 
+import alignx_eval
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 from alignx_eval.corpora import load_corpus
 from alignx_eval.errors import AlignxError, InputError
@@ -461,7 +465,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(place: Path, tmp_path: Path
             train(recipe, folder, device="cpu")
         assert str(folder) in one_line(raised.value)
         code, lines = command(monkeypatch, capsys, name, "--out", str(folder), "--device", "cpu", "--quiet")
-        assert code == 2 and lines == [f"alignx-train: {raised.value}"]
+        assert code == 2 and lines == [f"error: {raised.value}"]
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -486,7 +490,7 @@ def test_the_command_itself_says_it_in_one_line(place: Path, tmp_path: Path):
     )
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("alignx-train: ") and str(tmp_path / "file") in line
+    assert line.startswith("error: ") and str(tmp_path / "file") in line
 
 
 def test_a_log_that_cannot_be_opened_is_one_line(place: Path, tmp_path: Path):
@@ -504,6 +508,293 @@ def test_a_torn_line_of_the_log_is_dropped(place: Path, tmp_path: Path, part: st
         file.write(part)
     whole = train(recipe, tmp_path / "whole", device="cpu").parent
     assert contents(train(recipe, tmp_path / "run", device="cpu").parent) == contents(whole)
+
+
+# Files of a run that were changed since they were written
+
+
+@pytest.fixture(scope="module")
+def interrupted(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with validation and limits of `damaged_recipe`, interrupted in step 4 of 5: its state is of step 3."""
+    run = tmp_path_factory.mktemp("interrupted") / "run"
+    with pytest.raises(Stopped):
+        train(damaged_recipe(place), run, device="cpu", progress=stop_at(4))
+    return run
+
+
+def damaged_recipe(place: Path) -> Recipe:
+    return validated(place, steps=5, stop_bits_per_byte=5.0)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+def flip_a_bit_of_a_weight(path: Path) -> None:
+    """In the middle of the largest tensor, where torch.load sees nothing."""
+    with zipfile.ZipFile(path) as archive:
+        entry = max(archive.infolist(), key=lambda one: one.file_size)
+    flip_a_bit(path, entry.header_offset + 200 + entry.file_size // 2)
+    torch.load(path, weights_only=True)
+
+
+def flip_a_bit_of_the_pickle(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        (entry,) = (one for one in archive.infolist() if one.filename.endswith("/data.pkl"))
+    flip_a_bit(path, entry.header_offset + 200 + entry.file_size // 2)
+
+
+def zipped_text(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.txt", "mine")
+
+
+def foreign(content: Any) -> Callable[[Path], None]:
+    return lambda path: torch.save(content, path)
+
+
+def changed(**changes: Any) -> Callable[[Path], None]:
+    """The part is taken out where the change is `...`, else it is what the change makes of it."""
+
+    def damage(path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        for name, change in changes.items():
+            if change is ...:
+                del state[name]
+            else:
+                state[name] = change(state[name])
+        torch.save(state, path)
+
+    return damage
+
+
+def without_a_moment(optimizers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    del optimizers[0]["state"][1]["exp_avg"]
+    return optimizers
+
+
+def with_a_transposed_moment(optimizers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    moments = next(moments for moments in optimizers[0]["state"].values() if len(set(moments["exp_avg"].shape)) == 2)
+    moments["exp_avg"] = moments["exp_avg"].T.contiguous()
+    return optimizers
+
+
+class Payload:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("it-ran"),))
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "cut": cut,
+    "empty": lambda path: path.write_bytes(b""),
+    "a bit of a weight": flip_a_bit_of_a_weight,
+    "a bit of the pickle": flip_a_bit_of_the_pickle,
+    "text": lambda path: path.write_text("mine"),
+    "a pickle": lambda path: path.write_bytes(pickle.dumps(Payload())),
+    "a pickle by torch": foreign(Payload()),
+    "a zip": zipped_text,
+    "a foreign tensor": foreign(torch.zeros(3)),
+    "a foreign state_dict": foreign({"weight": torch.zeros(3)}),
+    "no version": changed(version=...),
+    "no model": changed(model=...),
+    "no optimizers": changed(optimizers=...),
+    "no counts": changed(counts=...),
+    "too few counts": changed(counts=lambda counts: counts[:3]),
+    "counts that are text": changed(counts=lambda counts: [str(count) for count in counts]),
+    "a model without tensors": changed(model=lambda model: dict.fromkeys(model, 1.0)),
+    "a model that lacks a tensor": changed(model=lambda model: dict(list(model.items())[1:])),
+    "a model of another shape": changed(model=lambda model: {name: tensor[:1] for name, tensor in model.items()}),
+    "fewer optimizers": changed(optimizers=lambda optimizers: optimizers[:-1]),
+    "optimizers that are none": changed(optimizers=lambda optimizers: [1 for _ in optimizers]),
+    "an optimizer without a moment": changed(optimizers=without_a_moment),
+    "a moment of another shape": changed(optimizers=with_a_transposed_moment),
+    "no matcher": changed(matcher=lambda matcher: None),
+    "a matcher without a tensor": changed(matcher=lambda matcher: dict(list(matcher.items())[1:])),
+    "no first measurement": changed(start=lambda start: None),
+    "a first measurement of numbers": changed(start=lambda start: [1.0 for _ in start]),
+    "a short first measurement": changed(start=lambda start: start[:2]),
+}
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.name != ".lock"}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
+def test_a_damaged_state_is_one_line_and_nothing_is_lost(place: Path, interrupted: Path, tmp_path: Path, monkeypatch, capsys, damage):
+    monkeypatch.chdir(tmp_path)
+    run = shutil.copytree(interrupted, tmp_path / "run")
+    damage(run / "state.pt")
+    before = files_of(run)
+    name = recipe_file(tmp_path / "recipe.yaml", damaged_recipe(place))
+    code, lines = command(monkeypatch, capsys, name, "--out", str(run), "--device", "cpu", "--quiet")
+    assert code == 2 and len(lines) == 1 and lines[0].startswith(f"error: {run / 'state.pt'}: is damaged ("), lines
+    assert "delete it to begin the run again" in lines[0] and "weights_only" not in lines[0]
+    assert files_of(run) == before and not (tmp_path / "it-ran").exists()
+
+
+def test_a_run_begins_again_without_its_damaged_state(place: Path, interrupted: Path, tmp_path: Path):
+    run = shutil.copytree(interrupted, tmp_path / "run")
+    (run / "state.pt").unlink()
+    said: list[str] = []
+    train(damaged_recipe(place), run, device="cpu", say=said.append)
+    assert len(said) == 1 and "beginning again at the first of 5" in said[0]
+    whole = train(damaged_recipe(place), tmp_path / "whole", device="cpu").parent
+    assert contents(run) == contents(whole)
+
+
+def test_damaged_weights_within_the_limits_are_told_before_a_step(place: Path, interrupted: Path, tmp_path: Path):
+    run = shutil.copytree(interrupted, tmp_path / "run")
+    cut(run / "within_limits.pt")
+    before = files_of(run)
+    with pytest.raises(InputError, match="within_limits.pt: is damaged .* delete .*state.pt to begin the run again"):
+        train(damaged_recipe(place), run, device="cpu")
+    assert files_of(run) == before
+
+
+def test_a_state_of_another_recipe_or_version_is_refused(place: Path, interrupted: Path, tmp_path: Path):
+    run = shutil.copytree(interrupted, tmp_path / "run")
+    (run / "recipe.json").unlink()
+    with pytest.raises(InputError, match="state.pt is of a run of another recipe"):
+        train(dataclasses.replace(damaged_recipe(place), seed=1), run, device="cpu")
+    assert not (run / "recipe.json").exists()
+    changed(version=lambda version: version - 1, recipe=...)(run / "state.pt")
+    with pytest.raises(InputError, match="state.pt is of another version"):
+        train(damaged_recipe(place), run, device="cpu")
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "3", '{"lm": 1.0}', '{"step": "2"}', ""])
+def test_a_damaged_log_is_one_line_and_nothing_is_lost(place: Path, interrupted: Path, tmp_path: Path, line: str):
+    run = shutil.copytree(interrupted, tmp_path / "run")
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    (run / "log.jsonl").write_text("\n".join([*lines[:2], line, *lines[3:]]) + "\n", encoding="utf-8")
+    before = files_of(run)
+    with pytest.raises(InputError, match="log.jsonl: line 3 is damaged; put back a copy of the file, or move it away") as raised:
+        train(damaged_recipe(place), run, device="cpu")
+    one_line(raised.value)
+    assert files_of(run) == before
+    # What the line advises works.
+    (run / "log.jsonl").rename(tmp_path / "log.jsonl")
+    said: list[str] = []
+    path = train(damaged_recipe(place), run, device="cpu", say=said.append)
+    assert [entry["step"] for entry in read_log(run)] == [4, 5] and path.is_file()
+    assert said == ["going on from step 3 of 5", f"{run / 'log.jsonl'} has the lines of 0 of these steps; the others are lost"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": {}}', "\x00"])
+def test_a_damaged_recipe_of_a_run_is_one_line_and_nothing_is_lost(place: Path, interrupted: Path, tmp_path: Path, text: str):
+    run = shutil.copytree(interrupted, tmp_path / "run")
+    (run / "recipe.json").write_text(text)
+    before = files_of(run)
+    with pytest.raises(InputError, match="recipe.json: is damaged") as raised:
+        train(damaged_recipe(place), run, device="cpu")
+    one_line(raised.value)
+    assert files_of(run) == before
+    (run / "recipe.json").unlink()
+    train(damaged_recipe(place), run, device="cpu")
+    whole = train(damaged_recipe(place), tmp_path / "whole", device="cpu").parent
+    assert contents(run) == contents(whole)
+
+
+def test_a_log_of_someone_else_is_not_overwritten(place: Path, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(InputError, match="log.jsonl that this recipe did not make"):
+        train(recipe_in(place), tmp_path / "run", device="cpu")
+    assert (tmp_path / "run" / "log.jsonl").read_text() == '{"step": 1}\n'
+
+
+# What a run says
+
+
+def test_a_second_run_of_a_finished_recipe_says_what_is_there(place: Path, tmp_path: Path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    arguments = (recipe_file(tmp_path / "recipe.yaml", recipe_in(place)), "--out", str(run), "--device", "cpu")
+    assert command(monkeypatch, capsys, *arguments, "--quiet") == (0, [])
+    before = files_of(run)
+    code, lines = command(monkeypatch, capsys, *arguments)
+    assert code == 0 and len(lines) == 1
+    assert lines[0].startswith(f"{run / 'model.pt'} is there: stage1, step 4, finished 2")
+    assert lines[0].endswith(f"nothing was trained. To train anew, remove {run} or choose another output folder")
+    assert command(monkeypatch, capsys, *arguments, "--quiet") == (0, [])
+    assert files_of(run) == before
+    cut(run / "model.pt")
+    code, lines = command(monkeypatch, capsys, *arguments)
+    assert code == 2 and len(lines) == 1 and lines[0].startswith(f"error: {run / 'model.pt'} is cut off or damaged")
+
+
+def test_a_run_that_goes_on_says_from_where(place: Path, tmp_path: Path, monkeypatch, capsys):
+    with pytest.raises(Stopped):
+        train(recipe_in(place), tmp_path / "run", device="cpu", progress=stop_at(3))
+    name = recipe_file(tmp_path / "recipe.yaml", recipe_in(place))
+    code, lines = command(monkeypatch, capsys, name, "--out", str(tmp_path / "run"), "--device", "cpu")
+    assert code == 0 and lines[0] == "going on from step 2 of 4"
+    assert lines[1].startswith("step 3/4") and lines[2].startswith("step 4/4") and len(lines) == 3
+
+
+def test_an_override_that_replaces_a_key_is_one_line(place: Path, tmp_path: Path, monkeypatch, capsys):
+    name = recipe_file(tmp_path / "recipe.yaml", recipe_in(place, steps=None, epochs=2.0))
+    code, lines = command(monkeypatch, capsys, name, "steps=1", "--out", str(tmp_path / "run"), "--device", "cpu")
+    assert code == 0 and lines[0] == "steps=1 replaces `epochs: 2.0` of the recipe" and len(lines) == 2
+    assert len(read_log(tmp_path / "run")) == 1
+
+
+@pytest.mark.parametrize("subcommand", ["train", "inspect", "ablate", "ls", "path", "export", "report", None])
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_every_command_has_help_with_examples(monkeypatch, capsys, subcommand: str | None, option: str):
+    monkeypatch.setattr(sys, "argv", ["alignx-train", *([subcommand] if subcommand else []), option])
+    with pytest.raises(SystemExit) as left:
+        main()
+    examples = capsys.readouterr().out.partition("Examples:\n")[2]
+    assert left.value.code == 0 and examples.lstrip().startswith("alignx-train ")
+
+
+def test_the_version_is_the_packages(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["alignx-train", "--version"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0 and capsys.readouterr().out.strip() == alignx_eval.__version__
+
+
+def test_debug_shows_where_an_error_came_from(monkeypatch, capsys):
+    code, lines = command(monkeypatch, capsys, "nosuchrecipe", "--debug")
+    assert code == 2 and lines[0].startswith("Traceback") and lines[-1].startswith("error: no recipe 'nosuchrecipe'")
+
+
+# Shared file systems
+
+
+def test_files_of_a_run_follow_the_umask(place: Path, tmp_path: Path):
+    base = write_and_open(tmp_path / "base.pt", tiny_model(max_position_embeddings=256), tiny_tokenizer()).reference
+    before = os.umask(0o027)
+    try:
+        recipe = recipe_in(place, init=base, model={}, lora_rank=2)
+        with pytest.raises(Stopped):
+            train(recipe, tmp_path / "run", device="cpu", progress=stop_at(3))
+        half = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir()}
+        train(recipe, tmp_path / "run", device="cpu")
+    finally:
+        os.umask(before)
+    assert {"state.pt", "log.jsonl", "recipe.json"} <= set(half) and set(half.values()) == {0o640}
+    modes = {str(path.relative_to(tmp_path / "run")): path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*.*")}
+    assert {"model.pt", "report.html", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"} <= set(modes)
+    assert set(modes.values()) == {0o640}, modes
+
+
+def test_a_file_system_without_locks_can_be_trained_on(place: Path, tmp_path: Path, monkeypatch):
+    import fcntl
+
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert train(recipe_in(place, steps=1), tmp_path / "run", device="cpu").is_file()
 
 
 # Losses that are not finite
@@ -592,7 +883,7 @@ def test_the_command_ends_with_1_where_a_loss_is_not_finite(lettered: Path, tmp_
     recipe, step, _, bad = spoiled(lettered, plain, tmp_path / "spoiled.pt", "gemma2", 3e38)
     name = recipe_file(tmp_path / "recipe.yaml", recipe)
     code, lines = command(monkeypatch, capsys, name, "--out", str(tmp_path / "run"), "--device", "cpu", "--quiet")
-    assert code == 1 and len(lines) == 1 and lines[0].startswith(f"alignx-train: step {step}: ")
+    assert code == 1 and len(lines) == 1 and lines[0].startswith(f"error: step {step}: ")
     assert sorted(named_samples(lines[0])) == sorted({sample.identity for piece in bad for sample in piece})
     # The next try ends in the same place, from the saved state.
     again, more = command(monkeypatch, capsys, name, "--out", str(tmp_path / "run"), "--device", "cpu", "--quiet")

@@ -65,6 +65,8 @@ def recipe_for(folder: Path, **changes) -> Recipe:
         "warmup_steps": 2,
         "save_every": 2,
     }
+    if changes.get("init"):
+        del fields["model"]
     return Recipe(**(fields | changes))
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ def ablate(
     seeds: Sequence[int],
     compare_options: Sequence[str],
     progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
     command: str = "",
 ) -> Path:
     """Train every arm with every seed, compare the arms of each seed, and write `folder`/ablation.md; returns its path.
@@ -56,8 +57,8 @@ def ablate(
         raise InputError("name each seed once")
     for seed in seeds:
         for arm in ARMS:
-            print(f"{arm}, seed {seed}", file=sys.stderr, flush=True)
-            train(arm_recipe(recipe, arm, seed), folder / f"{arm}-seed{seed}", progress=progress, command=command)
+            say(f"{arm}, seed {seed}")
+            train(arm_recipe(recipe, arm, seed), folder / f"{arm}-seed{seed}", progress=progress, say=say, command=command)
     comparisons = []
     base = recipe.init
     for seed in seeds:

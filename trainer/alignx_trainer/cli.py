@@ -1,4 +1,4 @@
-"""`alignx-train`: train by a recipe, look at a recipe's data, export a checkpoint."""
+"""The command `alignx-train`: train by a recipe, look at a recipe's data, export a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,16 +6,50 @@ import itertools
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from alignx_eval import processes
-from alignx_eval.cli.options import prepare_environment
-from alignx_eval.errors import AlignxError, InputError
+from alignx_eval.cli import entry
+from alignx_eval.cli.options import DebugOption, prepare_environment
+from alignx_eval.errors import InputError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def alignx_train(version: entry.VersionOption = False) -> None:
+    """Train by a recipe, look at a recipe's data, export a checkpoint. `alignx-train RECIPE` is short for `alignx-train train RECIPE`.
+
+    \b
+    Examples:
+      alignx-train demo
+      alignx-train inspect demo
+      alignx-train ls
+
+    \b
+    Exit codes: 0 done; 1 training cannot go on, or an unexpected error; 2 wrong usage or input; 6 something is missing and the network is
+    off; 130 interrupted. An error is one line; --debug shows where it came from.
+    """
+
+
+def _remarks(quiet: bool = False) -> Callable[[str], None]:
+    """Writes a line to stderr; of several processes, and where quiet, none."""
+
+    def say(line: str) -> None:
+        if not quiet and processes.is_main():
+            print(line, file=sys.stderr, flush=True)
+
+    return say
 
 
 def _bar(quiet: bool) -> Any:
@@ -44,18 +78,28 @@ def train(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
     deterministic: Annotated[bool, typer.Option("--deterministic", help="the same bits on every run with the same threads")] = False,
     offline: Annotated[bool, typer.Option("--offline/--online", help="whether models and data of the hub may be fetched")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress and no remarks; errors still appear")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Train by RECIPE and write OUT/model.pt, OUT/log.jsonl and OUT/report.html.
 
+    Interrupted, it goes on from the last saved step when the same command is given again. A finished run is not done again. An override
+    of one of two keys that exclude each other, as `steps` and `epochs`, replaces the other one.
+
     \b
-    alignx-train demo
-    alignx-train paper_stage1 init=my_model.pt sources='[{kind: translation, path: ntrex}]'
-    accelerate launch --num_processes 4 -m alignx_trainer paper_stage1 init=my_model.pt
+    Examples:
+      alignx-train demo
+      alignx-train paper_stage1 init=my_model.pt sources='[{kind: translation, path: ntrex}]'
+      accelerate launch --num_processes 4 -m alignx_trainer paper_stage1 init=my_model.pt
+
+    \b
+    Exit codes: 0 done; 1 training cannot go on, as where a loss is not finite or the disk is full; 2 wrong usage or input, or a damaged
+    file of the run; 6 something is missing and the network is off; 130 interrupted.
     """
     from alignx_trainer.config import load_recipe
 
-    settings = load_recipe(recipe, overrides)
+    say = _remarks(quiet)
+    settings = load_recipe(recipe, overrides, say)
     prepare_environment(offline)
     import torch
 
@@ -71,7 +115,7 @@ def train(
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda: there is none here")
     command = shlex.join(["alignx-train", *sys.argv[1:]])
-    path = run(settings, folder, device=device, progress=_bar(quiet), command=command, offline=offline)
+    path = run(settings, folder, device=device, progress=_bar(quiet), say=say, command=command, offline=offline)
     if processes.is_main():
         print(path)
 
@@ -84,16 +128,18 @@ def inspect(
     check: Annotated[int, typer.Option(min=0, help="records of each source to count truncation over; 0: all")] = 5000,
     measure: Annotated[bool, typer.Option("--measure/--no-measure", help="whether to run two micro-batches for time and memory")] = True,
     offline: Annotated[bool, typer.Option("--offline/--online", help="whether models and data of the hub may be fetched")] = True,
+    debug: DebugOption = False,
 ) -> None:
     """Show what RECIPE would train on, and what that would take: data, samples with their spans, memory and time.
 
     \b
-    alignx-train inspect alignx_stage1 init=bundled:base
-    alignx-train inspect paper_stage1 init=my_model.pt sources.0.path=my_text --no-measure
+    Examples:
+      alignx-train inspect alignx_stage1 init=bundled:base
+      alignx-train inspect paper_stage1 init=my_model.pt sources.0.path=my_text --no-measure
     """
     from alignx_trainer.config import load_recipe
 
-    settings = load_recipe(recipe, overrides)
+    settings = load_recipe(recipe, overrides, _remarks())
     prepare_environment(offline)
     from alignx_trainer.inspect import inspect as show
 
@@ -113,19 +159,22 @@ def ablate(
     limit: Annotated[int | None, typer.Option(min=1, help="only the first lines of the corpus")] = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/RECIPE")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress and no remarks; errors still appear")] = False,
+    debug: DebugOption = False,
 ) -> None:
     """Which loss does what: train RECIPE with the next-token loss alone, + contrastive, + matching, and both; compare the four.
 
     All arms see the same samples in the same order. Writes OUT/ablation.md and, for each seed, a report in OUT/comparison-seedN.
 
     \b
-    alignx-train ablate
-    alignx-train ablate ablation steps=100 --seeds 0,1,2
+    Examples:
+      alignx-train ablate
+      alignx-train ablate ablation steps=100 --seeds 0,1,2
     """
     from alignx_trainer.config import load_recipe
 
-    settings = load_recipe(recipe, overrides)
+    say = _remarks(quiet)
+    settings = load_recipe(recipe, overrides, say)
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
@@ -140,12 +189,18 @@ def ablate(
     options = ["--corpus", corpus, "--split", split, "--suites", suites, *(["--limit", str(limit)] if limit else []), *["-q"] * quiet]
     folder = out or Path("runs") / Path(recipe).stem
     command = shlex.join(["alignx-train", *sys.argv[1:]])
-    print(run(settings, folder, seeds=numbers, compare_options=options, progress=_bar(quiet), command=command).read_text(encoding="utf-8"))
+    table = run(settings, folder, seeds=numbers, compare_options=options, progress=_bar(quiet), say=say, command=command)
+    print(table.read_text(encoding="utf-8"))
 
 
 @app.command(name="ls")
-def list_recipes() -> None:
-    """The shipped recipes and configurations for `accelerate launch`, and what each is for."""
+def list_recipes(debug: DebugOption = False) -> None:
+    """The shipped recipes and configurations for `accelerate launch`, and what each is for.
+
+    \b
+    Examples:
+      alignx-train ls
+    """
     from alignx_trainer.config import ACCELERATE, RECIPES
 
     for folder, prefix in ((RECIPES, ""), (ACCELERATE, "accelerate/")):
@@ -155,8 +210,17 @@ def list_recipes() -> None:
 
 
 @app.command(name="path")
-def recipe_path(name: Annotated[str, typer.Argument(help="a shipped recipe, or accelerate/NAME")]) -> None:
-    """Where the file of a shipped recipe or configuration is: to copy it, or for `accelerate launch --config_file`."""
+def recipe_path(
+    name: Annotated[str, typer.Argument(help="a shipped recipe, or accelerate/NAME")],
+    debug: DebugOption = False,
+) -> None:
+    """Where the file of a shipped recipe or configuration is: to copy it, or for `accelerate launch --config_file`.
+
+    \b
+    Examples:
+      alignx-train path demo
+      alignx-train path accelerate/fsdp2
+    """
     from alignx_trainer.config import find_recipe
 
     print(find_recipe(name).resolve())
@@ -164,10 +228,17 @@ def recipe_path(name: Annotated[str, typer.Argument(help="a shipped recipe, or a
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="a .pt checkpoint")],
+    checkpoint: Annotated[str, typer.Argument(help="a .pt, folder, adapter, .gguf or hub id")],
     folder: Annotated[Path, typer.Argument(help="a new Hugging Face folder")],
+    debug: DebugOption = False,
 ) -> None:
-    """Write CHECKPOINT as a folder that transformers opens with `from_pretrained`."""
+    """Write CHECKPOINT as a folder that transformers opens with `from_pretrained`.
+
+    \b
+    Examples:
+      alignx-train export bundled:alignx alignx-folder
+      alignx-train export runs/demo/model.pt demo-folder
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from alignx_eval.checkpoint import export_folder
 
@@ -178,32 +249,23 @@ def export(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="the output folder of a training run, finished or not")],
+    debug: DebugOption = False,
 ) -> None:
-    """Write FOLDER/report.html: losses, validation, speed, recipe and data of a training run."""
+    """Write FOLDER/report.html: losses, validation, speed, recipe and data of a training run.
+
+    \b
+    Examples:
+      alignx-train report runs/demo
+    """
     from alignx_trainer.report import write_report
 
     print(write_report(folder))
 
 
 def main() -> None:
-    """Entry point: errors for users are one line and an exit code."""
-    try:
-        arguments = sys.argv[1:]
-        # `alignx-train RECIPE` is short for `alignx-train train RECIPE`.
-        commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-        if arguments and arguments[0] not in commands and not arguments[0].startswith("-"):
-            arguments = ["train", *arguments]
-        app(args=arguments, prog_name="alignx-train")
-    except AlignxError as error:
-        if processes.is_main():  # all processes meet the same error
-            print(f"alignx-train: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except SystemExit as leave:  # typer's own: usage errors are 2, an interrupt is 130
-        if leave.code == 130:
-            print("alignx-train: interrupted; the same command goes on from the last saved step", file=sys.stderr)
-        raise
-    except Exception as error:
-        if "ALIGNX_DEBUG" in os.environ:
-            raise
-        print(f"alignx-train: unexpected error: {type(error).__name__}: {error} (ALIGNX_DEBUG=1 shows where)", file=sys.stderr)
-        sys.exit(1)
+    """Entry point of the command."""
+    arguments = sys.argv[1:]
+    commands = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
+    if arguments and arguments[0] not in commands and not arguments[0].startswith("-"):
+        arguments = ["train", *arguments]
+    entry.run(app, "alignx-train", arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -13,6 +14,7 @@ from alignx_eval.errors import InputError
 RECIPE_VERSION = 1
 RECIPES = Path(__file__).parent / "recipes"
 ACCELERATE = RECIPES / "accelerate"  # configurations for `accelerate launch --config_file`
+ALTERNATIVES = (("epochs", "steps"), ("init", "model"))  # keys of which a recipe gives one
 
 Contrastive = Literal["symmetric", "paper_formula", "official_code"]
 SourceKind = Literal["monolingual", "translation", "instructions"]
@@ -110,7 +112,10 @@ class Recipe:
                 raise InputError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(choices)}")
         if not self.sources:
             raise InputError("a recipe needs at least one source")
-        if (self.epochs is None) == (self.steps is None):
+        for one, other in ALTERNATIVES:
+            if both_given(vars(self), one, other):
+                raise InputError(f"`{one}` and `{other}` exclude each other; keep one of them")
+        if self.epochs is None and self.steps is None:
             raise InputError("give either `epochs` or `steps`")
         if self.batch_size < 1 or self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size:
             raise InputError(f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}")
@@ -143,6 +148,11 @@ class Recipe:
         plain["eval_languages"] = list(self.eval_languages)
         plain["sources"] = [dict(source, languages=list(source["languages"])) for source in plain["sources"]]
         return plain
+
+
+def both_given(recipe: dict[str, Any], one: str, other: str) -> bool:
+    """Whether both keys have a value."""
+    return all(recipe.get(key) not in (None, {}) for key in (one, other))
 
 
 def _checked(cls: type, given: dict[str, Any], where: str) -> dict[str, Any]:
@@ -192,16 +202,22 @@ def _put(given: Any, key: list[str], value: Any, override: str) -> None:
         raise InputError(f"{override!r}: the recipe has no {'.'.join(key)}") from None
 
 
-def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe and apply `key=value` overrides (values are YAML; `sources.0.path=...` reaches inside). Raises InputError with the
-    offending key."""
+def load_recipe(name: str, overrides: list[str] | None = None, say: Callable[[str], None] = lambda line: None) -> Recipe:
+    """Read a recipe and apply `key=value` overrides (values are YAML; `sources.0.path=...` reaches inside).
+
+    An override of one of two keys that exclude each other replaces the other key of the file, and `say` is told so. Raises InputError
+    with the offending key.
+    """
     path = find_recipe(name)
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not isinstance(given, dict):
         raise InputError(f"{path}: a recipe is a mapping of keys to values")
+    overridden: dict[str, str] = {}
     for override in overrides or []:
         key, equals, value = override.partition("=")
         if not equals:
@@ -210,16 +226,27 @@ def load_recipe(name: str, overrides: list[str] | None = None) -> Recipe:
             _put(given, key.split("."), yaml.safe_load(value), override)
         except yaml.YAMLError:
             raise InputError(f"{override!r}: the value is no valid YAML") from None
+        overridden[key.split(".")[0]] = override
+    for pair in ALTERNATIVES:
+        new = [key for key in pair if key in overridden]
+        if len(new) == 1 and both_given(given, *pair):
+            (old,) = set(pair) - set(new)
+            value = given.pop(old)
+            say(f"{overridden[new[0]]} replaces `{old}{'' if isinstance(value, dict) else f': {value}'}` of the recipe")
     given = _number(Recipe, _checked(Recipe, given, str(path)), str(path))
     sources = given.get("sources")
     if not isinstance(sources, list) or not all(isinstance(source, dict) for source in sources):
         raise InputError(f"{path}: `sources` must be a list of mappings")
     where = f"{path}, sources"
-    built = tuple(
-        Source(**dict(_number(Source, _checked(Source, source, where), where), languages=tuple(source.get("languages") or ())))
-        for source in sources
-    )
-    missing = {"stage"} - set(given)
-    if missing:
+    prepared = [
+        dict(_number(Source, _checked(Source, source, where), where), languages=tuple(source.get("languages") or ())) for source in sources
+    ]
+    if "stage" not in given:
         raise InputError(f"{path}: the key `stage` is missing")
-    return Recipe(**dict(given, sources=built, eval_languages=tuple(given.get("eval_languages") or ())))
+    if not all("kind" in source for source in prepared):
+        raise InputError(f"{where}: the key `kind` is missing")
+    try:
+        built = tuple(Source(**source) for source in prepared)
+        return Recipe(**dict(given, sources=built, eval_languages=tuple(given.get("eval_languages") or ())))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -20,16 +19,15 @@ from typing import Any
 import torch
 
 from alignx_eval import processes
-from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
+from alignx_eval.checkpoint import follow_umask, open_checkpoint, write_checkpoint
 from alignx_eval.errors import AlignxError, InputError
 from alignx_eval.run_directory import atomic_write, sole_writer
-from alignx_trainer import validation
+from alignx_trainer import run_folder, validation
 from alignx_trainer.config import Recipe
 from alignx_trainer.data import Order, Sample, Stream, collate, train_tokenizer
 from alignx_trainer.losses import LanguageMatcher
 from alignx_trainer.step import Forward, StepLosses, accumulate_gradients, check_logits, checkpoint_activations, resolve_align_layer
 
-STATE_VERSION = 2  # of state.pt
 # What a kill leaves of files that were being written.
 PARTS = (
     "state.pt.part",
@@ -77,10 +75,6 @@ def build_optimizers(model: Any, matcher: LanguageMatcher | None, recipe: Recipe
     return optimizers
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    return hashlib.sha256(json.dumps(recipe.as_dict(), sort_keys=True).encode()).hexdigest()
-
-
 def _atomic_save(what: Any, path: Path) -> None:
     part = path.with_name(path.name + ".part")
     try:
@@ -100,19 +94,6 @@ def _open_log(path: Path) -> Any:
         return open(path, "ab", buffering=0)  # a line is on its way when it is written, and closing has nothing left to do
     except OSError as error:
         raise TrainingError(f"could not write {path}: {error.strerror}") from None
-
-
-def _log_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a killed run or a full disk leaves a part of one at the end, without the end of the line."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
-
-
-def _keep_log(path: Path, step: int) -> None:
-    """Drop the lines of steps that a resumed run will do again; from step 0 all."""
-    if path.is_file():
-        kept = [entry for entry in _log_lines(path) if entry["step"] <= step] if step else []
-        atomic_write(path, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def open_model(recipe: Recipe, streams: list[Stream], offline: bool) -> tuple[Any, Any, dict[str, Any]]:
@@ -294,51 +275,47 @@ def flops_per_token(model: Any, recipe: Recipe) -> tuple[int, int]:
     )
 
 
-def _recipe_of(mark: Path) -> str | None:
-    """The hash in a run's recipe.json; None where it is no such file."""
-    try:
-        return json.loads(mark.read_text(encoding="utf-8"))["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _claim(folder: Path, recipe: Recipe, main: bool) -> None:
-    """Make the output folder this recipe's. Raises InputError where it is another run's."""
-    mark, finished, identity = folder / "recipe.json", folder / "model.pt", recipe_hash(recipe)
-    begun = any((folder / name).exists() for name in ("log.jsonl", "state.pt", "model.pt"))
-    owner = _recipe_of(mark)
-    if mark.is_file() and owner != identity and (begun or owner is None):
-        raise InputError(f"{folder} holds a run of another recipe; choose another output folder or remove it")
-    if finished.is_file() and not mark.is_file():
-        raise InputError(f"{folder} holds a model.pt that this recipe did not make; choose another output folder")
-    if main and owner != identity:  # a recipe that ended before it had begun, by an error in it, can be mended
-        atomic_write(mark, json.dumps({"sha256": identity, "recipe": recipe.as_dict()}, indent=1, ensure_ascii=False) + "\n")
-
-
 def train(
-    recipe: Recipe, folder: Path, *, device: str | None = None, progress: Progress | None = None, command: str = "", offline: bool = True
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str | None = None,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    command: str = "",
+    offline: bool = True,
 ) -> Path:
     """Train by the recipe and return the path of the checkpoint, `folder`/model.pt.
 
     `folder` also gets `log.jsonl` (one line a step, every loss apart), `report.html`, with adapters `adapter/` (peft's format), and, while
     training, `state.pt`. A run that was interrupted goes on from `state.pt` if the recipe is the same, and ends on the CPU with the same
-    bits. A finished run is not done again. Under a launcher every process calls this.
-    Raises InputError for wrong input, TrainingError when a loss or gradient is not finite or a file cannot be written.
+    bits. A finished run is not done again. `say` is told of both, a line each. Under a launcher every process calls this.
+    Raises InputError for wrong input and for damaged files of the run, TrainingError when a loss or gradient is not finite or a file
+    cannot be written.
     """
     engine = Engine(recipe, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with sole_writer(folder) if engine.main else contextlib.nullcontext():
-        return _train(recipe, folder, engine, progress, command, offline)
+        return _train(recipe, folder, engine, progress, say, command, offline)
 
 
-def _train(recipe: Recipe, folder: Path, engine: Engine, progress: Progress | None, command: str, offline: bool) -> Path:
+def _train(
+    recipe: Recipe, folder: Path, engine: Engine, progress: Progress | None, say: Callable[[str], None], command: str, offline: bool
+) -> Path:
     device = engine.device
     finished, state_path, log_path, good_path = (folder / name for name in ("model.pt", "state.pt", "log.jsonl", "within_limits.pt"))
-    _claim(folder, recipe, engine.main)
+    marked = run_folder.is_marked(folder, recipe)
     if finished.is_file():
         engine.wait()
+        say(f"{_description(finished)}; nothing was trained. To train anew, remove {folder} or choose another output folder")
         _finish(folder, engine)
         return finished
+    state = run_folder.read_state(state_path, recipe) if state_path.is_file() else None
+    if state is not None and state["counts"][-1]:
+        run_folder.read_within_limits(good_path)  # it may be needed at the end, which is late to learn that it is damaged
+    log_before = run_folder.read_log(log_path)
     engine.wait()
+    if engine.main and not marked:
+        run_folder.mark(folder, recipe)
 
     torch.manual_seed(recipe.seed)
     streams = [Stream(source, recipe.prompt_template) for source in recipe.sources]
@@ -363,6 +340,7 @@ def _train(recipe: Recipe, folder: Path, engine: Engine, progress: Progress | No
     inner = Forward(model, align_layer)
     trained = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
     trained |= {name for name in inner.state_dict() if not recipe.lora_rank}  # tied weights have a second name
+    shapes = {name: tensor.shape for name, tensor in inner.state_dict().items() if name in trained}
     optimizers = build_optimizers(model, matcher, recipe)
     own = optimizers[-1:] if matcher is not None else []  # of the matcher, which every process holds whole
     flops_a_token, flops_a_scored_token = flops_per_token(model, recipe)
@@ -376,24 +354,38 @@ def _train(recipe: Recipe, folder: Path, engine: Engine, progress: Progress | No
     kept_step, stopped = 0, None
     start: validation.Measured | None = None
     last: dict[str, Any] = {}
-    if state_path.is_file():
-        state = torch.load(state_path, weights_only=True, map_location="cpu" if engine.sharded else device)
-        if state.get("version") != STATE_VERSION:
-            raise InputError(f"{state_path} is of another version of this trainer; finish with that, or remove the folder")
-        engine.restore(forward, of_model, state)
-        if matcher is not None:
-            matcher.load_state_dict(state["matcher"])
-            own[0].load_state_dict(state["matcher_optimizer"])
+    if state is not None:
         done, tokens, samples_seen, truncated, seconds, validating, flops, kept_step = state["counts"]
-        start = validation.Measured(*(tensor.numpy() for tensor in state["start"])) if state["start"] is not None else None
-    if engine.main:
-        _keep_log(log_path, done)
+        run_folder.check_tensors(state_path, state["model"], shapes)
+        try:
+            engine.restore(forward, of_model, state)
+            if matcher is not None:
+                matcher.load_state_dict(state["matcher"])
+                own[0].load_state_dict(state["matcher_optimizer"])
+            if state["start"] is not None:
+                start = validation.Measured(*(tensor.numpy() for tensor in state["start"]))
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:  # whatever load_state_dict makes of it
+            raise run_folder.damaged(state_path, error) from None
+        for optimizer in [*of_model, *own]:
+            run_folder.check_moments(state_path, optimizer.state)
+        say(f"going on from step {done} of {order.steps}")
+        state = None  # as large as the model and its optimizer
+    elif log_before:
+        say(f"no step of the run in {folder} was saved; beginning again at the first of {order.steps}")
+    log_before = [entry for entry in log_before if entry["step"] <= done] if done else []
+    if (kept := sum(entry["step"] > 0 for entry in log_before)) < done:
+        say(f"{log_path} has the lines of {kept} of these steps; the others are lost")
+    if engine.main and log_path.is_file():
+        atomic_write(log_path, "".join(json.dumps(entry) + "\n" for entry in log_before))
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter() - seconds - validating
 
     def save_state() -> None:
         state = {
-            "version": STATE_VERSION,
+            "version": run_folder.STATE_VERSION,
+            "recipe": run_folder.recipe_hash(recipe),
             "model": engine.model_state(forward, trained),
             "optimizers": engine.optimizer_states(forward, of_model),
             "matcher": matcher.state_dict() if matcher is not None else None,
@@ -482,14 +474,14 @@ def _train(recipe: Recipe, folder: Path, engine: Engine, progress: Progress | No
             "weights of the alignment losses, or measure more often (eval_every)"
         )
     if stopped is not None:
-        good = torch.load(good_path, weights_only=True, map_location=device)
+        good = run_folder.read_within_limits(good_path)
         kept_step = good["step"]
         inner.load_state_dict(good["model"], strict=False)
         if matcher is not None:
             matcher.load_state_dict(good["matcher"])
 
-    if not last:  # resumed after its last step
-        last = _log_lines(log_path)[-1]
+    if not last and log_before:  # resumed after its last step
+        last = log_before[-1]
     stage = {
         "stage": recipe.stage,
         "steps": done,
@@ -547,6 +539,15 @@ def _train(recipe: Recipe, folder: Path, engine: Engine, progress: Progress | No
     return finished
 
 
+def _description(finished: Path) -> str:
+    """What a finished run's checkpoint is. Raises InputError where it is damaged."""
+    from alignx_eval.checkpoint import _read_pt
+
+    content = _read_pt(finished)
+    stages = content["provenance"].get("stages") or [{}]
+    return f"{finished} is there: {content['stage']}, step {content['step']}, finished {stages[-1].get('finished')}"
+
+
 def _finish(folder: Path, engine: Engine) -> None:
     """What comes after `model.pt`: the report, and away with what was for going on."""
     if engine.main:
@@ -568,6 +569,7 @@ def _save_adapter(adapted: Any, folder: Path) -> None:
     try:
         shutil.rmtree(part, ignore_errors=True)
         adapted.save_pretrained(part, save_embedding_layers=False)  # they are frozen; "auto" would ask the hub
+        follow_umask(part)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
