@@ -6,7 +6,6 @@ import csv
 import json
 import logging
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -134,46 +133,6 @@ def test_train_command_has_the_same_exit_codes(monkeypatch, capsys):
             cli.main()
         captured = capsys.readouterr()
         assert stopped.value.code == code and "Traceback" not in captured.err and "unexpected" not in captured.err
-
-
-def test_S13_bad_inputs_end_in_one_line_and_exit_2(place, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-    ran: list[int] = []
-
-    class Payload:
-        def __reduce__(self):
-            return (ran.append, (1,))
-
-    (tmp_path / "model.pkl").write_bytes(pickle.dumps([Payload()]))
-    (tmp_path / "half.pt").write_bytes((place / "a.pt").read_bytes()[:60_000])
-    (tmp_path / "photo.pt").write_bytes(b"\x89PNG\r\n\x1a\n")
-    uneven = write_corpus(tmp_path / "uneven", {**LINES, "deu_Latn": LINES["deu_Latn"][:-1]})
-    empty = write_corpus(tmp_path / "empty", {code: [] for code in LINES})
-    (tmp_path / "nothing").mkdir()
-    (tmp_path / "bad.yaml").write_text("suits: [layers]\n")
-    common = ("--corpus", "text", "--suites", "language_modelling")
-    for arguments, parts in (
-        (("a.pt", "nowhere.pt", *common), ["nowhere.pt"]),
-        (("a.pt", tmp_path / "model.pkl", *common), ["model.pkl", "pickle"]),
-        (("a.pt", tmp_path / "half.pt", *common), ["half.pt"]),
-        (("a.pt", tmp_path / "photo.pt", *common), ["photo.pt"]),
-        (("a.pt", "b.pt", *common, "--languages", "klingon"), ["klingon"]),
-        (("a.pt", "b.pt", *common, "--languages", "swh_Latn"), ["swh_Latn"]),
-        (("a.pt", "b.pt", *common[2:], "--corpus", uneven), ["uneven", "deu_Latn", "11", "12"]),
-        (("a.pt", "b.pt", *common[2:], "--corpus", empty), ["empty"]),
-        (("a.pt", "b.pt", *common[2:], "--corpus", tmp_path / "nothing"), ["nothing"]),
-        (("a.pt", "b.pt", *common[2:], "--corpus", "nosuch"), ["nosuch", "interface", "udhr"]),
-        (("a.pt", "b.pt", *common[:2], "--suites", "layer"), ["layer", "language_id"]),
-        (("a.pt", "b.pt", *common, "--pooling", "max"), ["max", "mean"]),
-        (("a.pt", "b.pt", *common, "--template", "chatml"), ["chatml", "plain"]),
-        (("a.pt", "b.pt", *common, "-o", "report.pdf"), ["report.pdf", ".html"]),
-        (("a.pt", "b.pt", *common, "--config", tmp_path / "bad.yaml"), ["suits", "suites"]),
-        (("a.pt", "b.pt", *common, "--out", place / "text"), ["text", "run directory"]),
-        (("bundled:nonsense", "b.pt", *common), ["bundled:base"]),
-    ):
-        assert_one_line(call(monkeypatch, capsys, "compare", *arguments), 2, *parts)
-    assert not ran, "a pickle was run"
-    assert not (place / "alignx-runs").exists(), "a refused input leaves nothing behind"
 
 
 def test_missing_from_the_hub_cache_is_6(place, monkeypatch, capsys, tmp_path):

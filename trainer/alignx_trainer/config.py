@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -156,10 +157,11 @@ def both_given(recipe: dict[str, Any], one: str, other: str) -> bool:
 
 
 def _checked(cls: type, given: dict[str, Any], where: str) -> dict[str, Any]:
-    known = {entry.name for entry in fields(cls)}
-    unknown = sorted(set(given) - known)
+    known = [entry.name for entry in fields(cls)]
+    unknown = [key for key in given if key not in known]
     if unknown:
-        raise InputError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        near = difflib.get_close_matches(str(unknown[0]), known, 1)
+        raise InputError(f"{where}: unknown key {unknown[0]!r}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"))
     return given
 
 
