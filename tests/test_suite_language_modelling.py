@@ -313,6 +313,7 @@ def test_a_text_without_any_token_has_no_bits_per_byte(corpus):
     mean = rows["bits_per_byte/-/-/-"]
     assert mean.value is None and "zho_Hans" in mean.reason and "eng_Latn" not in mean.reason
     assert rows["bits_per_byte/-/eng_Latn/-"].value > 0
+    assert not found.warnings  # what is undefined is no bound
 
 
 def test_rows_items_and_intervals(corpus):

@@ -97,7 +97,7 @@ def run(
     for code in corpus.languages:
         result.rows += _language_rows(checkpoint.name, code, corpus, costs[code], result.items)
     result.rows.append(_summary_row(checkpoint.name, corpus, costs, result.items))
-    if named := unknown_languages(costs):
+    if named := unknown_languages({code: own for code, own in costs.items() if not _nothing_to_score(own)}):
         result.warnings.append(
             "the tokenizer does not know all of the text, and an unknown token costs once whatever it stands for: bits per byte is a lower "
             f"bound, and not judged, in {', '.join(named.values())}."
