@@ -254,8 +254,13 @@ def _unknown_ids(tokenizer: Any) -> set[int]:
     """Ids of the unknown token: the tokenizer's, and the one that the model of a fast tokenizer writes, which need not be declared."""
     found = {tokenizer.unk_token_id}
     if tokenizer.is_fast:
-        model = json.loads(tokenizer.backend_tokenizer.model.__getstate__())
-        found |= {model.get("unk_id"), tokenizer.backend_tokenizer.token_to_id(model.get("unk_token") or "")}
+        from tokenizers.models import Unigram
+
+        model = tokenizer.backend_tokenizer.model
+        if isinstance(model, Unigram):
+            found.add(json.loads(model.__getstate__())["unk_id"])  # which it does not show otherwise
+        else:
+            found.add(tokenizer.backend_tokenizer.token_to_id(getattr(model, "unk_token", None) or ""))
     return found - {None}
 
 
