@@ -40,8 +40,8 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the suites may be told. `limit` caps the documents of each task. `tasks` None stands for our own task in the `languages` asked
-    for, or in all of its languages where none were named (or none of them has it)."""
+    """What the suites may be told. `limit` caps the documents of each task; `window` is that of bits per byte, in tokens. `tasks` None
+    stands for our own task in the `languages` asked for, or in all of its languages where none were named (or none of them has it)."""
 
     languages: tuple[str, ...] | None = None
     pooling: Pooling = "mean"
@@ -49,6 +49,7 @@ class Options:
     template: str = "plain"
     tasks: tuple[str, ...] | None = None
     limit: int | None = None
+    window: int = 512
     cache_dir: str | None = None
     samples: bool = True
 
@@ -73,7 +74,7 @@ def check(checkpoint: Checkpoint, corpus: ParallelCorpus, suites: Sequence[str],
         elif suite == "language_id":
             language_id.check(checkpoint, corpus)
         elif suite == "language_modelling":
-            language_modelling.check(checkpoint, corpus)
+            language_modelling.check(checkpoint, corpus, window=options.window)
         elif suite == "translation":
             translation.check(checkpoint, corpus, template=options.template)
         else:
@@ -168,6 +169,8 @@ def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus
     }
     if suite in ("layers", "language_id"):
         relevant |= {"pooling": options.pooling, "seed": options.seed}
+    if suite == "language_modelling":
+        relevant |= {"window": options.window}
     if suite == "translation":
         relevant |= {"template": options.template}
     return relevant
@@ -188,7 +191,7 @@ def _measure(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus, options
     if suite == "language_modelling":
         from alignx_eval.suites import language_modelling
 
-        return language_modelling.run(checkpoint, corpus, progress=progress)
+        return language_modelling.run(checkpoint, corpus, window=options.window, progress=progress)
     if suite == "translation":
         from alignx_eval.suites import translation
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignx_eval.results import Items, SuiteResult
-from alignx_eval.statistics.clustered import Estimate, clustered_mean, clustered_ratio_difference, t_test
+from alignx_eval.statistics.clustered import Estimate, clustered_mean_difference, clustered_ratio_difference, t_test
 from alignx_eval.statistics.corpus_metrics import bleu_from_statistics, chrf_from_statistics
 from alignx_eval.statistics.jackknife import jackknife, leave_one_out
 from alignx_eval.statistics.pairing import cluster_codes, cluster_sums
@@ -86,7 +86,7 @@ class PairedItems:
         others."""
         base, candidate = (np.asarray(side.values, dtype=np.float64) for side in (self.base, self.candidate))
         if self.kind == "mean":
-            return clustered_mean(candidate - base, self.clusters)
+            return clustered_mean_difference(base, candidate, self.clusters)
         if self.kind == "ratio":
             return clustered_ratio_difference(base, candidate, self.clusters)
         if self.kind == "peak":

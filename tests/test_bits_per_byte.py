@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from alignx_eval.measures.bits_per_byte import bits_per_byte, token_bits, utf8_bytes
+from alignx_eval.measures.bits_per_byte import bits_per_byte, bytes_not_in, token_bits, unknown_bytes, utf8_bytes
 
 
 def test_uniform_logits_cost_log2_of_the_vocabulary():
@@ -36,3 +36,20 @@ def test_ratio_of_sums_not_mean_of_ratios():
 def test_bytes_are_utf8_bytes():
     assert [utf8_bytes(text) for text in ("", "abc", "é", "中文", "ไทย", "😀")] == [0, 3, 2, 6, 9, 4]
     assert utf8_bytes("\ud800") == 3
+
+
+def test_unknown_bytes_by_offsets():
+    text = "a 中文\u200c ж"
+    known = [(0, 1), (1, 2)]
+    assert unknown_bytes(text, [*known, (2, 4), (5, 6), (6, 7)], [False, False, True, False, False]) == 6
+    assert unknown_bytes(text, [*known, (2, 3), (3, 4), (5, 6), (6, 7)], [False, False, True, True, False, True]) == 8
+    # The mark before a word may claim its first character, which is unknown all the same.
+    assert unknown_bytes(text, [*known, (2, 3), (2, 4), (6, 7)], [False, False, False, True, False]) == 6
+    assert unknown_bytes(text, known, [False, False]) == 8  # no token at all; a space and a joiner without one are left out on purpose
+    assert unknown_bytes("", [], []) == 0
+
+
+def test_unknown_bytes_without_offsets():
+    assert bytes_not_in("ab, ＡＢ ﬁ É", "AB ab fi é ,") == 0
+    assert bytes_not_in("中文中", "文 x") == 6
+    assert bytes_not_in("", "x") == bytes_not_in(" \n", "") == 0

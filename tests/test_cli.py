@@ -240,6 +240,36 @@ def test_changed_options_and_changed_checkpoints_are_measured_again(place, tmp_p
     assert "was done before" not in call(monkeypatch, capsys, *arguments, "--limit", "5")[2]
 
 
+def test_the_window_of_bits_per_byte_is_an_option_and_part_of_the_result(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    common = ("--corpus", "text", "--suites", "language_modelling", "--quiet")
+    assert call(monkeypatch, capsys, "run", "a.pt", *common, "--window", "1", "--out", tmp_path / "none")[0] == 2
+    for window in ("4", "8"):
+        assert call(monkeypatch, capsys, "run", "a.pt", *common, "--window", window, "--out", tmp_path / window)[0] == 0
+    fingerprint = RunDirectory.read(tmp_path / "4").results("a")["language_modelling"].fingerprint
+    assert fingerprint["window"] == 4
+    assert RunDirectory.read(tmp_path / "4").manifest["options"]["window"] == 4
+    code, _, err = call(monkeypatch, capsys, "compare", tmp_path / "4", tmp_path / "8", "--quiet", "--out", tmp_path / "both")
+    assert code == 5 and "window" in err
+    # Whoever measures beside a run does it in the run's window.
+    assert call(monkeypatch, capsys, "compare", tmp_path / "4", "b.pt", "--quiet", "--out", tmp_path / "like")[0] == 0
+
+
+def test_a_context_that_is_too_short_is_refused_by_language(place, tmp_path, monkeypatch, capsys):
+    from alignx_eval.checkpoint import write_checkpoint
+
+    write_checkpoint(
+        tmp_path / "short.pt", model=tiny_model(max_position_embeddings=16), tokenizer=tiny_tokenizer(), stage="pretrain", step=1,
+        prompt_template="plain", heads=None, recipe={}, provenance={},
+    )  # fmt: skip
+    corpus = write_corpus(tmp_path / "text", {"eng_Latn": ["on"] * 11 + ["The door " * 20], "deu_Latn": ["an"] * 12})
+    command = ("run", tmp_path / "short.pt", "--corpus", corpus, "--suites", "language_modelling", "--quiet", "--out", tmp_path / "run")
+    result = call(monkeypatch, capsys, *command)
+    assert_one_line(result, 2, "short has a context of 16 tokens", "eng_Latn (1 line)", "--languages", "--window 16")
+    assert "deu_Latn" not in result[2]
+    assert call(monkeypatch, capsys, *command, "--window", "16")[0] == 0
+
+
 def test_S10_a_suite_without_rows_is_an_error_not_an_empty_result(place, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(place)
     monkeypatch.setattr("alignx_eval.suites.language_modelling.run", lambda *_, **__: SuiteResult("language_modelling", []))
@@ -261,6 +291,8 @@ def test_config_file_and_command_line(place, tmp_path, monkeypatch, capsys):
         "limit: many\n",
         "limit: true\n",
         "limit: 0\n",
+        "window: 1\n",
+        "window: half\n",
         "samples: 3\n",
         "suites: 3\n",
         "suites: []\n",

@@ -118,6 +118,24 @@ def test_S9_compare_A_A():
         )
 
 
+def test_a_model_and_its_own_export_differ_by_exactly_nothing_unless_outcomes_are_counted():
+    random = np.random.default_rng(5)
+    entries = [
+        ("bits_per_byte", None, None, None, False, Items("mean", random.gamma(4.0, 0.5, LINES))),
+        ("cosine", "1", "deu_Latn", "eng_Latn", None, Items("mean", random.random(LINES))),
+        ("acc", None, "deu_Latn", None, True, Items("mean", (random.random(LINES) < 0.5).astype(float))),
+        ("off_target_rate", None, "eng_Latn", "deu_Latn", False, Items("ratio", np.column_stack([np.zeros(LINES), np.ones(LINES)]))),
+    ]
+    sides = {name: {"language_modelling": result("language_modelling", name, entries)} for name in ("model", "export")}
+    comparison = compare(sides, base="model", candidates=["export"])
+    for metric in ("bits_per_byte", "cosine"):
+        row = pick(comparison.rows, metric=metric)
+        assert (row.difference, row.se, row.ci_low, row.ci_high, row.p) == (0, 0, 0, 0, 1), row
+    for metric in ("acc", "off_target_rate"):  # nothing seen is not nothing there
+        row = pick(comparison.rows, metric=metric)
+        assert row.difference == 0 and row.ci_low == -row.ci_high < 0 and "pseudo-items" in row.method, row
+
+
 def test_findings_and_verdicts_of_a_real_difference():
     results = {
         "base": measured("base", 1),

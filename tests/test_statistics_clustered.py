@@ -7,6 +7,7 @@ from scipy import stats
 
 from alignx_eval.statistics.clustered import (
     clustered_mean,
+    clustered_mean_difference,
     clustered_ratio,
     clustered_ratio_difference,
     effective_clusters,
@@ -210,6 +211,23 @@ def test_outcomes_that_do_not_vary_or_cancel_within_clusters():
     assert clustered_mean(np.full(60, 0.5)).se == 0  # not outcomes: nothing is known about what they might have been
     judged = np.column_stack([np.zeros(60), np.ones(60)])
     assert clustered_ratio(judged).se == pytest.approx(2 / 60) and clustered_ratio_difference(judged, judged).se == pytest.approx(2 / 60)
+
+
+def test_differences_that_are_all_zero_are_no_outcomes_by_themselves():
+    clusters = [str(item // 3) for item in range(60)]
+    costs = np.random.default_rng(20).gamma(2.0, 1.0, 60)
+    same = clustered_mean_difference(costs, costs.copy(), clusters)
+    assert (same.value, same.se, same.ci_low, same.ci_high) == (0.0, 0.0, 0.0, 0.0)
+    # Costs that differ by whole numbers are no outcomes either.
+    shifted = clustered_mean_difference(costs, costs + np.resize([0.0, 1.0, -1.0], 60), clusters)
+    assert "pseudo-items" not in shifted.method
+    # Of outcomes none may have been seen: the interval says how much that leaves open.
+    for hits in (np.zeros(60), np.ones(60), np.resize([0.0, 1.0], 60)):
+        unchanged = clustered_mean_difference(hits, hits.copy(), clusters)
+        assert unchanged.value == 0 and unchanged.se == pytest.approx(2 * math.sqrt(3) / 60)
+    # And everything else is the mean of the differences.
+    other = np.random.default_rng(21).gamma(2.0, 1.0, 60)
+    assert clustered_mean_difference(costs, other, clusters) == clustered_mean(other - costs, clusters)
 
 
 @pytest.mark.parametrize("skewness", [0.0, 0.1, -0.3, 0.9])

@@ -1,6 +1,8 @@
 """The language-modelling suite against a sentence-by-sentence loop with the model's own loss."""
 
+import copy
 import math
+import string
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 import tiny_models
 
 from alignx_eval.corpora import load_corpus
+from alignx_eval.errors import InputError
 from alignx_eval.statistics.clustered import clustered_ratio
 from alignx_eval.suites import language_modelling
-from alignx_eval.suites.language_modelling import run, sentence_costs
+from alignx_eval.suites.language_modelling import check, rolling_windows, run, sentence_costs
 
 LANGUAGES = ["eng_Latn", "deu_Latn", "zho_Hans"]
 
@@ -42,8 +45,8 @@ def test_equals_a_naive_loop(family, corpus):
         0.0
     ]
     np.testing.assert_allclose(costs.bits, expected, rtol=2e-5, atol=1e-4)
-    assert costs.scored_bytes.tolist() == [len(text.encode()) for text in sentences]
-    assert not costs.truncated.any()
+    assert costs.bytes.tolist() == [len(text.encode()) for text in sentences]
+    assert not costs.unknown_bytes.any()
 
 
 def test_R10_batch_neighbours_and_the_size_of_pieces_change_nothing(corpus, monkeypatch):
@@ -103,21 +106,214 @@ def test_without_bos_and_eos_the_first_token_costs_log2_of_the_vocabulary(corpus
     assert sentence_costs(checkpoint.model, tokenizer, [text]).bits[0] == pytest.approx(expected, rel=1e-5)
 
 
-def test_R13_a_truncated_line_is_scored_over_the_bytes_that_were_scored():
-    checkpoint = tiny_models.checkpoint(positions=6)
-    text = "Größe: 中文字符 und mehr davon, viel mehr als in sechs Positionen passt"
-    encoded = checkpoint.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    costs = sentence_costs(checkpoint.model, checkpoint.tokenizer, [text, "ab"])
-    assert costs.truncated.tolist() == [True, False]
-    assert costs.tokens[0] == len(encoded["input_ids"])
-    assert costs.scored_bytes[0] == len(text[: encoded["offset_mapping"][5][1]].encode())
-    kept = tiny_models.checkpoint(positions=512)
+def text_of(tokenizer, tokens):
+    """A text of exactly `tokens` tokens."""
+
+    def count(text):
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    words = "Größe: 中文字符 und mehr davon, "
+    text = words * ((tokens - 1) // count(words))
+    while count(text) < tokens:
+        text += "Q"  # a token of its own
+    assert count(text) == tokens
+    return text
+
+
+def rolled_bits(model, tokenizer, text, window):
+    """The published rule, one token at a time in float64: the first `window` tokens see all tokens before them; then every block of
+    window - window // 2 tokens sees the window // 2 tokens before it. The start token stands in front of each."""
     import torch
 
-    ids = torch.tensor([[0, *encoded["input_ids"][:6]]])
-    with torch.inference_mode():
-        expected = float(kept.model(input_ids=ids, labels=ids).loss) * 6 / math.log(2)
-    assert costs.bits[0] == pytest.approx(expected, rel=1e-5)
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    double = copy.deepcopy(model).double()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    half, total = window // 2, 0.0
+    for place, token in enumerate(ids):
+        first_seen = 0 if place < window else window + (place - window) // (window - half) * (window - half) - half
+        seen = ([] if start is None else [start]) + ids[first_seen:place]
+        if not seen:
+            total += math.log2(model.config.vocab_size)
+            continue
+        with torch.inference_mode():
+            logits = double(input_ids=torch.tensor([seen])).logits[0, -1]
+        total -= float(logits.double().log_softmax(-1)[token]) / math.log(2)
+    return total
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("window", [2, 7, 16])
+def test_all_bytes_are_scored_in_rolling_windows(family, window):
+    checkpoint = tiny_models.checkpoint(family)
+    texts = [text_of(checkpoint.tokenizer, tokens) for tokens in (1, window, window + 1, window + window // 2 + 1, 5 * window + 3)]
+    costs = sentence_costs(checkpoint.model, checkpoint.tokenizer, texts, window=window)
+    assert costs.tokens.tolist() == [1, window, window + 1, window + window // 2 + 1, 5 * window + 3]
+    assert costs.bytes.tolist() == [len(text.encode()) for text in texts]
+    expected = [rolled_bits(checkpoint.model, checkpoint.tokenizer, text, window) for text in texts]
+    np.testing.assert_allclose(costs.bits, expected, rtol=2e-5)
+    # Neither neighbours, nor order, nor the size of the batch, nor padding.
+    for order, size in ((slice(None), 1), (slice(None, None, -1), 40), (slice(None, None, -1), 10_000)):
+        again = sentence_costs(checkpoint.model, checkpoint.tokenizer, texts[order], window=window, max_tokens_per_batch=size)
+        np.testing.assert_allclose(again.bits[order], costs.bits, rtol=1e-5)
+
+
+@pytest.mark.parametrize("names", [{"bos": False}, {"bos": False, "eos": False}])
+def test_rolling_windows_without_bos(names):
+    tokenizer = tiny_models.tokenizer(**names)
+    checkpoint = tiny_models.checkpoint(tokens=tokenizer)
+    texts = [text_of(tokenizer, tokens) for tokens in (1, 8, 9, 30)]
+    expected = [rolled_bits(checkpoint.model, tokenizer, text, 8) for text in texts]
+    np.testing.assert_allclose(sentence_costs(checkpoint.model, tokenizer, texts, window=8).bits, expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 5, 8, 9, 12, 13, 100])
+def test_every_token_is_scored_once_and_with_half_a_window_of_context(tokens):
+    windows = rolling_windows(tokens, 8)
+    assert [place for _, scored, end in windows for place in range(scored, end)] == list(range(tokens))
+    assert all(end - seen <= 8 for seen, _, end in windows)
+    assert all(scored - seen == 4 for seen, scored, _ in windows[1:])
+
+
+def test_R13_the_same_weights_give_the_same_number_whatever_their_context_or_are_refused(corpus):
+    long, short = tiny_models.checkpoint(name="long", positions=512), tiny_models.checkpoint(name="short", positions=128)
+    text = text_of(long.tokenizer, 300)
+    lengthy = replace(corpus, sentences=dict(corpus.sentences) | {"deu_Latn": (text, text, *corpus.sentences["deu_Latn"][2:])})
+    # Short lines fit both, and so does every line in a window that both have.
+    for sentences, window in ((corpus, 512), (lengthy, 128), (lengthy, 100)):
+        sides = [run(checkpoint, sentences, window=window).rows for checkpoint in (long, short)]
+        values = [[row.value for row in rows if row.metric == "bits_per_byte"] for rows in sides]
+        assert values[0] == pytest.approx(values[1], rel=1e-6) and len(values[0]) == len(LANGUAGES) + 1
+    assert run(long, lengthy).fingerprint["window"] == 512
+    for refused in (check, run):
+        with pytest.raises(InputError, match=r"short has a context of 128 tokens.* deu_Latn \(2 lines\).*--languages.*--window 128"):
+            refused(short, lengthy)
+    check(long, lengthy)
+    # A line that fits to the last position, and one token more; without a start token one more fits.
+    edge = {tokens: replace(corpus, sentences={"deu_Latn": (text_of(long.tokenizer, tokens),) * len(corpus)}) for tokens in (128, 129, 130)}
+    check(short, edge[128])
+    with pytest.raises(InputError, match="deu_Latn"):
+        check(short, edge[129])
+    bare = tiny_models.checkpoint(positions=128, tokens=tiny_models.tokenizer(bos=False, eos=False))
+    check(bare, edge[129])
+    with pytest.raises(InputError, match="deu_Latn"):
+        check(bare, edge[130])
+
+
+def test_a_model_that_names_no_context_has_no_limit(corpus):
+    checkpoint = tiny_models.checkpoint()
+    del checkpoint.model.config.max_position_embeddings
+    long = replace(corpus, sentences={"deu_Latn": (text_of(checkpoint.tokenizer, 700),) * len(corpus)})
+    check(checkpoint, long)
+    assert run(checkpoint, long).rows[0].value > 0
+    with pytest.raises(InputError, match="at least 2"):
+        check(checkpoint, long, window=1)
+
+
+LATIN = string.ascii_letters + string.digits + string.punctuation + "äöüßÄÖÜ"
+
+
+def latin_only(kind, *, declared=True):
+    """A fast tokenizer that knows Latin letters, one token each, and writes the unknown token for the rest."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special, letters = ["<s>", "</s>", "<pad>", "<unk>"], [*LATIN, "▁"]
+    vocabulary = {token: identity for identity, token in enumerate(dict.fromkeys(special + letters))}
+    if kind == "unigram":
+        tokens = Tokenizer(models.Unigram([(token, -1.0) for token in vocabulary], unk_id=3))
+    elif kind == "word pieces":
+        vocabulary |= {f"##{letter}": len(vocabulary) + number for number, letter in enumerate(letters)}
+        tokens = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
+    elif kind == "dropped":
+        tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    elif kind == "bytes":
+        vocabulary |= {f"<0x{byte:02X}>": len(vocabulary) + byte for byte in range(256)}
+        tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    else:
+        tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=kind == "merged"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace() if kind == "word pieces" else pre_tokenizers.Metaspace()
+    tokens.decoder = decoders.Metaspace()
+    names = {"unk_token": "<unk>"} if declared else {}
+    return PreTrainedTokenizerFast(tokenizer_object=tokens, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **names)
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("kind", ["merged", "one by one", "unigram"])
+def test_the_bytes_of_unknown_tokens_are_known(kind, declared):
+    tokenizer = latin_only(kind, declared=declared)
+    texts = ["Latin only, äöü", "中文", "ab 中文字 cd, ж", "中 a", "", " "]
+    costs = sentence_costs(tiny_models.model(), tokenizer, texts)
+    assert costs.unknown_bytes.tolist() == [0, 6, 11, 3, 0, 0]
+    assert costs.unknown_share() == pytest.approx(20 / sum(len(text.encode()) for text in texts))
+
+
+def test_unknown_bytes_of_other_tokenizers(tmp_path):
+    from transformers import ByT5Tokenizer
+    from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
+
+    def unknown(tokenizer, texts):
+        return sentence_costs(tiny_models.model(), tokenizer, texts).unknown_bytes.tolist()
+
+    # A word with one unknown letter is unknown as a whole; the spaces between words are left out on purpose.
+    assert unknown(latin_only("word pieces"), ["ab cd", "abж cd", "中文 ab"]) == [0, 4, 6]
+    # Where characters without a token are dropped in silence, no token stands for them (the mark of a word claims its first character).
+    assert unknown(latin_only("dropped"), ["ab cd", "中文字", "ab 文字字字字"]) == [0, 6, 15]
+    # Of bytes everything is known.
+    everything = ["中文字, ж😀", "ab", "e\u0301 क्षि \u200c"]
+    assert unknown(latin_only("bytes"), everything) == unknown(tiny_models.tokenizer(), everything) == [0, 0, 0]
+    assert unknown(ByT5Tokenizer(), everything) == [0, 0, 0]
+    # Without offsets: by the characters that the known tokens do not give back.
+    words = tmp_path / "vocab.txt"
+    words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "ab", "##c", "cd", ","]))
+    slow = BertTokenizerLegacy(str(words))
+    assert not slow.is_fast
+    assert unknown(slow, ["ab, cd abc", "ab 中文 cd", "abж, ＡＢ ab", "AB"]) == [0, 6, 10, 0]
+
+
+def test_where_the_tokenizer_does_not_know_the_text_bits_per_byte_decides_nothing(corpus):
+    from alignx_eval.comparison import compare
+
+    base = run(tiny_models.checkpoint(name="base"), corpus)
+    assert not base.warnings and all(row.unjudged is None for row in base.rows)
+    found = run(tiny_models.checkpoint(name="latin", tokens=latin_only("merged")), corpus)
+    rows = {row.key.removeprefix("language_modelling/"): row for row in found.rows}
+    chinese = rows["bits_per_byte/-/zho_Hans/-"]
+    share = rows["unknown_rate/-/zho_Hans/-"]
+    lines = corpus.sentences["zho_Hans"]
+    # All but the full stops and digits of the lines; commas, letters and spaces are ASCII there or unknown as well.
+    unknown = sum(len(character.encode()) for line in lines for character in line if character not in LATIN + " ")
+    assert share.value == pytest.approx(unknown / sum(len(line.encode()) for line in lines)) and share.higher_is_better is None
+    assert "lower bound" in chinese.unjudged and chinese.value < base.rows[8].value
+    assert rows["unknown_rate/-/eng_Latn/-"].value == 0 and rows["bits_per_byte/-/eng_Latn/-"].unjudged is None
+    assert "zho_Hans" in rows["bits_per_byte/-/-/-"].unjudged
+    (warning,) = found.warnings
+    assert f"zho_Hans ({100 * share.value:.3g} % of the bytes)" in warning and "eng_Latn" not in warning
+    sides = {"base": {"language_modelling": base}, "latin": {"language_modelling": found}}
+    comparison = compare(sides, base="base", candidates=["latin"])
+    assert comparison.warnings[0] == f"latin: {warning}"
+    for row in comparison.rows:
+        if row.metric == "bits_per_byte" and row.language != "eng_Latn" and row.language != "deu_Latn":
+            assert row.verdict == "insufficient-data" and row.se is None and "lower bound" in row.reason, row
+
+
+def test_a_text_without_any_token_has_no_bits_per_byte(corpus):
+    # All that this tokenizer does not know is dropped: nothing is left of Chinese.
+    tokenizer = latin_only("dropped")
+    only = replace(corpus, sentences={"eng_Latn": corpus.sentences["eng_Latn"], "zho_Hans": ("中文",) * len(corpus)})
+    assert tokenizer("\n中文", add_special_tokens=False)["input_ids"] != []  # the mark of a word; so without the marks:
+    from tokenizers import pre_tokenizers
+
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    found = run(tiny_models.checkpoint(tokens=tokenizer), only)
+    rows = {row.key.removeprefix("language_modelling/"): row for row in found.rows}
+    for metric in ("bits_per_byte", "tokens_per_character"):
+        row = rows[f"{metric}/-/zho_Hans/-"]
+        assert row.value is None and row.reason == "the tokenizer gives no token for these lines"
+    assert rows["unknown_rate/-/zho_Hans/-"].value == 1
+    mean = rows["bits_per_byte/-/-/-"]
+    assert mean.value is None and "zho_Hans" in mean.reason and "eng_Latn" not in mean.reason
+    assert rows["bits_per_byte/-/eng_Latn/-"].value > 0
+    assert not found.warnings  # what is undefined is no bound
 
 
 def test_rows_items_and_intervals(corpus):
@@ -137,7 +333,7 @@ def test_rows_items_and_intervals(corpus):
     lines = corpus.sentences["deu_Latn"]
     tokens = sum(len(tiny_models.tokenizer()(line, add_special_tokens=False)["input_ids"]) for line in lines)
     assert german.value == pytest.approx(tokens / sum(map(len, lines)))
-    assert rows["language_modelling/truncated_rate/-/deu_Latn/-"].value == 0
+    assert rows["language_modelling/unknown_rate/-/deu_Latn/-"].value == 0
 
 
 def test_the_mean_over_languages_is_that_of_the_rows_and_its_error_that_of_the_jackknife(corpus):

@@ -16,6 +16,7 @@ import re
 import resource
 import shutil
 import signal
+import string
 import subprocess
 import sys
 import tempfile
@@ -1051,6 +1052,68 @@ def test_what_counts_as_over_alignment(place: Path):
     assert stopped(language_identity=np.ones(12)) is None
     free = dataclasses.replace(recipe, stop_bits_per_byte=None, stop_language_identity=None)
     assert over_aligned(start, dataclasses.replace(start, bits_per_byte=noise + 99), corpus, free) is None
+
+
+@pytest.fixture(scope="module")
+def latin(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Fields of a recipe that starts from a model whose tokenizer has letters only, and is measured on text in other scripts too."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    names = ["<s>", "</s>", "<pad>", "<unk>", "▁", *string.printable.strip()]
+    tokens = Tokenizer(models.BPE({name: place for place, name in enumerate(names)}, [], unk_token="<unk>", fuse_unk=True))
+    tokens.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokens, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**MODEL, vocab_size=len(names), max_position_embeddings=64))
+    folder = tmp_path_factory.mktemp("latin")
+    write_and_open(folder / "model.pt", model, tokenizer)
+    held_out = folder / "held_out"
+    shutil.copytree(place / "held_out", held_out)
+    (held_out / "zho_Hans.txt").write_text("".join(f"中文{chr(0x4E00 + line)}\n" for line in range(12)), encoding="utf-8")
+    (held_out / "rus_Cyrl.txt").write_text("".join(f"ещё {chr(0x0430 + line)}\n" for line in range(12)), encoding="utf-8")
+    return {"init": str(folder / "model.pt"), "model": {}, "eval_path": str(held_out), "steps": 4}
+
+
+def test_text_that_the_tokenizer_does_not_know_has_no_part_in_bits_per_byte_and_its_limit(
+    place: Path, latin: dict[str, Any], tmp_path: Path, capsys
+):
+    recipe = validated(place, **latin, stop_bits_per_byte=9.0)
+    run = train(recipe, tmp_path / "run", device="cpu").parent
+    first, *others = [entry["validation"] for entry in read_log(run) if "validation" in entry]
+    for entry in (first, *others):
+        assert set(entry["languages"]) == {"eng_Latn", "deu_Latn", "rus_Cyrl", "zho_Hans"}
+    assert re.search(r"does not know the text of rus_Cyrl \([\d.]+ % of the bytes\), zho_Hans \(100 % of the bytes\)", first["note"])
+    assert capsys.readouterr().err.count(first["note"]) == 1 and not any("note" in entry for entry in others)
+    assert first["note"] in (run / "report.html").read_text(encoding="utf-8")
+    checkpoint = open_checkpoint(str(run / "model.pt"))
+    checkpoint.model.set_attn_implementation("eager")
+    rows = language_modelling.run(checkpoint, load_corpus(latin["eval_path"], split="test"), window=64).rows
+    known = [row.value for row in rows if row.metric == "bits_per_byte" and row.language and row.unjudged is None]
+    assert len(known) == 2 and others[-1]["bits_per_byte"]["value"] == pytest.approx(np.mean(known), abs=1e-5)
+
+
+def test_bits_per_byte_of_text_that_is_all_unknown_are_no_number_and_no_limit(place: Path, latin: dict[str, Any], tmp_path: Path):
+    recipe = validated(place, **latin, eval_languages=("rus_Cyrl", "zho_Hans"))
+    run = train(recipe, tmp_path / "run", device="cpu").parent
+    found = [entry["validation"] for entry in read_log(run) if "validation" in entry]
+    assert len(found) == 3 and all("bits_per_byte" not in entry and "precision_at_1" in entry for entry in found)
+    with pytest.raises(InputError, match=r"stop_bits_per_byte: .*does not know .*rus_Cyrl.*zho_Hans"):
+        train(dataclasses.replace(recipe, stop_bits_per_byte=0.1), tmp_path / "limited", device="cpu")
+
+
+def test_validation_reads_in_windows_of_the_model_s_context(place: Path, latin: dict[str, Any], tmp_path: Path):
+    held_out = write_text(tmp_path / "long", [f"{number} the house " * (1 if number > 1 else 9) for number in range(12)])
+    run = train(validated(place, **(latin | {"eval_path": str(held_out)})), tmp_path / "run", device="cpu").parent
+    checkpoint = open_checkpoint(str(run / "model.pt"))
+    checkpoint.model.set_attn_implementation("eager")
+    corpus = load_corpus(str(held_out), split="test")
+    with pytest.raises(InputError, match="context of 64 tokens"):
+        language_modelling.run(checkpoint, corpus)
+    (row,) = [row for row in language_modelling.run(checkpoint, corpus, window=64).rows if row.language is None]
+    assert read_log(run)[-1]["validation"]["bits_per_byte"]["value"] == pytest.approx(row.value, abs=1e-5)
 
 
 def test_over_alignment_by_the_first_measurement_writes_nothing(place: Path, taught: str, tmp_path: Path, monkeypatch, capsys):

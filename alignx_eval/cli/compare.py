@@ -10,7 +10,7 @@ import typer
 from alignx_eval.cli import options as opt
 
 # Options that decide how a checkpoint is measured, and mean nothing for results that are there already.
-MEASURING = ("corpus", "split", "languages", "limit", "tasks", "template", "pooling", "device", "dtype")
+MEASURING = ("corpus", "split", "languages", "limit", "tasks", "template", "pooling", "window", "device", "dtype")
 
 
 def compare(
@@ -43,6 +43,7 @@ def compare(
     tasks: opt.TasksOption = None,
     template: opt.TemplateOption = None,
     pooling: opt.PoolingOption = None,
+    window: opt.WindowOption = None,
     seed: opt.SeedOption = None,
     device: opt.DeviceOption = None,
     dtype: opt.DtypeOption = None,

@@ -190,6 +190,7 @@ def measure(
                 languages=settings.languages,
                 pooling=cast("Pooling", settings.pooling),
                 seed=settings.seed,
+                window=settings.window,
                 template=plan.template,
                 tasks=settings.tasks,
                 limit=settings.limit,

@@ -42,6 +42,12 @@ LimitOption = Annotated[
 PoolingOption = Annotated[
     str | None, typer.Option("--pooling", help="How token states become a sentence vector: mean, last or weighted. [default: mean]")
 ]
+WindowOption = Annotated[
+    int | None,
+    typer.Option(
+        "--window", metavar="N", min=2, help="Tokens that a model sees at a time for bits per byte; longer lines roll. [default: 512]"
+    ),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of probes, permutations and resampling. [default: 0]")]
 DeviceOption = Annotated[
     str | None,
@@ -120,6 +126,7 @@ class Settings:
     languages: tuple[str, ...] | None = None
     limit: int | None = None
     pooling: str = "mean"
+    window: int = 512
     seed: int = 0
     device: str | None = None
     dtype: str | None = None
@@ -141,13 +148,13 @@ class Settings:
 
     def measuring(self) -> dict[str, Any]:
         """The options that decide what is measured, as they go into the manifest."""
-        names = ("suites", "corpus", "split", "languages", "limit", "pooling", "seed", "tasks", "template")
+        names = ("suites", "corpus", "split", "languages", "limit", "pooling", "window", "seed", "tasks", "template")
         return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
 
 
 LISTS = ("suites", "languages", "tasks", "output", "allow_mismatch")
 SWITCHES = ("offline", "samples", "quiet", "gate", "strict", "series", "annotations")
-TYPES: dict[str, type] = {"limit": int, "seed": int} | dict.fromkeys(SWITCHES, bool)
+TYPES: dict[str, type] = {"limit": int, "window": int, "seed": int} | dict.fromkeys(SWITCHES, bool)
 
 
 def settings_from(given: Mapping[str, Any], config: Path | None, inherited: Mapping[str, Any] | None = None) -> Settings:
@@ -202,6 +209,8 @@ def _checked(name: str, value: Any) -> Any:
         raise InputError(f"option {name}: {'true or false' if wanted is bool else 'a whole number'} is needed, not {value!r}")
     if name == "limit" and isinstance(value, int) and value < 1:
         raise InputError(f"option limit: at least 1 is needed, not {value}")
+    if name == "window" and isinstance(value, int) and value < 2:
+        raise InputError(f"option window: at least 2 is needed, not {value}")
     return value
 
 

@@ -23,6 +23,7 @@ def run(
     tasks: opt.TasksOption = None,
     template: opt.TemplateOption = None,
     pooling: opt.PoolingOption = None,
+    window: opt.WindowOption = None,
     seed: opt.SeedOption = None,
     device: opt.DeviceOption = None,
     dtype: opt.DtypeOption = None,

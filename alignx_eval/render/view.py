@@ -98,7 +98,7 @@ METRICS = {
     "bits_per_byte": ("bits per byte", "negative log2 likelihood per UTF-8 byte; comparable between tokenizers"),
     "tokens_per_character": ("tokens per character", "a property of the tokenizer"),
     "tokens_per_word": ("tokens per word", "words between spaces; a property of the tokenizer"),
-    "truncated_rate": ("truncated lines", "share of lines longer than the model's context"),
+    "unknown_rate": ("unknown bytes", "share of the bytes that the tokenizer's unknown token, or no token, stands for"),
     "bleu": ("BLEU", "with the sacreBLEU tokenizer that the target language asks for"),
     "chrf++": ("chrF++", "character 6-gram and word 2-gram F-score"),
     "off_target_rate": ("off-target rate", "share of outputs that are empty or not in the language asked for"),

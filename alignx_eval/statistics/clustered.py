@@ -104,20 +104,40 @@ def skewness_of_sum(contributions: np.ndarray) -> float:
 def clustered_mean(values: np.ndarray, clusters: Sequence[str] | None = None, *, alpha: float = 0.05) -> Estimate:
     """Mean of `values` [n] with its cluster-robust standard error and interval.
 
-    For a paired difference pass candidate - base. Reference: Liang and Zeger 1986 with the correction G / (G - 1), i.e. ordinary least
-    squares on a constant with clustered covariance; with one item a cluster it is the usual s / sqrt(n). The degrees of freedom are
-    those of `effective_clusters`, less one; the ends of the interval heed skewness (`one_sided_p`).
+    Reference: Liang and Zeger 1986 with the correction G / (G - 1), i.e. ordinary least squares on a constant with clustered covariance;
+    with one item a cluster it is the usual s / sqrt(n). The degrees of freedom are those of `effective_clusters`, less one; the ends of
+    the interval heed skewness (`one_sided_p`).
 
-    Values that are all -1, 0 or 1 are outcomes or differences of outcomes: their variance is that with `PSEUDO_ITEMS` more items, half of
-    them each way, scaled by the design effect of the clusters (Agresti and Coull 1998; for paired proportions Agresti and Min 2005 and
-    Bonett and Price 2012). So a difference of which nothing was seen has an interval of about +- 4 / clusters instead of none.
+    Values that are all -1, 0 or 1 are outcomes: their variance is that with `PSEUDO_ITEMS` more items, half of them each way, scaled by
+    the design effect of the clusters (Agresti and Coull 1998). So a rate of which no event was seen has an interval of about 4 / clusters
+    instead of none.
 
     Assumes independent clusters; within a cluster anything goes. Fails: fewer than about 30 clusters with skewed values; values other than
-    outcomes that are all equal, where the standard error is 0 and says nothing.
+    outcomes that are all equal, where the standard error is 0 and says nothing. For a paired difference see `clustered_mean_difference`.
     """
     values = np.asarray(values, dtype=np.float64)
-    unit = float(np.isin(values, (-1, 0, 1)).all())
+    unit = float(_are_outcomes(values))
     return _linear_estimate(float(values.mean()), values - values.mean(), clusters, alpha, "mean, cluster-robust standard error", unit)
+
+
+def clustered_mean_difference(
+    base: np.ndarray, candidate: np.ndarray, clusters: Sequence[str] | None = None, *, alpha: float = 0.05
+) -> Estimate:
+    """Candidate's mean - base's mean over the same items ([n] each), paired by item. See `clustered_mean`.
+
+    The pseudo-items of outcomes (for paired proportions Agresti and Min 2005; Bonett and Price 2012) are added where the items of both
+    sides are outcomes. The differences alone do not tell: those of a model to itself are all 0, whatever was measured, and for anything
+    but outcomes the standard error is then 0.
+    """
+    sides = [np.asarray(side, dtype=np.float64) for side in (base, candidate)]
+    values = sides[1] - sides[0]
+    unit = float(all(_are_outcomes(side) for side in sides))
+    method = "mean, cluster-robust standard error"
+    return _linear_estimate(float(values.mean()), values - values.mean(), clusters, alpha, method, unit)
+
+
+def _are_outcomes(values: np.ndarray) -> bool:
+    return bool(np.isin(values, (-1, 0, 1)).all())
 
 
 def clustered_ratio(values: np.ndarray, clusters: Sequence[str] | None = None, *, alpha: float = 0.05) -> Estimate:

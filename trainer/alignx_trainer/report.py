@@ -507,6 +507,7 @@ def validation_part(run: Run) -> dict[str, Any] | None:
         "figures": [figure for figure in drawn if figure is not None],
         "about": f"{latest.get('lines') or '?'} held-out lines in {len(latest.get('languages') or [])} languages",
         "languages": ", ".join(map(str, latest.get("languages") or [])),
+        "note": str(run.validations[0][1].get("note") or ""),
         "titles": [measure_title(name, latest) for name in names],
         "sizes": [f"n = {next(iter(size))}" if len(size) == 1 and size != {None} else "" for size in sizes],
         "lines": [

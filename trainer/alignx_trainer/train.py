@@ -420,7 +420,12 @@ def _train(
 
         if corpus is not None and start is None:
             start = validate()
-            write({"step": 0, "validation": validation.summary(start, corpus, align_layer)})
+            measured_first = validation.summary(start, corpus, align_layer)
+            if note := validation.unknown_text(start, recipe):
+                measured_first["note"] = note
+                if engine.main:
+                    print(f"alignx-train: {note}", file=sys.stderr, flush=True)
+            write({"step": 0, "validation": measured_first})
         while done < order.steps and stopped is None and (recipe.max_tokens is None or tokens < recipe.max_tokens):
             step_clock = time.perf_counter()
             samples = order.batch(done)

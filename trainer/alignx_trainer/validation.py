@@ -10,13 +10,13 @@ import numpy as np
 
 from alignx_eval.checkpoint import Checkpoint
 from alignx_eval.corpora import BUNDLED, ParallelCorpus, load_corpus
-from alignx_eval.encode import encode_corpus
+from alignx_eval.encode import context_length, encode_corpus
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures import cosine, probe, retrieval
 from alignx_eval.measures.cka import number_groups
-from alignx_eval.statistics.clustered import clustered_mean, lower_bound
-from alignx_eval.suites.language_modelling import sentence_costs
+from alignx_eval.statistics.clustered import clustered_mean, clustered_mean_difference, lower_bound
+from alignx_eval.suites.language_modelling import WINDOW, corpus_costs, unknown_languages
 from alignx_trainer.config import Recipe
 from alignx_trainer.data import default_split
 
@@ -30,13 +30,15 @@ class Measured:
 
     precision_at_1: nearest neighbour by cosine is the translation, both ways with the pivot, at the align layer; precision_at_1_last: the
     same in the last layer before the final norm; language_identity: a linear probe names the language there, over folds of lines;
-    bits_per_byte: a line's bits over the mean bytes of its language, so that the mean is sum of bits / sum of bytes.
+    bits_per_byte: a line's bits over the mean bytes of its language, so that the mean is sum of bits / sum of bytes; over the languages
+    that the tokenizer knows, NaN where it knows none. `unknown` names the others.
     """
 
     precision_at_1: np.ndarray
     precision_at_1_last: np.ndarray
     language_identity: np.ndarray
     bits_per_byte: np.ndarray
+    unknown: tuple[str, ...] = ()
 
 
 MEASURES = ("precision_at_1", "precision_at_1_last", "language_identity", "bits_per_byte")
@@ -61,18 +63,22 @@ def _same_path(one: str, two: str) -> bool:
 
 
 def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int, seed: int) -> Measured:
-    """Measure `model`, which is left as it was. Under a launcher all processes must call it."""
+    """Measure `model`, which is left as it was. Under a launcher all processes must call it.
+
+    Bits per byte are in the evaluator's windows, or in windows of the model's context where that is shorter.
+    """
     training = model.training
     model.eval()
     try:
         checkpoint = Checkpoint("run", "run", model, tokenizer, None, None, None, None, align_layer, {}, {}, "", "pt")
         vectors = encode_corpus(checkpoint, corpus)
-        costs = sentence_costs(model, tokenizer, [line for language in corpus.languages for line in corpus.sentences[language]])
+        costs = corpus_costs(model, tokenizer, corpus, window=min(WINDOW, context_length(model) or WINDOW))
     finally:
         model.train(training)
     last = vectors.layer_names[-2]
     shape = (len(corpus.languages), len(corpus))
-    bits, sizes = costs.bits.reshape(shape), costs.scored_bytes.reshape(shape)
+    unknown = unknown_languages(costs)
+    ratios = [own.bits / own.bytes.mean() for language, own in costs.items() if language not in unknown]
     folds_stream, labels_stream = np.random.default_rng(seed).spawn(2)
     folds = probe.grouped_folds(number_groups(corpus.groups), FOLDS, folds_stream)
     scripts = [LANGUAGES[language].script for language in corpus.languages]
@@ -81,7 +87,8 @@ def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int
         precision_at_1=_precision(vectors.layer(str(align_layer)), corpus),
         precision_at_1_last=_precision(vectors.layer(last), corpus),
         language_identity=found.correct.mean(axis=0),
-        bits_per_byte=(bits / sizes.mean(axis=1, keepdims=True)).mean(axis=0),
+        bits_per_byte=np.mean(ratios, axis=0) if ratios else np.full(len(corpus), np.nan),
+        unknown=tuple(unknown.values()),
     )
 
 
@@ -100,12 +107,24 @@ def _precision(stack: np.ndarray, corpus: ParallelCorpus) -> np.ndarray:
 
 
 def summary(measured: Measured, corpus: ParallelCorpus, align_layer: int) -> dict[str, Any]:
-    """Plain values for the log: of each measure its mean, 95 % interval and number of lines."""
+    """Plain values for the log: of each measure its mean, 95 % interval and number of lines; nothing of one that is undefined."""
     entry: dict[str, Any] = {"lines": len(corpus), "languages": list(corpus.languages), "align_layer": align_layer}
     for name in MEASURES:
-        estimate = clustered_mean(getattr(measured, name), corpus.groups)
-        entry[name] = {"value": estimate.value, "ci_low": estimate.ci_low, "ci_high": estimate.ci_high, "n": len(corpus)}
+        values = getattr(measured, name)
+        if not np.isnan(values).all():
+            estimate = clustered_mean(values, corpus.groups)
+            entry[name] = {"value": estimate.value, "ci_low": estimate.ci_low, "ci_high": estimate.ci_high, "n": len(corpus)}
     return entry
+
+
+def unknown_text(start: Measured, recipe: Recipe) -> str | None:
+    """What to say, once, of text that the tokenizer does not know. Raises InputError where a limit of the recipe has no other text."""
+    if not start.unknown:
+        return None
+    named = ", ".join(start.unknown)
+    if recipe.stop_bits_per_byte is not None and np.isnan(start.bits_per_byte).any():
+        raise InputError(f"stop_bits_per_byte: the tokenizer does not know the validation text, {named}; leave the limit out")
+    return f"Validation: the tokenizer does not know the text of {named}, so bits per byte and its limit leave these languages out"
 
 
 def over_aligned(start: Measured, now: Measured, corpus: ParallelCorpus, recipe: Recipe) -> str | None:
@@ -113,7 +132,8 @@ def over_aligned(start: Measured, now: Measured, corpus: ParallelCorpus, recipe:
     for name, limit, sign in (("bits_per_byte", recipe.stop_bits_per_byte, 1), ("language_identity", recipe.stop_language_identity, -1)):
         if limit is None:
             continue
-        loss = clustered_mean(sign * (getattr(now, name) - getattr(start, name)), corpus.groups)
+        sides = [getattr(side, name) for side in ((start, now) if sign > 0 else (now, start))]
+        loss = clustered_mean_difference(sides[0], sides[1], corpus.groups)
         if loss.se is None or loss.degrees_of_freedom is None:
             continue
         bound = lower_bound(loss.value, loss.se, loss.degrees_of_freedom, loss.skewness)
