@@ -22,6 +22,7 @@ import contextlib
 import difflib
 import functools
 import hashlib
+import importlib.util
 import io
 import json
 import math
@@ -197,7 +198,9 @@ def _find(reference: str, offline: bool, cache_dir: str | os.PathLike[str] | Non
         return _Location("adapter" if (path / "adapter_config.json").is_file() else "folder", path)
     if path.exists():
         return _Location("gguf" if _first_bytes(path, 4) == b"GGUF" else "pt", path)
-    beside = [entry.name for entry in sorted(path.parent.iterdir())] if reference and path.parent.is_dir() else []
+    beside: list[str] = []
+    with contextlib.suppress(OSError):
+        beside = sorted(os.listdir(path.parent))
     similar = difflib.get_close_matches(path.name, beside, 3, 0.5)
     nearest = f"; near it are {', '.join(str(path.with_name(name)) for name in similar)}" if similar else ""
     match = _HUB_ID.fullmatch(reference)
@@ -324,6 +327,8 @@ def write_checkpoint(
     # The reader's own checks, so that no file is written that it would refuse.
     source = f"the model for {path.name}"
     _check_payload(payload, source)
+    opening_checks.refuse_not_causal(config, source)
+    opening_checks.ordinary_tokens(tokenizer, source)
     _check_state(_skeleton(config, _main_dtype(state), source), state, source)
     _refuse_non_finite(_floating(payload), source)
     _save_atomically(payload, path)
@@ -811,7 +816,7 @@ def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype |
     model, dropped = _model_from_folder(folder, source, device, dtype or "auto", key_mapping=key_mapping)
     if dropped:
         notes.append(f"{source}: {_some(dropped)} in its weight files belong to no part of the model and were left out")
-    if _is_marked_tied(model) and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
+    if opening_checks.says_tied(model) and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
         opening_checks.mark_untied(model)
         notes.append(f"{source}: its configuration ties input and output embeddings, but two different ones are stored; both are used")
     return Checkpoint(
@@ -830,11 +835,6 @@ def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype |
         format=format_,
         notes=[*(note for note in sidecar.get("notes") or [] if isinstance(note, str)), *notes],
     )
-
-
-def _is_marked_tied(model: Any) -> bool:
-    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    return bool(tied) and model.get_output_embeddings() is not None
 
 
 def _inspect_folder(folder: Path, source: str) -> tuple[list[str], dict[str, str] | None]:
@@ -974,6 +974,8 @@ def _model_from_folder(folder: Path, source: str, device: str, dtype: torch.dtyp
 
 def _read_adapter(folder: Path, reference: str) -> tuple[str, dict[str, Any]]:
     """The reference of the base model, and the adapter's configuration."""
+    if importlib.util.find_spec("peft") is None:
+        raise MissingAssetError(f"{reference} is an adapter; opening it needs peft: pip install 'alignx-eval[lora]'")
     config = _read_json(folder / "adapter_config.json", f"{reference}: its adapter_config.json is not readable")
     base_name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base_name, str) or not base_name:
@@ -1002,11 +1004,9 @@ def _naming_base(reference: str) -> Iterator[None]:
 def _open_adapter(
     folder: Path, reference: str, device: str, dtype: torch.dtype | None, offline: bool, cache_dir: str | os.PathLike[str] | None
 ) -> Checkpoint:
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise MissingAssetError(f"{reference} is an adapter; opening it needs peft: pip install 'alignx-eval[lora]'") from None
     base_name, config = _read_adapter(folder, reference)
+    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+
     with _naming_base(reference):
         base = _open(base_name, device, dtype, offline, cache_dir)
     tokenizer = base.tokenizer
@@ -1023,10 +1023,20 @@ def _open_adapter(
         adapted = PeftModel.from_pretrained(base.model, str(folder), is_trainable=False)
         if incomplete := [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message).lower()]:
             raise InputError(f"{reference} lacks adapter weights: {_one_line(incomplete[0], 200)}")
+        if not hasattr(adapted.base_model, "merge_and_unload"):
+            raise InputError(f"{reference}: adapters of this kind ({config.get('peft_type')}) cannot be merged into a model")
+        stored = load_peft_weights(str(folder), device="cpu")
+        loaded: Any = set_peft_model_state_dict(adapted, stored)  # once more: the first time does not tell what was left over
+        dropped = sorted(name.replace(".default", "") for name in loaded.unexpected_keys)
+        opening_checks.refuse_sizeable_rest(dropped, stored, reference)
         model, untied = merge_adapter(adapted, tokenizer, reference)
     notes = [f"{reference}: {config.get('peft_type')} adapter merged into {base_name}"]
     if untied:
         notes.append(f"{reference}: the adapter changes one of the base's tied embeddings; they were given weights of their own for it")
+    if (folder / "config.json").is_file():
+        notes.append(f"{reference}: beside the adapter it holds a config.json of a whole model, which was not used")
+    if dropped:
+        notes.append(f"{reference}: {_some(dropped)} in its weight file belong to no part of the adapter and were left out")
     notes += [f"{reference}: peft warns: {_one_line(message)}" for message in dict.fromkeys(_telling(caught))]
     weights = [path for path in sorted(folder.iterdir()) if path.name.startswith("adapter_")]
     return replace(
@@ -1054,17 +1064,18 @@ def merge_adapter(adapted: Any, tokenizer: Any, source: str) -> tuple[Any, bool]
     for an ordinary sentence than the adapter did.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
-    from peft.utils import ModulesToSaveWrapper
 
-    if not hasattr(adapted.base_model, "merge_and_unload"):
-        raise InputError(f"{source}: adapters of this kind ({type(adapted.base_model).__name__}) cannot be merged into a model")
     tokens = opening_checks.ordinary_tokens(tokenizer, source)
     adapted.eval()
     before = opening_checks.logits_of(adapted, tokens)
     model = adapted.get_base_model()
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    untied = any(isinstance(end, (BaseTunerLayer, ModulesToSaveWrapper)) for end in ends) and opening_checks.untie(model)
+    tied = opening_checks.says_tied(model)
+    if any(isinstance(end, BaseTunerLayer) for end in (model.get_input_embeddings(), model.get_output_embeddings())):
+        opening_checks.untie(model)
     model = adapted.merge_and_unload(safe_merge=True).eval()
+    untied = tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight
+    if untied:  # also where the adapter brings a whole matrix
+        opening_checks.mark_untied(model)
     opening_checks.check_merged(before, opening_checks.logits_of(model, tokens), model.dtype, source)
     return model, untied
 
@@ -1155,7 +1166,7 @@ def _unpacked(tensors: Iterable[Any]) -> Iterator[tuple[str, torch.Tensor]]:
     for tensor in tensors:
         rows = tensor.data.reshape(-1, tensor.data.shape[-1])
         for start in range(0, len(rows), 4096):
-            yield tensor.name, torch.from_numpy(dequantize(rows[start : start + 4096], tensor.tensor_type))
+            yield tensor.name, torch.tensor(dequantize(rows[start : start + 4096], tensor.tensor_type))
 
 
 def _open_gguf(path: Path, reference: str, device: str, dtype: torch.dtype | None) -> Checkpoint:

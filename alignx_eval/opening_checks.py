@@ -21,7 +21,7 @@ SENTENCES = (
 )
 PROBE_TOKENS = 32
 # Share of the spread of the logits by which merged weights may miss the adapter: rounding of the weights, and nothing else.
-MERGE_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.01, torch.bfloat16: 0.05}
+MERGE_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 # A part of a model that reads pictures or sound takes no part in text.
 _OTHER_SENSES = re.compile(r"vision|visual|image|audio|speech|multi_?modal|mm_projector")
 _SIZEABLE = 0.05
@@ -95,7 +95,8 @@ def refuse_sizeable_rest(unused: Iterable[str], stored: Mapping[str, torch.Tenso
         largest = max(rest, key=lambda name: rest[name])
         raise InputError(
             f"{source}: {sum(rest.values()) / total:.0%} of its weights ({largest} and {len(rest) - 1} more) belong to no part of the "
-            "model that its config.json describes; without them it is another model. Mend config.json, or give the model they belong to"
+            "model that its configuration describes; without them it is another model. Mend the configuration, or give the model they "
+            "belong to"
         )
 
 
@@ -147,17 +148,20 @@ def check_one_sentence(model: Any, tokens: list[int], source: str) -> list[str]:
     return [f"{source}: the same sentence gives logits that differ by up to {noise:.2g} from pass to pass; no number repeats exactly"]
 
 
-def untie(model: Any) -> bool:
-    """Give the output embeddings of a tied model a copy of their own, also by its configuration; False where they were not tied."""
+def says_tied(model: Any) -> bool:
+    """Whether a model's configuration ties its input and output embeddings."""
+    return bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False)) and model.get_output_embeddings() is not None
+
+
+def untie(model: Any) -> None:
+    """Give the output embeddings of a model, with or without adapters on them, weights of their own."""
     inputs, outputs = (getattr(module, "base_layer", module) for module in (model.get_input_embeddings(), model.get_output_embeddings()))
-    if outputs is None or inputs.weight is not outputs.weight:
-        return False
-    outputs.weight = torch.nn.Parameter(outputs.weight.detach().clone(), requires_grad=outputs.weight.requires_grad)
-    mark_untied(model)
-    return True
+    if outputs is not None and inputs.weight is outputs.weight:
+        outputs.weight = torch.nn.Parameter(outputs.weight.detach().clone(), requires_grad=outputs.weight.requires_grad)
 
 
 def mark_untied(model: Any) -> None:
+    """Make the configuration say what the weights are: two matrices."""
     model.config.tie_word_embeddings = False
     model.config.get_text_config().tie_word_embeddings = False
     model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
@@ -167,7 +171,9 @@ def check_merged(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype, 
     """Raise InputError unless the logits of a merged model are those of the adapter before, but for rounding in `dtype`."""
     difference = float((after - before).abs().max()) / spread(before)
     if not difference <= MERGE_TOLERANCE.get(dtype, MERGE_TOLERANCE[torch.bfloat16]):
+        half = dtype in (torch.float16, torch.bfloat16)
+        advice = "try --dtype float32" if half else "merge it with the peft that trained it, save it as a whole model, and open that"
         raise InputError(
             f"{source}: merged into its base, the adapter gives other logits than before (by {difference:.1%} of their spread), so another "
-            "model would be measured; merge it with the peft that trained it, save it as a whole model, and open that"
+            f"model would be measured; {advice}"
         )

@@ -164,14 +164,15 @@ def recipe_path(name: Annotated[str, typer.Argument(help="a shipped recipe, or a
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="a .pt checkpoint")],
+    checkpoint: Annotated[str, typer.Argument(help="whatever alignx-eval opens: .pt, .gguf, folder, adapter, hub id, bundled:NAME")],
     folder: Annotated[Path, typer.Argument(help="a new Hugging Face folder")],
+    offline: Annotated[bool, typer.Option("--offline/--online", help="whether models of the hub may be fetched")] = True,
 ) -> None:
-    """Write CHECKPOINT as a folder that transformers opens with `from_pretrained`."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    """Write CHECKPOINT as a folder that transformers opens with `from_pretrained`: adapters merged, blocks of a .gguf unpacked."""
+    prepare_environment(offline)
     from alignx_eval.checkpoint import export_folder
 
-    export_folder(checkpoint, folder)
+    export_folder(checkpoint, folder, offline=offline)
     print(folder)
 
 

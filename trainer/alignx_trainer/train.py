@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from alignx_eval import processes
-from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
+from alignx_eval.checkpoint import follow_umask, merge_adapter, open_checkpoint, write_checkpoint
 from alignx_eval.errors import AlignxError, InputError
 from alignx_eval.run_directory import atomic_write, sole_writer
 from alignx_trainer import validation
@@ -525,7 +525,7 @@ def _train(recipe: Recipe, folder: Path, engine: Engine, progress: Progress | No
     if engine.main:
         if adapted is not None:
             _save_adapter(adapted, folder / "adapter")
-            model = adapted.merge_and_unload()
+            model, _ = merge_adapter(adapted, tokenizer, str(finished))
         if state is not None:
             model = _whole_model(model.config, state)
         model.eval()
@@ -568,6 +568,7 @@ def _save_adapter(adapted: Any, folder: Path) -> None:
     try:
         shutil.rmtree(part, ignore_errors=True)
         adapted.save_pretrained(part, save_embedding_layers=False)  # they are frozen; "auto" would ask the hub
+        follow_umask(part)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
