@@ -19,8 +19,10 @@ Nothing that a file says is ever run: the pickle inside is scanned before it is 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import hashlib
+import importlib.util
 import io
 import json
 import math
@@ -42,6 +44,7 @@ from typing import Any, Literal
 
 import torch
 
+from alignx_eval import opening_checks
 from alignx_eval.errors import AlignxError, InputError, MissingAssetError
 
 Format = Literal["pt", "folder", "adapter", "hub", "gguf"]
@@ -120,29 +123,35 @@ def open_checkpoint(
 
     Raises InputError for anything that is no usable checkpoint, MissingAssetError for what would have to be fetched or installed.
     """
-    reference = os.fspath(reference)
     target, own_dtype = _resolve_device_and_dtype(device, dtype)
-    if reference.startswith("bundled:"):
-        path = _bundled_path(reference)
-        return replace(_open_pt(path, reference, target, own_dtype), name=path.stem)
-    path = Path(reference).expanduser()
-    if path.is_dir():
-        return _open_folder(path, reference, target, own_dtype, "folder", offline, cache_dir)
-    if path.exists():
-        if _first_bytes(path, 4) == b"GGUF":
-            return _open_gguf(path, reference, target, own_dtype)
-        return _open_pt(path, reference, target, own_dtype)
-    match = _match_hub_id(reference)
-    folder, commit = _hub_folder(match["id"], match["revision"], offline, cache_dir)
-    checkpoint = _open_folder(folder, reference, target, own_dtype, "hub", offline, cache_dir)
-    checkpoint.name = match["id"] + (f"@{match['revision'][:12]}" if match["revision"] else "")
-    checkpoint.provenance |= {"hub_id": match["id"], "revision": commit}
-    if match["revision"] != commit:
-        asked = match["revision"] or "the default branch"
-        checkpoint.notes.append(
-            f"{match['id']}: {asked} is not a fixed revision; here it was {commit}. Write {match['id']}@{commit} to pin it."
-        )
-    return checkpoint
+    return _open(os.fspath(reference), target, own_dtype, offline, cache_dir)
+
+
+def check_checkpoint(reference: str | os.PathLike[str], *, offline: bool = True, cache_dir: str | os.PathLike[str] | None = None) -> None:
+    """Find out what would keep `reference` from being opened, as far as that is possible without loading weights into a model.
+
+    It exists (of the hub: is fetched, or in the cache), its configuration is that of a causal language model, names and shapes of the
+    stored tensors are those that the configuration asks for, its tokenizer is one, and all weights are finite, read one by one.
+    What only the model itself can tell (one sentence through it) is left to `open_checkpoint`. Raises as `open_checkpoint` does.
+    """
+    reference = os.fspath(reference)
+    place = _find(reference, offline, cache_dir)
+    if place.format == "pt":
+        payload, _ = _read_pt_for_opening(place.path)
+        _tokenizer_from_files(payload["tokenizer"], str(place.path))
+    elif place.format == "gguf":
+        _check_gguf(place.path, reference)
+    elif place.format == "adapter":
+        base_name, _ = _read_adapter(place.path, reference)
+        with _naming_base(reference):
+            check_checkpoint(base_name, offline=offline, cache_dir=cache_dir)
+        if (place.path / "tokenizer_config.json").is_file():
+            _tokenizer_from_folder(place.path, reference)
+        _refuse_non_finite(_stored_floating([*place.path.glob("adapter_model.safetensors")]), reference)
+    else:
+        _inspect_folder(place.path, reference)
+        _tokenizer_from_folder(place.path, reference)
+        _refuse_non_finite(_stored_floating(_weight_files(place.path, reference)), reference)
 
 
 def parameter_count(checkpoint: Checkpoint) -> int:
@@ -153,30 +162,91 @@ def parameter_count(checkpoint: Checkpoint) -> int:
 def recorded_template(reference: str | os.PathLike[str], *, offline: bool = True) -> str | None:
     """Name of the prompt template that the checkpoint was taught with, read without its weights; None where it names none.
 
-    A hub id, an adapter or a `.gguf` names none. Raises InputError where a file or folder is no usable checkpoint at first sight, and
-    MissingAssetError where a hub id is not at hand and `offline`, so that this is told before hours of measuring another one.
+    An adapter or a `.gguf` names none, nor does a hub id that would have to be fetched first. Raises InputError where a file or folder is
+    no usable checkpoint at first sight, and MissingAssetError where a hub id is not at hand and `offline`.
     """
     reference = os.fspath(reference)
-    path = _bundled_path(reference) if reference.startswith("bundled:") else Path(reference).expanduser()
+    try:
+        place = _find(reference, True, None)
+    except MissingAssetError:
+        if offline:
+            raise
+        return None
+    if place.format == "pt":
+        return _read_pt(place.path)["prompt_template"]
+    sidecar = place.path / SIDECAR
+    return _read_json(sidecar, f"{reference}: its {SIDECAR} is not readable").get("prompt_template") if sidecar.is_file() else None
+
+
+@dataclass(frozen=True)
+class _Location:
+    """Where a reference leads: a file or a folder; of a hub model also its id, the revision that was asked for and the one found."""
+
+    format: Format
+    path: Path
+    hub_id: str | None = None
+    asked: str | None = None
+    commit: str | None = None
+
+
+def _find(reference: str, offline: bool, cache_dir: str | os.PathLike[str] | None) -> _Location:
+    """What `reference` names: something bundled, else what exists under this very path, else a hub model."""
+    if reference.startswith("bundled:"):
+        return _Location("pt", _bundled_path(reference))
+    path = Path(reference).expanduser()
     if path.is_dir():
-        sidecar = path / SIDECAR
-        return _read_json(sidecar, f"{reference}: its {SIDECAR} is not readable").get("prompt_template") if sidecar.is_file() else None
-    if path.is_file():
-        return None if _first_bytes(path, 4) == b"GGUF" else _read_pt(path)["prompt_template"]
-    match = _match_hub_id(reference)
-    if offline:
-        _hub_folder(match["id"], match["revision"], True, None)
-    return None
-
-
-def _match_hub_id(reference: str) -> re.Match[str]:
-    """Hub id and revision; InputError for what only looks like a path, as a wrong name inside a folder that exists."""
+        return _Location("adapter" if (path / "adapter_config.json").is_file() else "folder", path)
+    if path.exists():
+        return _Location("gguf" if _first_bytes(path, 4) == b"GGUF" else "pt", path)
+    beside: list[str] = []
+    with contextlib.suppress(OSError):
+        beside = sorted(os.listdir(path.parent))
+    similar = difflib.get_close_matches(path.name, beside, 3, 0.5)
+    nearest = f"; near it are {', '.join(str(path.with_name(name)) for name in similar)}" if similar else ""
     match = _HUB_ID.fullmatch(reference)
-    if match is None or reference.endswith(_FILE_SUFFIXES) or Path(reference).parent.is_dir():
+    if match is None or reference.endswith(_FILE_SUFFIXES):
         raise InputError(
-            f"no such checkpoint: {reference!r} is neither a file nor a folder here, nor a hub id (owner/name@revision), nor bundled:NAME"
+            f"no such checkpoint: {reference!r} is neither a file nor a folder here{nearest}, nor a hub id (owner/name@revision), "
+            "nor bundled:NAME"
         )
-    return match
+    try:
+        folder, commit = _hub_folder(match["id"], match["revision"], offline, cache_dir)
+    except MissingAssetError as error:
+        if not (offline and path.parent.is_dir()):
+            raise
+        raise InputError(
+            f"no such checkpoint: the folder {path.parent} has no {path.name!r}{nearest}, and as a hub id {reference} is not in the cache, "
+            "and the network is off; mend the path, or fetch the model first"
+        ) from error
+    format_: Format = "adapter" if (folder / "adapter_config.json").is_file() else "hub"
+    return _Location(format_, folder, match["id"], match["revision"], commit)
+
+
+def _open(reference: str, device: str, dtype: torch.dtype | None, offline: bool, cache_dir: str | os.PathLike[str] | None) -> Checkpoint:
+    """As `open_checkpoint`, but dtype None is the checkpoint's own."""
+    place = _find(reference, offline, cache_dir)
+    if place.format == "pt":
+        checkpoint = _open_pt(place.path, reference, device, dtype)
+    elif place.format == "gguf":
+        checkpoint = _open_gguf(place.path, reference, device, dtype)
+    elif place.format == "adapter":
+        checkpoint = _open_adapter(place.path, reference, device, dtype, offline, cache_dir)
+    else:
+        checkpoint = _open_folder(place.path, reference, device, dtype, place.format)
+    if reference.startswith("bundled:"):
+        checkpoint.name = place.path.stem
+    if place.hub_id is not None:
+        checkpoint.name = place.hub_id + (f"@{place.asked[:12]}" if place.asked else "")
+        checkpoint.provenance |= {"hub_id": place.hub_id, "revision": place.commit}
+        if place.asked != place.commit:
+            checkpoint.notes.append(
+                f"{place.hub_id}: {place.asked or 'the default branch'} is not a fixed revision; here it was {place.commit}. "
+                f"Write {place.hub_id}@{place.commit} to pin it."
+            )
+    with _refusing(f"{reference}: an ordinary sentence cannot be sent through the model"), _quiet():
+        tokens = opening_checks.ordinary_tokens(checkpoint.tokenizer, reference)
+        checkpoint.notes += opening_checks.check_one_sentence(checkpoint.model, tokens, reference)
+    return checkpoint
 
 
 def _bundled_path(reference: str) -> Path:
@@ -257,30 +327,36 @@ def write_checkpoint(
     # The reader's own checks, so that no file is written that it would refuse.
     source = f"the model for {path.name}"
     _check_payload(payload, source)
+    opening_checks.refuse_not_causal(config, source)
+    opening_checks.ordinary_tokens(tokenizer, source)
     _check_state(_skeleton(config, _main_dtype(state), source), state, source)
     _refuse_non_finite(_floating(payload), source)
     _save_atomically(payload, path)
 
 
-def export_folder(checkpoint_path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> None:
-    """Write the `.pt` (or `bundled:NAME`) as a Hugging Face folder, weights in their stored dtype; the folder must not exist or be empty.
+def export_folder(reference: str | os.PathLike[str], folder: str | os.PathLike[str], *, offline: bool = True) -> None:
+    """Write whatever `open_checkpoint` opens as a Hugging Face folder, weights in their stored dtype (a `.gguf` unpacked to float32).
 
-    Stage, step, prompt template, recipe and provenance go to `alignx.json`, which `open_checkpoint` reads; training heads are left out.
-    The folder appears under its name only when it is complete. Raises InputError.
+    `folder` must not exist, or be empty; it appears under its name only when it is complete, and its files follow the umask. Stage, step,
+    prompt template, recipe, notes and provenance, with what the folder was made from, go to `alignx.json`, which `open_checkpoint` reads;
+    training heads are left out. Raises InputError, and MissingAssetError where something would have to be fetched and `offline`.
     """
-    reference, folder = os.fspath(checkpoint_path), Path(folder)
+    reference, folder = os.fspath(reference), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not empty; name a new folder")
-    path = _bundled_path(reference) if reference.startswith("bundled:") else Path(reference).expanduser()
-    checkpoint = _open_pt(path, reference, "cpu", None)
-    sidecar = {key: getattr(checkpoint, key) for key in ("stage", "step", "prompt_template", "recipe", "provenance")}
+    checkpoint = _open(reference, "cpu", None, offline, None)
+    sidecar = {key: getattr(checkpoint, key) for key in ("stage", "step", "prompt_template", "recipe", "notes", "provenance")}
+    if checkpoint.format != "pt":
+        origin = {key: getattr(checkpoint, key) for key in ("name", "format", "content_hash")}
+        sidecar["provenance"] = checkpoint.provenance | {"exported_from": origin}
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
-        with _quiet():
+        (partial / SIDECAR).write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        with _refusing(f"{reference} cannot be written as a folder"), _quiet():
             checkpoint.model.save_pretrained(partial)
             checkpoint.tokenizer.save_pretrained(partial)
-        (partial / SIDECAR).write_text(json.dumps(sidecar, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        follow_umask(partial)
         os.replace(partial, folder)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {_one_line(error)}") from None
@@ -299,13 +375,20 @@ def follow_umask(folder: Path) -> None:
             path.chmod(mode)
 
 
+def _read_pt_for_opening(path: Path, dtype: torch.dtype | None = None) -> tuple[dict[str, Any], Any]:
+    """The content of a `.pt` and the model, still without memory, that it fits."""
+    payload, source = _read_pt(path), str(path)
+    opening_checks.refuse_not_causal(payload["config"], source)
+    model = _skeleton(payload["config"], dtype or _main_dtype(payload["state_dict"]), source)
+    _check_state(model, payload["state_dict"], source)
+    _refuse_non_finite(_floating(payload), source)
+    return payload, model
+
+
 def _open_pt(path: Path, reference: str, device: str, dtype: torch.dtype | None) -> Checkpoint:
-    payload = _read_pt(path)
+    payload, model = _read_pt_for_opening(path, dtype)
     source = str(path)
     state = payload["state_dict"]
-    model = _skeleton(payload["config"], dtype or _main_dtype(state), source)
-    _check_state(model, state, source)
-    _refuse_non_finite(_floating(payload), source)
     tokenizer = _tokenizer_from_files(payload["tokenizer"], source)
     content_hash = _content_hash(payload)
     layers = model.config.get_text_config().num_hidden_layers
@@ -591,7 +674,7 @@ def _check_state(model: Any, state: Mapping[str, torch.Tensor], source: str) -> 
 
 def _refuse_non_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> None:
     for name, tensor in tensors:
-        if not torch.isfinite(tensor).all():
+        if not torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float()).all():  # float8 has no such test of its own
             raise InputError(
                 f"{source}: {name} holds values that are not finite (NaN or infinity); training has diverged or the file is damaged"
             )
@@ -692,8 +775,12 @@ def _tokenizer_from_files(files: dict[str, str | torch.Tensor], source: str) -> 
 def _tokenizer_from_folder(folder: Path, source: str, **options: Any) -> Any:
     from transformers import AutoTokenizer
 
+    if not options and not _tokenizer_paths(folder):  # transformers would make an empty one
+        raise InputError(f"{source} has no tokenizer files; {opening_checks.COPY_TOKENIZER}")
     with _refusing(f"{source}: its tokenizer cannot be loaded"), _quiet():
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
+        opening_checks.ordinary_tokens(tokenizer, source)
+    return tokenizer
 
 
 def _content_hash(payload: dict[str, Any]) -> str:
@@ -718,32 +805,25 @@ def _content_hash(payload: dict[str, Any]) -> str:
 # Hugging Face folders, adapters, the hub, GGUF
 
 
-def _open_folder(
-    folder: Path,
-    reference: str,
-    device: str,
-    dtype: torch.dtype | None,
-    format_: Format,
-    offline: bool,
-    cache_dir: str | os.PathLike[str] | None,
-) -> Checkpoint:
-    if (folder / "adapter_config.json").is_file():
-        return _open_adapter(folder, reference, device, dtype, offline, cache_dir)
+def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype | None, format_: Format) -> Checkpoint:
     source = reference
-    config = _read_json(folder / "config.json", f"{source} is a folder without a readable config.json, so no Hugging Face model")
-    notes = _check_folder_config(config, source)
-    model, dropped = _model_from_folder(folder, source, device, dtype or "auto")
-    if dropped:
-        notes.append(f"{source}: {_some(dropped)} in its weight files belong to no part of the model and were left out")
+    notes, key_mapping = _inspect_folder(folder, source)
     sidecar = _read_json(folder / SIDECAR, f"{source}: its {SIDECAR} is not readable") if (folder / SIDECAR).is_file() else {}
     provenance, recipe = sidecar.get("provenance") or {}, sidecar.get("recipe") or {}
     if not (isinstance(provenance, dict) and isinstance(recipe, dict)):
         raise InputError(f"{source}: its {SIDECAR} is not readable: recipe and provenance must be objects")
+    tokenizer = _tokenizer_from_folder(folder, source)
+    model, dropped = _model_from_folder(folder, source, device, dtype or "auto", key_mapping=key_mapping)
+    if dropped:
+        notes.append(f"{source}: {_some(dropped)} in its weight files belong to no part of the model and were left out")
+    if opening_checks.says_tied(model) and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
+        opening_checks.mark_untied(model)
+        notes.append(f"{source}: its configuration ties input and output embeddings, but two different ones are stored; both are used")
     return Checkpoint(
         name=folder.resolve().name,
         reference=reference,
         model=model,
-        tokenizer=_tokenizer_from_folder(folder, source),
+        tokenizer=tokenizer,
         prompt_template=sidecar.get("prompt_template"),
         heads=None,
         stage=sidecar.get("stage"),
@@ -753,8 +833,103 @@ def _open_folder(
         recipe=recipe,
         content_hash=_hash_files(_identity_files(folder)),
         format=format_,
-        notes=notes,
+        notes=[*(note for note in sidecar.get("notes") or [] if isinstance(note, str)), *notes],
     )
+
+
+def _inspect_folder(folder: Path, source: str) -> tuple[list[str], dict[str, str] | None]:
+    """Notes, and how names of stored tensors are to be changed. Reads the configuration and the headers of the weight files only.
+
+    Raises InputError unless the folder holds, by names and shapes, a causal language model that transformers knows.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.modeling_utils import load_state_dict
+
+    config = _read_json(folder / "config.json", f"{source} is a folder without a readable config.json, so no Hugging Face model")
+    notes = _check_folder_config(config, source)
+    opening_checks.refuse_not_causal(config, source)
+    files = _weight_files(folder, source)
+    stored: dict[str, torch.Tensor] = {}
+    for path in files:
+        with _refusing(f"{source}: {path.name} cannot be loaded"):
+            stored |= load_state_dict(str(path), map_location="meta")
+    key_mapping = None
+    if prefix := opening_checks.wrapper_prefix(stored):
+        key_mapping = {"^" + re.escape(prefix): ""}
+        stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
+        notes.append(f"{source}: the names of all its tensors begin with {prefix!r}, which a wrapper left there; it was taken off")
+    if config.get("quantization_config") is not None:  # its packed tensors have names and shapes of their own
+        return notes, key_mapping
+    with _refusing(f"{source}: the model cannot be loaded"), _quiet():
+        built = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            kind: Any = type(AutoModelForCausalLM.from_config(built, trust_remote_code=False))
+        _, info = kind.from_pretrained(
+            None,
+            config=built,
+            state_dict=stored,
+            device_map={"": "meta"},
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    if empty := sorted(name for name, tensor in stored.items() if tensor.numel() == 0):
+        raise InputError(
+            f"{source}: {_some(empty)} are of size 0, as DeepSpeed ZeRO-3 leaves weights that it did not gather; "
+            "`python zero_to_fp32.py . whole`, in the checkpoint's folder, makes whole ones; open those"
+        )
+    if missing := sorted(info["missing_keys"]):
+        wrapper = opening_checks.wrapped(stored)
+        left = f"; {wrapper!r} in some of its names was left by a wrapper: take it off all of them" if wrapper else ""
+        raise InputError(f"{source} lacks {_some(missing)}, which its configuration asks for{left}")
+    for name, found, asked in sorted(info["mismatched_keys"]):
+        raise InputError(f"{source}: {name} has shape {list(found)}, its configuration asks for {list(asked)}")
+    opening_checks.refuse_sizeable_rest(info["unexpected_keys"], stored, source)
+    return notes, key_mapping
+
+
+def _weight_files(folder: Path, source: str) -> list[Path]:
+    """The files that transformers would read, in its order of preference."""
+    for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        if path.suffix != ".json":
+            return [path]
+        index = _read_json(path, f"{source}: its {name} is not readable").get("weight_map")
+        if not isinstance(index, dict) or not index or any(Path(str(part)).name != part for part in index.values()):
+            raise InputError(f"{source}: its {name} is not readable: weight_map must name files of the folder")
+        files = [folder / part for part in sorted(set(index.values()))]
+        if absent := [path.name for path in files if not path.is_file()]:
+            raise InputError(f"{source}: {_some(absent)}, which its {name} names, is missing")
+        return files
+    raise InputError(f"{source} holds no weights (model.safetensors or pytorch_model.bin, also in parts){_unmerged_shards(folder)}")
+
+
+def _unmerged_shards(folder: Path) -> str:
+    """What to do with the pieces that a sharded training run leaves in place of weights."""
+    if any(folder.glob("*/*_model_states.pt")) or (folder / "zero_to_fp32.py").is_file():
+        return "; it is a DeepSpeed checkpoint: `python zero_to_fp32.py . whole` in that folder makes the whole weights; open those"
+    if any(folder.glob("*.distcp")) or any(folder.glob("*/*.distcp")):
+        return "; it is an FSDP checkpoint in shards: `accelerate merge-weights` makes the whole weights; open those"
+    return ""
+
+
+def _stored_floating(files: Iterable[Path]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Names and tensors of weight files, one in memory at a time."""
+    from safetensors import safe_open
+
+    for path in files:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (it is no dict)
+                    tensor = file.get_tensor(name)
+                    if tensor.is_floating_point():
+                        yield name, tensor
+        else:
+            mapped = zipfile.is_zipfile(path)  # older files cannot be
+            for name, tensor in torch.load(path, map_location="cpu", weights_only=True, mmap=mapped).items():
+                if tensor.is_floating_point():
+                    yield name, tensor
 
 
 def _check_folder_config(config: dict[str, Any], source: str) -> list[str]:
@@ -797,13 +972,10 @@ def _model_from_folder(folder: Path, source: str, device: str, dtype: torch.dtyp
     return model.eval(), sorted(info["unexpected_keys"])
 
 
-def _open_adapter(
-    folder: Path, reference: str, device: str, dtype: torch.dtype | None, offline: bool, cache_dir: str | os.PathLike[str] | None
-) -> Checkpoint:
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise MissingAssetError(f"{reference} is an adapter; opening it needs peft: pip install 'alignx-eval[lora]'") from None
+def _read_adapter(folder: Path, reference: str) -> tuple[str, dict[str, Any]]:
+    """The reference of the base model, and the adapter's configuration."""
+    if importlib.util.find_spec("peft") is None:
+        raise MissingAssetError(f"{reference} is an adapter; opening it needs peft: pip install 'alignx-eval[lora]'")
     config = _read_json(folder / "adapter_config.json", f"{reference}: its adapter_config.json is not readable")
     base_name, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base_name, str) or not base_name:
@@ -816,16 +988,27 @@ def _open_adapter(
         base_name += f"@{revision}"
     if Path(base_name).expanduser().exists() and Path(base_name).expanduser().resolve() == folder.resolve():
         raise InputError(f"{reference}: its adapter_config.json names the adapter itself as its base model")
+    if not (folder / "adapter_model.safetensors").is_file() and not (folder / "adapter_model.bin").is_file():
+        raise InputError(f"{reference} cannot be merged into {base_name}: it has no adapter_model.safetensors")
+    return base_name, config
+
+
+@contextlib.contextmanager
+def _naming_base(reference: str) -> Iterator[None]:
     try:
-        base = open_checkpoint(
-            base_name,
-            device=device,
-            dtype=None if dtype is None else str(dtype).removeprefix("torch."),
-            offline=offline,
-            cache_dir=cache_dir,
-        )
+        yield
     except AlignxError as error:
         raise type(error)(f"{reference} is an adapter and its base model cannot be opened: {error}") from None
+
+
+def _open_adapter(
+    folder: Path, reference: str, device: str, dtype: torch.dtype | None, offline: bool, cache_dir: str | os.PathLike[str] | None
+) -> Checkpoint:
+    base_name, config = _read_adapter(folder, reference)
+    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+
+    with _naming_base(reference):
+        base = _open(base_name, device, dtype, offline, cache_dir)
     tokenizer = base.tokenizer
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = _tokenizer_from_folder(folder, reference)
@@ -837,10 +1020,24 @@ def _open_adapter(
             )
     with _refusing(f"{reference}: the adapter cannot be merged into {base_name}"), _quiet(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=False)
+        adapted = PeftModel.from_pretrained(base.model, str(folder), is_trainable=False)
         if incomplete := [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message).lower()]:
             raise InputError(f"{reference} lacks adapter weights: {_one_line(incomplete[0], 200)}")
-        model = model.merge_and_unload(safe_merge=True).eval()
+        if not hasattr(adapted.base_model, "merge_and_unload"):
+            raise InputError(f"{reference}: adapters of this kind ({config.get('peft_type')}) cannot be merged into a model")
+        stored = load_peft_weights(str(folder), device="cpu")
+        loaded: Any = set_peft_model_state_dict(adapted, stored)  # once more: the first time does not tell what was left over
+        dropped = sorted(name.replace(".default", "") for name in loaded.unexpected_keys)
+        opening_checks.refuse_sizeable_rest(dropped, stored, reference)
+        model, untied = merge_adapter(adapted, tokenizer, reference)
+    notes = [f"{reference}: {config.get('peft_type')} adapter merged into {base_name}"]
+    if untied:
+        notes.append(f"{reference}: the adapter changes one of the base's tied embeddings; they were given weights of their own for it")
+    if (folder / "config.json").is_file():
+        notes.append(f"{reference}: beside the adapter it holds a config.json of a whole model, which was not used")
+    if dropped:
+        notes.append(f"{reference}: {_some(dropped)} in its weight file belong to no part of the adapter and were left out")
+    notes += [f"{reference}: peft warns: {_one_line(message)}" for message in dict.fromkeys(_telling(caught))]
     weights = [path for path in sorted(folder.iterdir()) if path.name.startswith("adapter_")]
     return replace(
         base,
@@ -856,8 +1053,39 @@ def _open_adapter(
         recipe={},
         content_hash=_hash_files([*weights, *_tokenizer_paths(folder)], base.content_hash),
         format="adapter",
-        notes=[*base.notes, f"{reference}: {config.get('peft_type')} adapter merged into {base_name}"],
+        notes=[*base.notes, *notes],
     )
+
+
+def merge_adapter(adapted: Any, tokenizer: Any, source: str) -> tuple[Any, bool]:
+    """The base model of a peft model with the adapters merged into it, and whether its tied embeddings had to be untied for that.
+
+    A delta on one of two tied matrices would otherwise be added to both. Raises InputError where the merged model gives other logits
+    for an ordinary sentence than the adapter did.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    tokens = opening_checks.ordinary_tokens(tokenizer, source)
+    adapted.eval()
+    before = opening_checks.logits_of(adapted, tokens)
+    model = adapted.get_base_model()
+    tied = opening_checks.says_tied(model)
+    if any(isinstance(end, BaseTunerLayer) for end in (model.get_input_embeddings(), model.get_output_embeddings())):
+        opening_checks.untie(model)
+    model = adapted.merge_and_unload(safe_merge=True).eval()
+    untied = tied and model.get_input_embeddings().weight is not model.get_output_embeddings().weight
+    if untied:  # also where the adapter brings a whole matrix
+        opening_checks.mark_untied(model)
+    opening_checks.check_merged(before, opening_checks.logits_of(model, tokens), model.dtype, source)
+    return model, untied
+
+
+def _telling(caught: Iterable[warnings.WarningMessage]) -> Iterator[str]:
+    """What peft warns of, but for tied embeddings, which `merge_adapter` takes care of, and what is none of the user's business."""
+    for warning in caught:
+        message = str(warning.message)
+        if issubclass(warning.category, UserWarning) and not re.search(r"\btied?\b|tie_word_embeddings|weight_tying", message):
+            yield message
 
 
 def _hub_folder(hub_id: str, revision: str | None, offline: bool, cache_dir: str | os.PathLike[str] | None) -> tuple[Path, str]:
@@ -902,25 +1130,59 @@ def _hub_folder(hub_id: str, revision: str | None, offline: bool, cache_dir: str
     return folder, folder.name
 
 
+def _check_gguf(path: Path, reference: str) -> None:
+    """Raise what keeps a `.gguf` from being opened, as far as its header and its tensors, unpacked one by one, tell."""
+    from transformers import AutoConfig
+
+    with _one_gguf_reader(reference) as reader, contextlib.redirect_stderr(io.StringIO()):
+        tensors = _gguf_tensors(path, reference, reader)
+        with _refusing(f"{reference}: the model cannot be loaded"), _quiet():
+            config = AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name, local_files_only=True)
+        opening_checks.refuse_not_causal(json.loads(config.to_json_string(use_diff=False)), reference)
+        _tokenizer_from_folder(path.parent, reference, gguf_file=path.name)
+        with _refusing(f"{reference} is a damaged or unknown GGUF file"):
+            _refuse_non_finite(_unpacked(tensors), reference)
+
+
+def _gguf_tensors(path: Path, reference: str, reader: Callable[[str], Any]) -> list[Any]:
+    """The tensors of a GGUF file, still packed and on disk. Raises InputError where it is damaged, or one part of several."""
+    with _refusing(f"{reference} is a damaged or unknown GGUF file"):
+        content = reader(str(path))
+        parts = content.get_field("split.count")
+        count = int(parts.contents()) if parts is not None else 1
+    if count > 1:
+        first = re.sub(r"-\d{5}-of-", "-00001-of-", path.name)
+        raise InputError(
+            f"{reference} is one of the {count} parts of a split GGUF file; join them with "
+            f"`llama-gguf-split --merge {first} {re.sub(r'-00001-of-.*', '', first)}.gguf` (part of llama.cpp) and open the result"
+        )
+    return list(content.tensors)
+
+
+def _unpacked(tensors: Iterable[Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and values of each tensor of a GGUF file, some rows at a time."""
+    from gguf import dequantize
+
+    for tensor in tensors:
+        rows = tensor.data.reshape(-1, tensor.data.shape[-1])
+        for start in range(0, len(rows), 4096):
+            yield tensor.name, torch.tensor(dequantize(rows[start : start + 4096], tensor.tensor_type))
+
+
 def _open_gguf(path: Path, reference: str, device: str, dtype: torch.dtype | None) -> Checkpoint:
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise MissingAssetError(f"{reference} is a GGUF file; opening it needs gguf: pip install 'alignx-eval[gguf]'") from None
     options: dict[str, Any] = {"gguf_file": path.name}
     with contextlib.suppress(ImportError):  # newer transformers can keep blocks packed, with kernels fetched from the hub: never
         from transformers import GgufConfig
 
         options["quantization_config"] = GgufConfig(dequantize=True)
-    with _one_gguf_reader() as reader, contextlib.redirect_stderr(io.StringIO()):  # its progress bar knows no switch
-        with _refusing(f"{reference} is a damaged or unknown GGUF file"):
-            sizes: Counter[str] = Counter()
-            for tensor in reader(str(path)).tensors:
-                sizes[tensor.tensor_type.name] += int(tensor.n_elements)
-            # A file mixes types; the embeddings of a large vocabulary alone can outweigh all blocks.
-            quantisation = " and ".join(name for name, size in sizes.most_common() if size >= 0.05 * sizes.total())
-        model, dropped = _model_from_folder(path.parent, reference, device, dtype or torch.float32, **options)
+    with _one_gguf_reader(reference) as reader, contextlib.redirect_stderr(io.StringIO()):  # its progress bar knows no switch
+        sizes: Counter[str] = Counter()
+        for tensor in _gguf_tensors(path, reference, reader):
+            sizes[tensor.tensor_type.name] += int(tensor.n_elements)
+        # A file mixes types; the embeddings of a large vocabulary alone can outweigh all blocks.
+        quantisation = " and ".join(name for name, size in sizes.most_common() if size >= 0.05 * sizes.total())
         tokenizer = _tokenizer_from_folder(path.parent, reference, gguf_file=path.name)
+        model, dropped = _model_from_folder(path.parent, reference, device, dtype or torch.float32, **options)
     # The weights are plain tensors now; left in place, these would keep the model from being saved.
     model.hf_quantizer = None
     with contextlib.suppress(AttributeError):
@@ -950,10 +1212,12 @@ def _open_gguf(path: Path, reference: str, device: str, dtype: torch.dtype | Non
 
 
 @contextlib.contextmanager
-def _one_gguf_reader() -> Iterator[Callable[[str], Any]]:
+def _one_gguf_reader(reference: str) -> Iterator[Callable[[str], Any]]:
     """Parse a GGUF file once: transformers reads its header, tokenizer included, three times over, seconds each."""
-    import gguf
-
+    try:
+        import gguf
+    except ImportError:
+        raise MissingAssetError(f"{reference} is a GGUF file; opening it needs gguf: pip install 'alignx-eval[gguf]'") from None
     library: Any = gguf
     original = library.GGUFReader
     library.GGUFReader = reader = functools.cache(original)

@@ -548,6 +548,8 @@ def test_the_checkpoint_holds_the_merged_adapter(corpus_folder: Path, base: Path
     torch.testing.assert_close(ours, logits_of(opened.model), atol=1e-5, rtol=0)
     stage = open_checkpoint(str(path)).provenance["stages"][-1]
     adapter_size = sum(parameter.numel() for name, parameter in loaded.named_parameters() if "lora_" in name)
+    modes = {file.stat().st_mode & 0o777 for file in (path, *(tmp_path / "run" / "adapter").iterdir())}
+    assert len(modes) == 1  # the umask's, for others to read as far as it lets them
     assert stage["trained_parameters"] == adapter_size and "peft" in stage["versions"]
 
 

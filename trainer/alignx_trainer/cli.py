@@ -228,21 +228,22 @@ def recipe_path(
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="a .pt, folder, adapter, .gguf or hub id")],
+    checkpoint: Annotated[str, typer.Argument(help="whatever alignx-eval opens: .pt, .gguf, folder, adapter, hub id, bundled:NAME")],
     folder: Annotated[Path, typer.Argument(help="a new Hugging Face folder")],
+    offline: Annotated[bool, typer.Option("--offline/--online", help="whether models of the hub may be fetched")] = True,
     debug: DebugOption = False,
 ) -> None:
-    """Write CHECKPOINT as a folder that transformers opens with `from_pretrained`.
+    """Write CHECKPOINT as a folder that transformers opens with `from_pretrained`: adapters merged, blocks of a .gguf unpacked.
 
     \b
     Examples:
       alignx-train export bundled:alignx alignx-folder
       alignx-train export runs/demo/model.pt demo-folder
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    prepare_environment(offline)
     from alignx_eval.checkpoint import export_folder
 
-    export_folder(checkpoint, folder)
+    export_folder(checkpoint, folder, offline=offline)
     print(folder)
 
 

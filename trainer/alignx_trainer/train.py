@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from alignx_eval import processes
-from alignx_eval.checkpoint import follow_umask, open_checkpoint, write_checkpoint
+from alignx_eval.checkpoint import follow_umask, merge_adapter, open_checkpoint, write_checkpoint
 from alignx_eval.errors import AlignxError, InputError
 from alignx_eval.run_directory import atomic_write, sole_writer
 from alignx_trainer import run_folder, validation
@@ -522,7 +522,7 @@ def _train(
     if engine.main:
         if adapted is not None:
             _save_adapter(adapted, folder / "adapter")
-            model = adapted.merge_and_unload()
+            model, _ = merge_adapter(adapted, tokenizer, str(finished))
         if state is not None:
             model = _whole_model(model.config, state)
         model.eval()
