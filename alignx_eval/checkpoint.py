@@ -41,6 +41,7 @@ from typing import Any, Literal
 
 import torch
 
+from alignx_eval.encode import start_name
 from alignx_eval.errors import AlignxError, InputError, MissingAssetError
 
 Format = Literal["pt", "folder", "adapter", "hub", "gguf"]
@@ -326,6 +327,7 @@ def _open_pt(path: Path, reference: str, device: str, dtype: torch.dtype | None)
         recipe=payload["recipe"],
         content_hash=content_hash,
         format="pt",
+        notes=_start_notes(payload["provenance"], tokenizer, source),
     )
 
 
@@ -618,6 +620,14 @@ def _align_layer(provenance: dict[str, Any], recipe: dict[str, Any], layers: int
     return None
 
 
+def _start_notes(provenance: dict[str, Any], tokenizer: Any, source: str) -> list[str]:
+    """Where training recorded a start token (older checkpoints have no record) that is not the one that texts are measured with."""
+    recorded, measured = provenance.get("start_token"), start_name(tokenizer)
+    if recorded is None or recorded == measured:
+        return []
+    return [f"{source}: its training began every text with {recorded}; it is measured with {measured}, so its numbers may be too low"]
+
+
 def _tokenizer_files(tokenizer: Any) -> dict[str, str | torch.Tensor]:
     """The files of `tokenizer.save_pretrained`, without references to code and paths and without the padding of the last call."""
     files: dict[str, str | torch.Tensor] = {}
@@ -727,11 +737,13 @@ def _open_folder(
     provenance, recipe = sidecar.get("provenance") or {}, sidecar.get("recipe") or {}
     if not (isinstance(provenance, dict) and isinstance(recipe, dict)):
         raise InputError(f"{source}: its {SIDECAR} is not readable: recipe and provenance must be objects")
+    tokenizer = _tokenizer_from_folder(folder, source)
+    notes += _start_notes(provenance, tokenizer, source)
     return Checkpoint(
         name=folder.resolve().name,
         reference=reference,
         model=model,
-        tokenizer=_tokenizer_from_folder(folder, source),
+        tokenizer=tokenizer,
         prompt_template=sidecar.get("prompt_template"),
         heads=None,
         stage=sidecar.get("stage"),

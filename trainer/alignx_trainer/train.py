@@ -21,6 +21,7 @@ import torch
 
 from alignx_eval import processes
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
+from alignx_eval.encode import start_name
 from alignx_eval.errors import AlignxError, InputError
 from alignx_eval.run_directory import atomic_write, sole_writer
 from alignx_trainer import validation
@@ -519,6 +520,7 @@ def _train(recipe: Recipe, folder: Path, engine: Engine, progress: Progress | No
     if stopped is not None:
         stage |= {"stopped": stopped, "kept_step": kept_step}
     provenance["stages"].append(stage)
+    provenance["start_token"] = start_name(tokenizer)
     if recipe.aligns:
         provenance["align_layer"] = align_layer
     state = engine.model_state(forward, set(inner.state_dict())) if engine.sharded else None

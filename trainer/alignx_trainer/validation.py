@@ -10,7 +10,7 @@ import numpy as np
 
 from alignx_eval.checkpoint import Checkpoint
 from alignx_eval.corpora import BUNDLED, ParallelCorpus, load_corpus
-from alignx_eval.encode import encode_corpus
+from alignx_eval.encode import check_lengths, encode_corpus
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures import cosine, probe, retrieval
@@ -61,11 +61,15 @@ def _same_path(one: str, two: str) -> bool:
 
 
 def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int, seed: int) -> Measured:
-    """Measure `model`, which is left as it was. Under a launcher all processes must call it."""
+    """Measure `model`, which is left as it was. Under a launcher all processes must call it.
+
+    Raises InputError for text with sentences that are longer than the model's context.
+    """
     training = model.training
     model.eval()
     try:
         checkpoint = Checkpoint("run", "run", model, tokenizer, None, None, None, None, align_layer, {}, {}, "", "pt")
+        check_lengths(checkpoint, corpus)
         vectors = encode_corpus(checkpoint, corpus)
         costs = sentence_costs(model, tokenizer, [line for language in corpus.languages for line in corpus.sentences[language]])
     finally:
