@@ -11,7 +11,7 @@ A `.pt` is one self-contained file, written by `write_checkpoint` and read with 
     prompt_template    name of the template it was taught with (see `prompts.py`), or None
     state_dict         {name: dense tensor}; tied weights share their storage
     heads              {name: dense tensor} of training heads, or None
-    recipe, provenance plain JSON
+    recipe, provenance plain JSON; `provenance.start_token` is the start token of training (see `encode.start_name`), where recorded
 
 Nothing that a file says is ever run: the pickle inside is scanned before it is loaded, and remote code is refused wherever it is named.
 """
