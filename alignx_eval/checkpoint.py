@@ -11,7 +11,7 @@ A `.pt` is one self-contained file, written by `write_checkpoint` and read with 
     prompt_template    name of the template it was taught with (see `prompts.py`), or None
     state_dict         {name: dense tensor}; tied weights share their storage
     heads              {name: dense tensor} of training heads, or None
-    recipe, provenance plain JSON
+    recipe, provenance plain JSON; `provenance.start_token` is the start token of training (see `encode.start_name`), where recorded
 
 Nothing that a file says is ever run: the pickle inside is scanned before it is loaded, and remote code is refused wherever it is named.
 """
@@ -45,6 +45,7 @@ from typing import Any, Literal
 import torch
 
 from alignx_eval import opening_checks
+from alignx_eval.encode import start_name
 from alignx_eval.errors import AlignxError, InputError, MissingAssetError
 
 Format = Literal["pt", "folder", "adapter", "hub", "gguf"]
@@ -421,6 +422,7 @@ def _open_pt(path: Path, reference: str, device: str, dtype: torch.dtype | None)
         recipe=payload["recipe"],
         content_hash=content_hash,
         format="pt",
+        notes=_start_notes(payload["provenance"], tokenizer, source),
     )
 
 
@@ -713,6 +715,14 @@ def _align_layer(provenance: dict[str, Any], recipe: dict[str, Any], layers: int
     return None
 
 
+def _start_notes(provenance: dict[str, Any], tokenizer: Any, source: str) -> list[str]:
+    """Where training recorded a start token (older checkpoints have no record) that is not the one that texts are measured with."""
+    recorded, measured = provenance.get("start_token"), start_name(tokenizer)
+    if recorded is None or recorded == measured:
+        return []
+    return [f"{source}: its training began every text with {recorded}; it is measured with {measured}, so its numbers may be too low"]
+
+
 def _tokenizer_files(tokenizer: Any) -> dict[str, str | torch.Tensor]:
     """The files of `tokenizer.save_pretrained`, without references to code and paths and without the padding of the last call."""
     files: dict[str, str | torch.Tensor] = {}
@@ -819,6 +829,7 @@ def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype |
     if opening_checks.says_tied(model) and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
         opening_checks.mark_untied(model)
         notes.append(f"{source}: its configuration ties input and output embeddings, but two different ones are stored; both are used")
+    notes += _start_notes(provenance, tokenizer, source)
     return Checkpoint(
         name=folder.resolve().name,
         reference=reference,

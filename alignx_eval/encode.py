@@ -4,6 +4,10 @@ Each sentence is encoded alone, never inside a prompt: in a translation prompt t
 look aligned in any model. Only the decoder runs (no language-model head, no key-value cache), over batches of similar length under a token
 budget; every layer is pooled inside the forward pass, so no hidden state outlives its layer.
 
+A start token stands before every sentence and is never pooled (see `start_token`). Without it the first token of the sentence would take
+its part: models put a state of huge norm at the first position (Xiao et al. 2024, "Efficient Streaming Language Models with Attention
+Sinks"; Sun et al. 2024, "Massive Activations in Large Language Models"), and the mean would be that state and little else.
+
 Layers: "0" is what enters the first block (embeddings, with position embeddings and scaling where the family has them), "k" the residual
 state after block k, and the last state comes twice, "L" before the final norm and "L+norm" after it. (The last entry of transformers'
 `output_hidden_states` is the normed one; that is why it is not used here.)
@@ -23,39 +27,76 @@ import numpy as np
 
 from alignx_eval import processes, vector_cache
 from alignx_eval.errors import InputError
+from alignx_eval.measures.bits_per_byte import utf8_bytes
 
 Pooling = Literal["mean", "last", "weighted"]
 POOLINGS = ("mean", "last", "weighted")
 Progress = Callable[[int, int, str], None]
 
-ENCODING_VERSION = 1  # part of the cache key and of fingerprints; raise it when the vectors change
+ENCODING_VERSION = 2  # part of the cache key; raise it when the vectors change
+START_RULE = "BOS, else EOS, else none; not pooled; no other special token is added"  # of `start_token`, for fingerprints
 TOKENS_PER_BATCH = {"cpu": 512}  # small batches pad less and stay in a CPU's caches
 TOKENS_PER_BATCH_ACCELERATOR = 32768
-MOST_TRUNCATED = 0.2  # share of the sentences of a language
 
 
 @dataclass(slots=True)
 class Encoding:
     """Sentence vectors of one list of sentences, in its order.
 
-    vectors: float32 [layers, sentences, width]; layer_names: "0" ... "L", "L+norm"; token_counts: int [sentences], the tokens that were
-    pooled;
-    truncated: bool [sentences], whether the sentence was cut at the maximum length.
+    vectors: float32 [layers, sentences, width]; layer_names: "0" ... "L", "L+norm"; token_counts: int [sentences], the content tokens (all
+    but start token and other special tokens);
+    largest_token_share: float32 [layers, sentences], in 0 to 1: max_t |h_t|^2 / sum_t |h_t|^2 over the states h_t of the sentence's
+    content tokens t, whatever the pooling; 0 where all states are 0. Near 1 the mean over the tokens is the state of one of them.
     """
 
     vectors: np.ndarray
     layer_names: tuple[str, ...]
     token_counts: np.ndarray
-    truncated: np.ndarray
+    largest_token_share: np.ndarray
 
 
-def content_token_mask(token_ids: np.ndarray, lengths: np.ndarray, special_ids: frozenset[int]) -> np.ndarray:
-    """True where a token is neither padding nor special. token_ids [batch, tokens], lengths [batch] -> bool [batch, tokens].
+def start_token(tokenizer: Any) -> tuple[int | None, str]:
+    """The token that every text starts with, and its role: BOS, else EOS (it ends the document before), else none."""
+    if tokenizer.bos_token_id is not None:
+        return tokenizer.bos_token_id, "bos"
+    if tokenizer.eos_token_id is not None:
+        return tokenizer.eos_token_id, "eos"
+    return None, "none"
 
-    Padding is known from the lengths and never from the pad id, which may be 0, the end-of-sequence id, or missing.
+
+def start_name(tokenizer: Any) -> str:
+    """Role and text of the start token, such as "BOS <s>", or "none": for the environment of results and the provenance of checkpoints."""
+    start, role = start_token(tokenizer)
+    return role if start is None else f"{role.upper()} {tokenizer.convert_ids_to_tokens(start)}"
+
+
+def start_before(ids: Sequence[int], tokenizer: Any) -> list[int]:
+    """What goes before `ids`, a text tokenized without special tokens: the start token, or nothing where the text (as a template may)
+    begins with it, or where the tokenizer has none."""
+    start, _ = start_token(tokenizer)
+    return [] if start is None or (len(ids) > 0 and ids[0] == start) else [start]
+
+
+def sentence_token_ids(tokenizer: Any, sentences: Sequence[str]) -> list[list[int]]:
+    """Token ids of each sentence, start token first.
+
+    What a tokenizer adds to a text by itself is not asked for, as every family adds something else: BOS would be doubled, and an end token
+    has no part in a sentence's vector, since no token before it attends to it and it would not be pooled.
     """
-    inside = np.arange(token_ids.shape[1])[None, :] < lengths[:, None]
-    return inside & ~np.isin(token_ids, list(special_ids))
+    options = {"add_special_tokens": False, "padding": False, "truncation": False, "return_attention_mask": False, "verbose": False}
+    rows = tokenizer(list(sentences), **options)["input_ids"]
+    return [[*start_before(row, tokenizer), *row] for row in rows]
+
+
+def content_token_mask(token_ids: np.ndarray, lengths: np.ndarray, special_ids: frozenset[int], first: int = 0) -> np.ndarray:
+    """True where a token is content: not padding, not special, and not before position `first`. token_ids [batch, tokens], lengths [batch]
+    -> bool [batch, tokens].
+
+    Padding is known from the lengths and never from the pad id, which may be 0, the end-of-sequence id, or missing. The start token is
+    known from its position, since a tokenizer need not count it among its special tokens.
+    """
+    position = np.arange(token_ids.shape[1])[None, :]
+    return (first <= position) & (position < lengths[:, None]) & ~np.isin(token_ids, list(special_ids))
 
 
 def pooling_weights(mask: np.ndarray, pooling: Pooling) -> np.ndarray:
@@ -116,16 +157,16 @@ def encode(
     *,
     pooling: Pooling = "mean",
     max_tokens_per_batch: int | None = None,
-    max_length: int | None = None,
     ids: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Encoding:
     """Encode each sentence alone with `checkpoint.model` and `checkpoint.tokenizer`; see `Encoding` and the module text.
 
-    The tokenizer adds what it adds to any text (such as BOS); pooling leaves special tokens out by their id. `max_length` (tokens) is the
-    model's context length unless given; longer sentences lose their end and are marked. `ids` name the sentences in messages. Under
-    `accelerate launch` whole batches of one global plan are dealt out to the processes and every process gets the whole result.
-    Raises InputError for a sentence without any ordinary token, for non-finite states, and for an unknown pooling.
+    Pooling leaves the start token out by its position, and other special tokens that the text may hold by their id. Sentences are encoded
+    whole. `ids` name the sentences in messages. Under `accelerate launch` whole batches of one global plan are dealt out to the processes
+    and every process gets the whole result.
+    Raises InputError for a sentence without any ordinary token, for one that is longer than the model's context (start token included),
+    for non-finite states, and for an unknown pooling.
     """
     import torch
 
@@ -133,30 +174,32 @@ def encode(
         raise InputError(f"unknown pooling {pooling!r}; known: {', '.join(POOLINGS)}")
     if not len(sentences):
         raise InputError("there are no sentences to encode")
-    if max_length is not None and max_length < 1:
-        raise InputError(f"a maximum length of {max_length} tokens leaves nothing to encode")
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     decoder = model.get_decoder()
     device = model.get_input_embeddings().weight.device
     if max_tokens_per_batch is None:
         max_tokens_per_batch = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ACCELERATOR)
 
-    rows = tokenizer(list(sentences), add_special_tokens=True, padding=False, truncation=False, return_attention_mask=False, verbose=False)
-    check_token_ids(rows["input_ids"], model)
-    limit = context_length(model) if max_length is None else max_length
-    truncated = np.array([limit is not None and len(row) > limit for row in rows["input_ids"]])
-    rows = [np.asarray(row[:limit], dtype=np.int64) for row in rows["input_ids"]]
+    rows = sentence_token_ids(tokenizer, sentences)
+    check_token_ids(rows, model)
     lengths = np.array([len(row) for row in rows])
     special = special_token_ids(tokenizer)
-    token_counts = np.array([int((~np.isin(row, list(special))).sum()) for row in rows])
-    if not token_counts.all():
-        first = int(np.flatnonzero(token_counts == 0)[0])
-        name = ids[first] if ids is not None else str(first)
-        why = "was cut to" if truncated[first] else "has"
-        raise InputError(
-            f"sentence {name} ({sentences[first]!r}) {why} no token besides special ones, so it has no vector; "
-            f"{int((token_counts == 0).sum())} of {len(sentences)} sentences are like this: take these lines out of the corpus"
-        )
+    first = 0 if start_token(tokenizer)[0] is None else 1  # of the positions that may be pooled
+    token_counts = np.array([int((~np.isin(row[first:], list(special))).sum()) for row in rows])
+
+    def refuse(wrong: np.ndarray, what: Callable[[int], str]) -> None:
+        if wrong.any():
+            number = int(wrong.argmax())
+            name = ids[number] if ids is not None else str(number)
+            raise InputError(
+                f"sentence {name} {what(number)}; {int(wrong.sum())} of {len(sentences)} sentences are like this: take these lines out of "
+                "the corpus"
+            )
+
+    refuse(token_counts == 0, lambda number: f"({sentences[number]!r}) has no token besides special ones, so it has no vector")
+    limit = context_length(model)
+    if limit is not None:
+        refuse(lengths > limit, lambda number: f"has {lengths[number]} tokens, more than the {limit} that the model takes")
 
     config = model.config.get_text_config()
     blocks = decoder_blocks(decoder, config.num_hidden_layers)
@@ -164,11 +207,17 @@ def encode(
     batches = plan_batches(lengths, max_tokens_per_batch)
     rank, world = processes.share()
     vectors = np.zeros((len(layer_names), len(sentences), config.hidden_size), dtype=np.float32)
+    largest_token_share = np.zeros(vectors.shape[:2], dtype=np.float32)
     pooled: list[Any] = []  # of the batch in progress, one [rows, width] per layer, filled by the hooks in layer order
+    shares: list[Any] = []  # likewise, [rows]
     weights: Any = None
+    content: Any = None
 
     def pool(hidden: Any) -> None:
-        pooled.append(torch.bmm(weights.to(hidden.device).unsqueeze(1), hidden.float()).squeeze(1))
+        states = hidden.float()
+        pooled.append(torch.bmm(weights.to(states.device).unsqueeze(1), states).squeeze(1))
+        squares = torch.linalg.vector_norm(states, dim=2).square() * content.to(states.device)
+        shares.append(squares.amax(1) / squares.sum(1).clamp_min(torch.finfo(torch.float32).tiny))
 
     def before_first(_module: Any, args: tuple, kwargs: dict) -> None:
         pool(args[0] if args else kwargs["hidden_states"])
@@ -191,8 +240,10 @@ def encode(
                 for row, sentence in enumerate(batch):
                     token_ids[row, : lengths[sentence]] = rows[sentence]
                 attention = torch.from_numpy(np.arange(longest)[None, :] < lengths[batch][:, None]).long().to(device)
-                weights = torch.from_numpy(pooling_weights(content_token_mask(token_ids, lengths[batch], special), pooling)).to(device)
+                mask = content_token_mask(token_ids, lengths[batch], special, first)
+                weights, content = (torch.from_numpy(each).to(device) for each in (pooling_weights(mask, pooling), mask))
                 pooled.clear()
+                shares.clear()
                 output = decoder(input_ids=torch.from_numpy(token_ids).to(device), attention_mask=attention, use_cache=False)
                 pool(output.last_hidden_state)
                 del output
@@ -202,17 +253,19 @@ def encode(
                     )
                 if mine < len(batches):
                     vectors[:, batch] = torch.stack([layer.to(device) for layer in pooled]).cpu().numpy()
+                    largest_token_share[:, batch] = torch.stack([layer.to(device) for layer in shares]).cpu().numpy()
                 if progress is not None:
                     progress(min((step + 1) * world, len(batches)), len(batches), "encoding")
     finally:
         for hook in hooks:
             hook.remove()
         model.train(was_training)
-    vectors = processes.sum_of(vectors)  # each row was computed by one process and is 0 in the others
+    # Each sentence was computed by one process and is 0 in the others.
+    vectors, largest_token_share = processes.sum_of(vectors), processes.sum_of(largest_token_share)
     for name, layer in zip(layer_names, vectors, strict=True):
         if not np.isfinite(layer).all():
             raise InputError(f"layer {name} has non-finite states; with 16-bit weights try --dtype float32, else the weights are damaged")
-    return Encoding(vectors=vectors, layer_names=layer_names, token_counts=token_counts, truncated=truncated)
+    return Encoding(vectors=vectors, layer_names=layer_names, token_counts=token_counts, largest_token_share=largest_token_share)
 
 
 def check_token_ids(rows: Sequence[Sequence[int]], model: Any) -> None:
@@ -226,18 +279,42 @@ def check_token_ids(rows: Sequence[Sequence[int]], model: Any) -> None:
         )
 
 
+def check_lengths(checkpoint: Any, corpus: Any) -> None:
+    """Raises InputError where a sentence of `corpus` does not fit the model's context, naming the languages: before anything is encoded.
+
+    Sentences are encoded whole or not at all. If each model cut them at its own context, two models would be compared on different text.
+    """
+    limit = context_length(checkpoint.model)
+    if limit is None:
+        return
+    found = {}
+    for language in corpus.languages:
+        # A token takes a byte at least, except the start and a word mark (else `encode` tells); so most sentences need no tokenizing here.
+        suspects = [sentence for sentence in corpus.sentences[language] if utf8_bytes(sentence) + 2 > limit]
+        if suspects:
+            count = sum(len(row) > limit for row in sentence_token_ids(checkpoint.tokenizer, suspects))
+            if count:
+                found[language] = count
+    if found:
+        names = ", ".join(f"{language} ({count} of {len(corpus.sentences[language])})" for language, count in found.items())
+        raise InputError(
+            f"{checkpoint.name} takes {limit} tokens, and these languages have longer sentences: {names}. They are not cut, as another "
+            "model would then be measured on other text: leave these languages out, or take a corpus of shorter lines"
+        )
+
+
 @dataclass(slots=True)
 class CorpusVectors:
     """Sentence vectors of a corpus, all languages, read one layer at a time (from memory, or from the cache without holding the rest).
 
-    token_counts and truncated hold an array [lines] per language; `encoded` counts the languages that had to be encoded now;
-    `cache_keys` has the cache's key of each language, where there is a cache.
+    token_counts [lines] and largest_token_share [layers, lines] of each language are those of `Encoding`; `encoded` counts the languages
+    that had to be encoded now; `cache_keys` has the cache's key of each language, where there is a cache.
     """
 
     languages: tuple[str, ...]
     layer_names: tuple[str, ...]
     token_counts: dict[str, np.ndarray]
-    truncated: dict[str, np.ndarray]
+    largest_token_share: dict[str, np.ndarray]
     encoded: int
     _sources: dict[str, Any] = field(repr=False)  # language -> Encoding, or an open file of the cache
     cache_keys: dict[str, str] = field(default_factory=dict)
@@ -269,7 +346,6 @@ def encode_corpus(
     corpus: Any,
     *,
     pooling: Pooling = "mean",
-    max_length: int | None = None,
     max_tokens_per_batch: int | None = None,
     cache_dir: str | Path | None = None,
     cache_max_bytes: int = vector_cache.DEFAULT_MAX_BYTES,
@@ -278,11 +354,11 @@ def encode_corpus(
     """Vectors of every language of `corpus`, language by language, through the cache in `cache_dir` (None: in memory only).
 
     A language's vectors do not depend on which other languages are in the corpus, and what was encoded before an interruption is kept.
-    Raises InputError as `encode` does, and where more than `MOST_TRUNCATED` of the sentences of a language would be cut.
+    Raises InputError as `encode` does.
     """
     environment = encoding_environment(checkpoint)
     sources: dict[str, Any] = {}
-    token_counts, truncated = {}, {}
+    token_counts, largest_token_share = {}, {}
     cache_keys: dict[str, str] = {}
     encoded = 0
     layer_names: tuple[str, ...] = ()
@@ -296,7 +372,6 @@ def encode_corpus(
                     "checkpoint": checkpoint.content_hash,
                     "sentences": hashlib.sha256(json.dumps(list(sentences)).encode()).hexdigest(),
                     "pooling": pooling,
-                    "max_length": max_length,
                     **environment,
                 }
             )
@@ -308,34 +383,24 @@ def encode_corpus(
                 sentences,
                 pooling=pooling,
                 max_tokens_per_batch=max_tokens_per_batch,
-                max_length=max_length,
                 ids=[f"{identity} of {language}" for identity in corpus.ids],
             )
             encoded += 1
-            _refuse_truncated(language, encoding.truncated)
             if cache_dir is not None:
                 tensors = dict(zip(encoding.layer_names, encoding.vectors, strict=True))
-                tensors |= {"token_counts": encoding.token_counts, "truncated": encoding.truncated}
+                tensors |= {"token_counts": encoding.token_counts, "largest_token_share": encoding.largest_token_share}
                 vector_cache.store(cache_dir, key, tensors, {"layers": json.dumps(encoding.layer_names), "language": language})
                 entry = vector_cache.open_entry(cache_dir, key)
         if entry is None:
             sources[language], layer_names = encoding, encoding.layer_names
-            token_counts[language], truncated[language] = encoding.token_counts, encoding.truncated
+            token_counts[language], largest_token_share[language] = encoding.token_counts, encoding.largest_token_share
         else:
             sources[language], layer_names = entry, tuple(json.loads(entry.metadata()["layers"]))
-            token_counts[language], truncated[language] = entry.get_tensor("token_counts"), entry.get_tensor("truncated")
+            token_counts[language] = entry.get_tensor("token_counts")
+            largest_token_share[language] = entry.get_tensor("largest_token_share")
             cache_keys[language] = key
         if progress is not None:
             progress(number + 1, len(corpus.languages), f"encoding {language}")
     if encoded and cache_dir is not None:
         vector_cache.prune(cache_dir, cache_max_bytes, keep={vector_cache.cache_path(cache_dir, key) for key in cache_keys.values()})
-    return CorpusVectors(corpus.languages, layer_names, token_counts, truncated, encoded, sources, cache_keys)
-
-
-def _refuse_truncated(language: str, truncated: np.ndarray) -> None:
-    share = float(truncated.mean())
-    if share > MOST_TRUNCATED:
-        raise InputError(
-            f"{language}: {int(truncated.sum())} of {len(truncated)} sentences are longer than the model's context and would be cut; above "
-            f"{MOST_TRUNCATED:.0%} the vectors of languages do not compare: leave the language out, or take a corpus of shorter lines"
-        )
+    return CorpusVectors(corpus.languages, layer_names, token_counts, largest_token_share, encoded, sources, cache_keys)

@@ -27,7 +27,15 @@ from turns import in_turns, show_ratio, show_times
 
 from alignx_eval.checkpoint import open_checkpoint
 from alignx_eval.corpora import load_corpus
-from alignx_eval.encode import TOKENS_PER_BATCH, TOKENS_PER_BATCH_ACCELERATOR, encode, encode_corpus, plan_batches, special_token_ids
+from alignx_eval.encode import (
+    TOKENS_PER_BATCH,
+    TOKENS_PER_BATCH_ACCELERATOR,
+    encode,
+    encode_corpus,
+    plan_batches,
+    sentence_token_ids,
+    special_token_ids,
+)
 
 PLAIN_BATCH = 16
 Rows = list[list[int]]
@@ -108,7 +116,7 @@ def main() -> None:
     corpus = load_corpus(options.corpus, languages=options.languages.split(","), limit=options.lines)
     sentences = [line for language in corpus.languages for line in corpus.sentences[language]]
     model = checkpoint.model
-    rows = checkpoint.tokenizer(sentences)["input_ids"]
+    rows = sentence_token_ids(checkpoint.tokenizer, sentences)
     special = special_token_ids(checkpoint.tokenizer)
     device = model.get_input_embeddings().weight.device
     budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ACCELERATOR)

@@ -564,6 +564,17 @@ def test_export_folder(tiny_checkpoint, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["out", "tiny.pt"]
 
 
+@pytest.mark.parametrize("recorded", [None, "BOS <s>", "EOS </s>", "none"])
+def test_another_start_token_than_in_training_is_noted(tmp_path, recorded):
+    """The trainer records it in the provenance; files of before have no record and open without a word."""
+    path = write(tmp_path / "a.pt", provenance={} if recorded is None else {"start_token": recorded})
+    export_folder(path, tmp_path / "folder")
+    for reference in (path, tmp_path / "folder"):
+        notes = [note for note in open_checkpoint(reference).notes if "began every text" in note]
+        assert len(notes) == (recorded not in (None, "BOS <s>"))
+        assert all(f"began every text with {recorded}; it is measured with BOS <s>" in note for note in notes)
+
+
 def test_export_keeps_the_stored_dtype(tmp_path):
     export_folder(write(tmp_path / "half.pt", dtype=torch.bfloat16), tmp_path / "out")
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}

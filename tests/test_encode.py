@@ -34,13 +34,17 @@ from alignx_eval import vector_cache
 from alignx_eval.checkpoint import write_checkpoint
 from alignx_eval.encode import (
     POOLINGS,
+    check_lengths,
     content_token_mask,
     encode,
     encode_corpus,
     encoding_environment,
     plan_batches,
     pooling_weights,
+    sentence_token_ids,
     special_token_ids,
+    start_before,
+    start_name,
 )
 from alignx_eval.errors import InputError
 from alignx_eval.measures.cosine import centre, cosine_matrix, paired_cosine
@@ -58,9 +62,19 @@ SENTENCES = [
 
 
 def make_tokenizer(
-    *, bos: bool = True, eos: bool = False, pad: str | None = "<pad>", words_first: bool = False, side: str = "right"
+    *,
+    bos: bool = True,
+    eos: bool = False,
+    bos_token: str | None = "<s>",
+    eos_token: str | None = "</s>",
+    pad: str | None = "<pad>",
+    words_first: bool = False,
+    side: str = "right",
 ) -> PreTrainedTokenizerFast:
-    """One token a word. Id 0 is the padding token, or the word w0 with `words_first`."""
+    """One token a word. `bos` and `eos`: what it adds to a text by itself; `bos_token` and `eos_token`: what it has.
+
+    Id 0 is the padding token, or the word w0 with `words_first`.
+    """
     specials = ["<pad>", "<s>", "</s>", "<unk>"]
     vocabulary = {token: number for number, token in enumerate([*WORDS, *specials] if words_first else [*specials, *WORDS])}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -70,7 +84,7 @@ def make_tokenizer(
         single=template, special_tokens=[("<s>", vocabulary["<s>"]), ("</s>", vocabulary["</s>"])]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token=pad, padding_side=side
+        tokenizer_object=inner, bos_token=bos_token, eos_token=eos_token, unk_token="<unk>", pad_token=pad, padding_side=side
     )
 
 
@@ -346,10 +360,11 @@ def test_pooling_weights_by_hand():
         [False, True, True, False],
         [False, True, False, False],
     ]
+    assert content_token_mask(ids, np.array([4, 2]), frozenset(), first=1)[:, :2].tolist() == [[False, True], [False, True]]
 
 
 def test_weighted_pooling_is_that_of_mexa_without_special_tokens():
-    checkpoint = make_checkpoint(bos=False)
+    checkpoint = make_checkpoint(bos=False, bos_token=None, eos_token=None)
     ids = torch.tensor([checkpoint.tokenizer(SENTENCES[2])["input_ids"]])
     with torch.no_grad():
         hidden = checkpoint.model(input_ids=ids, output_hidden_states=True).hidden_states[2][0]
@@ -368,15 +383,132 @@ def test_sentence_without_ordinary_token_is_named(text):
         encode(make_checkpoint(), ["w1"], pooling="max")
 
 
-def test_R13_truncation_is_counted():
-    long = " ".join(WORDS * 2)  # 80 tokens and BOS, the model was made for 64
-    for family in ("llama", "gpt2"):
-        encoding = encode(make_checkpoint(family), ["w1 w2", long])
-        assert encoding.truncated.tolist() == [False, True]
-        assert encoding.token_counts.tolist() == [2, 63]
-    short = encode(make_checkpoint(), ["w1 w2 w3 w4"], max_length=3)
-    assert short.truncated.tolist() == [True] and short.token_counts.tolist() == [2]
-    np.testing.assert_allclose(short.vectors, encode(make_checkpoint(), ["w1 w2"]).vectors, atol=1e-5)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_R13_a_sentence_that_does_not_fit_is_refused_and_never_cut(family):
+    """The models were made for 64 tokens, and the start token is one of them."""
+    words = (WORDS * 2)[:64]
+    assert encode(make_checkpoint(family), [" ".join(words[:63])]).token_counts.tolist() == [63]
+    with pytest.raises(InputError, match="sentence b has 65 tokens, more than the 64 that the model takes; 1 of 2"):
+        encode(make_checkpoint(family), ["w1 w2", " ".join(words)], ids=["a", "b"])
+    without_start = make_checkpoint(family, bos_token=None, eos_token=None, bos=False)
+    assert encode(without_start, [" ".join(words)]).token_counts.tolist() == [64]
+
+
+def test_R13_all_languages_that_do_not_fit_are_named_before_anything_is_encoded():
+    long = " ".join(WORDS * 2)
+    corpus = corpus_of({"eng_Latn": SENTENCES[:3], "deu_Latn": [long, "w1", long], "rus_Cyrl": ["w1", long, "w2"]})
+    with pytest.raises(InputError, match=r"tiny takes 64 tokens.*: deu_Latn \(2 of 3\), rus_Cyrl \(1 of 3\)\..*leave these languages out"):
+        check_lengths(make_checkpoint(), corpus)
+    check_lengths(make_checkpoint(), corpus_of({"eng_Latn": SENTENCES, "deu_Latn": [" ".join(WORDS)] * 6}))
+    longer = make_checkpoint()
+    longer.model.config.max_position_embeddings = 81
+    check_lengths(longer, corpus)
+
+
+# --- the start token -------------------------------------------------------------------------------------------------------------
+
+# What a tokenizer has, and what it adds to a text by itself -> the name of the start token.
+STARTS = [
+    ({"bos": True}, "BOS <s>"),
+    ({"bos": False}, "BOS <s>"),
+    ({"bos": True, "eos": True}, "BOS <s>"),
+    ({"bos": False, "eos": True}, "BOS <s>"),
+    ({"bos": False, "bos_token": None}, "EOS </s>"),
+    ({"bos": False, "eos": True, "bos_token": None}, "EOS </s>"),
+    ({"bos": False, "eos_token": None}, "BOS <s>"),
+    ({"bos": False, "bos_token": None, "eos_token": None}, "none"),
+]
+
+
+@pytest.mark.parametrize(("options", "name"), STARTS)
+def test_R9_one_start_token_stands_before_every_sentence(options, name):
+    """BOS, else EOS, else none; nothing is doubled and nothing else is added, whatever the tokenizer adds by itself."""
+    tokenizer = make_tokenizer(**options)
+    start = tokenizer.convert_tokens_to_ids(name.split()[1:])
+    words = [tokenizer.convert_tokens_to_ids(sentence.split()) for sentence in SENTENCES]
+    assert start_name(tokenizer) == name
+    assert sentence_token_ids(tokenizer, SENTENCES) == [start + row for row in words]
+    if start:  # a text that begins with it already, as of a template
+        assert sentence_token_ids(tokenizer, [f"{name.split()[1]} w1 w2"]) == [start + tokenizer.convert_tokens_to_ids(["w1", "w2"])]
+        assert start_before([], tokenizer) == start
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize(("options", "name"), STARTS)
+def test_R9_only_the_content_is_pooled(options, name, pooling):
+    """Against the states of the model itself for the start token and the words."""
+    checkpoint = make_checkpoint(**options)
+    tokenizer, encoding = checkpoint.tokenizer, encode(make_checkpoint(**options), SENTENCES, pooling=pooling)
+    assert encoding.token_counts.tolist() == [len(sentence.split()) for sentence in SENTENCES]
+    for number, sentence in enumerate(SENTENCES):
+        words = sentence.split()
+        ids = torch.tensor([tokenizer.convert_tokens_to_ids([*name.split()[1:], *words])])
+        with torch.no_grad():
+            states = checkpoint.model(input_ids=ids, output_hidden_states=True).hidden_states[2][0, -len(words) :].numpy()
+        position = np.arange(1, len(words) + 1)
+        weights = {"mean": np.ones(len(words)), "last": position == len(words), "weighted": position}[pooling]
+        np.testing.assert_allclose(encoding.vectors[2, number], np.average(states, axis=0, weights=weights), atol=1e-4)
+
+
+def test_R9_what_a_tokenizer_adds_by_itself_changes_no_vector():
+    reference = encode(make_checkpoint(), SENTENCES).vectors
+    for options in ({"bos": False}, {"eos": True}, {"bos": False, "eos": True}):
+        np.testing.assert_array_equal(encode(make_checkpoint(**options), SENTENCES).vectors, reference)
+
+
+class UnlistedTokenizer(PreTrainedTokenizerFast):
+    """Its end token, the only one that can stand at the start, is an ordinary word, and it lists no special token."""
+
+    all_special_ids = property(lambda self: [])
+
+
+def test_R9_the_start_token_is_left_out_by_its_position():
+    checkpoint = make_checkpoint()
+    ids = [checkpoint.tokenizer.convert_tokens_to_ids(word) for word in ("w0", "w1", "w0", "w2")]
+    checkpoint.tokenizer = UnlistedTokenizer(tokenizer_object=make_tokenizer(bos=False).backend_tokenizer, eos_token="w0")
+    encoding = encode(checkpoint, ["w1 w0 w2", "w3"])
+    assert start_name(checkpoint.tokenizer) == "EOS w0" and encoding.token_counts.tolist() == [3, 1]
+    with torch.no_grad():
+        states = checkpoint.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0]
+    np.testing.assert_allclose(encoding.vectors[2, 0], states[1:].mean(0).numpy(), atol=1e-5)  # w0 within the text is text
+
+
+def sink_checkpoint(**tokenizer_options) -> SimpleNamespace:
+    """Whatever token comes first gets a huge state, as in most trained models."""
+    checkpoint = make_checkpoint("gpt2", **tokenizer_options)
+    with torch.no_grad():
+        checkpoint.model.transformer.wpe.weight[0] += 1000
+    return checkpoint
+
+
+def test_R9_the_first_token_of_a_model_with_a_sink_is_the_start_token():
+    """Where the tokenizer adds no start token by itself, the first word took its place, and all sentences were alike."""
+    for options in ({"bos": True}, {"bos": False}, {"bos": False, "bos_token": None}):
+        encoding = encode(sink_checkpoint(**options), [SENTENCES[2], SENTENCES[5]])
+        assert encoding.largest_token_share.max() < 0.5
+        assert paired_cosine(encoding.vectors[1][:1], encoding.vectors[1][1:])[0] < 0.9
+    without = encode(sink_checkpoint(bos=False, bos_token=None, eos_token=None), [SENTENCES[2], SENTENCES[5]])
+    assert without.largest_token_share[:4].min() > 0.99
+    assert paired_cosine(without.vectors[1][:1], without.vectors[1][1:])[0] > 0.99
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_the_largest_share_of_one_token_is_that_of_the_formula(family, pooling):
+    """max_t |h_t|^2 / sum_t |h_t|^2 over the content tokens, for any batch and pooling."""
+    checkpoint = make_checkpoint(family)
+    shares = encode(checkpoint, SENTENCES, pooling=pooling).largest_token_share
+    assert shares.shape == (5, len(SENTENCES)) and shares.dtype == np.float32
+    for number, ids in enumerate(sentence_token_ids(checkpoint.tokenizer, SENTENCES)):
+        with torch.no_grad():
+            states = checkpoint.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+        squares = np.stack([(state[0, 1:] ** 2).sum(-1).numpy() for state in states])
+        expected = squares.max(axis=1) / squares.sum(axis=1)
+        np.testing.assert_allclose(shares[[0, 1, 2, 4], number], expected, rtol=1e-4)
+    with torch.no_grad():
+        checkpoint.model.get_input_embeddings().weight.zero_()
+    if family == "llama":
+        assert encode(checkpoint, SENTENCES).largest_token_share[0].tolist() == [0] * len(SENTENCES)
 
 
 def test_non_finite_states_are_refused():
@@ -442,6 +574,7 @@ def test_cache_second_run_encodes_nothing(tmp_path, monkeypatch):
         np.testing.assert_array_equal(second.layer(layer), plain.layer(layer))
         assert second.layer(layer).shape == (2, 3, 32)
     np.testing.assert_array_equal(second.token_counts["deu_Latn"], plain.token_counts["deu_Latn"])
+    np.testing.assert_array_equal(second.largest_token_share["deu_Latn"], plain.largest_token_share["deu_Latn"])
     # Another language encodes only itself; other settings and other weights share nothing.
     more = corpus_of({**corpus.sentences, "fra_Latn": ["w9 w8", "w7", "w6"]})
     assert encode_corpus(checkpoint, more, cache_dir=tmp_path).encoded == 1
@@ -500,12 +633,12 @@ def _as_rank(rank, port, out):
     state = PartialState(cpu=True)
     checkpoint, seen = make_checkpoint(), []
     checkpoint.model.get_decoder().register_forward_pre_hook(lambda _, args, named: seen.append(named["input_ids"]), with_kwargs=True)
-    vectors = encode(checkpoint, SENTENCES, max_tokens_per_batch=20).vectors
+    encoding = encode(checkpoint, SENTENCES, max_tokens_per_batch=20)
     lengths = [int((batch != 0).sum(1).max()) for batch in seen]
     (out / f"{rank}.json").write_text(json.dumps({"world": state.num_processes, "lengths": lengths}))
     corpus = corpus_of({"eng_Latn": SENTENCES, "deu_Latn": SENTENCES[::-1]})
     counts = [encode_corpus(checkpoint, corpus, cache_dir=out / "cache", max_tokens_per_batch=14).encoded for _ in range(2)]
-    np.savez(out / f"{rank}.npz", vectors=vectors, counts=counts)
+    np.savez(out / f"{rank}.npz", vectors=encoding.vectors, shares=encoding.largest_token_share, counts=counts)
     state.destroy_process_group()
 
 
@@ -528,12 +661,13 @@ def test_two_processes_equal_one(tmp_path):
     lengths = np.array([len(make_tokenizer()(sentence)["input_ids"]) for sentence in SENTENCES])
     plan = [int(lengths[batch].max()) for batch in plan_batches(lengths, 20)]
     assert len(plan) % 2 == 1  # so one process has to repeat a batch
-    expected = encode(make_checkpoint(), SENTENCES, max_tokens_per_batch=20).vectors
+    expected = encode(make_checkpoint(), SENTENCES, max_tokens_per_batch=20)
     for rank in range(2):
         notes = json.loads((tmp_path / f"{rank}.json").read_text())
         assert notes == {"world": 2, "lengths": [*plan, plan[-1]][rank::2]}  # whole batches of the one plan are dealt out
         result = np.load(tmp_path / f"{rank}.npz")
-        np.testing.assert_allclose(result["vectors"], expected, atol=1e-6)
+        np.testing.assert_allclose(result["vectors"], expected.vectors, atol=1e-6)
+        np.testing.assert_allclose(result["shares"], expected.largest_token_share, atol=1e-6)
         assert result["counts"].tolist() == [2, 0]  # both share one cache
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 from test_cka import feature_space_debiased
-from test_encode import SENTENCES, WORDS, corpus_of, make_checkpoint
+from test_encode import SENTENCES, WORDS, make_checkpoint, module_calls
 
 from alignx_eval.comparison import compare
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import CorpusVectors, Encoding, encode_corpus
+from alignx_eval.encode import CorpusVectors, Encoding
 from alignx_eval.errors import InputError, NotComparableError
 from alignx_eval.gate import deciding_rule, judge
 from alignx_eval.measures import probe
@@ -41,15 +41,17 @@ def make_corpus(lines: int, languages=(PIVOT, GERMAN), **changes) -> ParallelCor
 def run_on(monkeypatch, suite, stacks: dict[str, np.ndarray], *, corpus: ParallelCorpus | None = None, **options) -> SuiteResult:
     """The suite on the given vectors, layer name -> [languages, lines, width], as if a checkpoint had encoded the corpus to them."""
     corpus = corpus or make_corpus(next(iter(stacks.values())).shape[1])
-    names, flags = tuple(stacks), {language: np.zeros(len(corpus), bool) for language in corpus.languages}
+    names, counts = tuple(stacks), np.full(len(corpus), 9)
+    shares = np.full((len(names), len(corpus)), 0.2)
     sources = {
-        language: Encoding(
-            np.stack([stack[number] for stack in stacks.values()]).astype(np.float32), names, flags[language], flags[language]
-        )
+        language: Encoding(np.stack([stack[number] for stack in stacks.values()]).astype(np.float32), names, counts, shares)
         for number, language in enumerate(corpus.languages)
     }
+    vectors = CorpusVectors(
+        corpus.languages, names, dict.fromkeys(corpus.languages, counts), dict.fromkeys(corpus.languages, shares), 0, sources
+    )
     before = {language: encoding.vectors.copy() for language, encoding in sources.items()}
-    monkeypatch.setattr(suite, "encode_corpus", lambda *_, **__: CorpusVectors(corpus.languages, names, flags, flags, 0, sources))
+    monkeypatch.setattr(suite, "encode_corpus", lambda *_, **__: vectors)
     result = suite.run(make_checkpoint(), corpus, **options)
     for language, encoding in sources.items():  # R15: measuring changes no vector, though normalising in place would be cheaper
         np.testing.assert_array_equal(encoding.vectors, before[language])
@@ -317,19 +319,20 @@ def test_R17_compare_aborts_where_there_are_fewer_lines(monkeypatch):
         compare({"a": {"layers": whole}, "b": {"layers": part}}, base="a", candidates=["b"])
 
 
-def test_R13_truncation_is_counted_for_each_language(tmp_path):
-    """A language whose words cost more tokens loses its ends; the count survives the cache."""
+@pytest.mark.parametrize("suite", [layers, language_id])
+def test_R13_the_same_weights_with_a_shorter_context_are_refused_and_not_measured_on_other_text(suite):
+    """Each model used to cut at its own context. The model with room for all is measured, the other is refused by language, unmeasured."""
     long = " ".join(WORDS * 2)
-    short = [SENTENCES[0]] * 7
-    corpus = corpus_of(
-        {PIVOT: SENTENCES[:3] + short, GERMAN: [long, SENTENCES[0], long, *short], RUSSIAN: [SENTENCES[0], long, SENTENCES[1], *short]}
-    )
-    checkpoint = make_checkpoint()
-    for encoded in (3, 0):
-        vectors = encode_corpus(checkpoint, corpus, cache_dir=tmp_path)
-        assert vectors.encoded == encoded
-        assert {language: int(flags.sum()) for language, flags in vectors.truncated.items()} == {PIVOT: 0, GERMAN: 2, RUSSIAN: 1}
-        assert vectors.token_counts[GERMAN].tolist()[:3] == [63, 3, 63]
+    sentences = {PIVOT: tuple(SENTENCES), GERMAN: (long, *SENTENCES[1:5], long), RUSSIAN: (*SENTENCES[:5], long)}
+    corpus = make_corpus(6, sentences=sentences)
+    longer, shorter = make_checkpoint(), make_checkpoint()
+    longer.model.config.max_position_embeddings = 81
+    assert suite.run(longer, corpus).rows
+    with module_calls() as calls:
+        for measure in (suite.check, suite.run):
+            with pytest.raises(InputError, match=r"tiny takes 64 tokens.*deu_Latn \(2 of 6\), rus_Cyrl \(1 of 6\)"):
+                measure(shorter, corpus)
+    assert not calls
 
 
 # --- probes -----------------------------------------------------------------------------------------------------------------------

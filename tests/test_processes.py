@@ -89,21 +89,13 @@ def test_damage_inside_a_cached_tensor_is_noticed(tmp_path):
     held = encode_corpus(checkpoint, corpus, cache_dir=tmp_path)
     path = vector_cache.cache_path(tmp_path, held.cache_keys["eng_Latn"])
     data = bytearray(path.read_bytes())
-    data[-2000:] = bytes(2000)
+    data[-4000:-2000] = bytes(2000)  # of a layer's vectors; behind them lie the shares of tokens, 1200 bytes
     path.write_bytes(data)
     again = encode_corpus(checkpoint, corpus, cache_dir=tmp_path)
     with pytest.raises(InputError, match="was damaged after it was written"):
         for layer in again.layer_names:
             again.layer(layer)
     assert encode_corpus(checkpoint, corpus, cache_dir=tmp_path).encoded == 1  # it was removed and is made again
-
-
-def test_R13_a_corpus_that_would_be_cut_is_refused():
-    corpus = corpus_of({"eng_Latn": ["one two"] * 4, "deu_Latn": ["one two three four five six"] * 2 + ["one"] * 2})
-    with pytest.raises(InputError, match=r"deu_Latn: 2 of 4 sentences are longer"):
-        encode_corpus(make_checkpoint(), corpus, max_length=5)
-    with pytest.raises(InputError, match="maximum length of 0"):
-        encode(make_checkpoint(), ["one"], max_length=0)
 
 
 def test_a_token_without_an_embedding_is_named():

@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 from test_encode import make_checkpoint
-from test_suite_layers import LANGUAGES, by_key, make_corpus
+from test_suite_layers import LANGUAGES, as_vectors, by_key, make_corpus
 
-from alignx_eval.encode import CorpusVectors, Encoding
 from alignx_eval.errors import InputError
 from alignx_eval.suites import language_id
 
@@ -18,16 +17,8 @@ def planted(monkeypatch, offsets: dict[str, float], lines=60, width=16):
     generator = np.random.default_rng(0)
     direction = generator.normal(size=(3, 1, width))
     content = generator.normal(size=(1, lines, width))
-    names = tuple(offsets)
     stacks = {name: content + offset * direction + generator.normal(size=(3, lines, width)) for name, offset in offsets.items()}
-    sources = {
-        language: Encoding(
-            np.stack([stacks[name][index] for name in names]).astype(np.float32), names, np.ones(lines), np.zeros(lines, bool)
-        )
-        for index, language in enumerate(LANGUAGES)
-    }
-    flags = {language: np.zeros(lines, bool) for language in LANGUAGES}
-    monkeypatch.setattr(language_id, "encode_corpus", lambda *_, **__: CorpusVectors(LANGUAGES, names, flags, flags, 0, sources))
+    monkeypatch.setattr(language_id, "encode_corpus", lambda *_, **__: as_vectors(stacks))
 
 
 def test_separability_follows_the_planted_offset(monkeypatch):
@@ -64,6 +55,8 @@ def test_tiny_model_rows_are_plain_and_items_agree():
     table = np.array(result.extras["maps"][0]["values"])
     np.testing.assert_allclose(table.sum(axis=1), 1, atol=0.01)
     assert result.fingerprint["folds"] == 5
+    assert result.fingerprint["start"] == "BOS, else EOS, else none; not pooled; no other special token is added"
+    assert result.environment["start_token"] == "BOS <s>"
 
 
 def test_P6_checkpoints_share_folds_and_labels():

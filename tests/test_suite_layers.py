@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_encode import WORDS, make_checkpoint
+from test_encode import WORDS, make_checkpoint, sink_checkpoint
 
 from alignx_eval.corpora import ParallelCorpus
 from alignx_eval.encode import CorpusVectors, Encoding
@@ -41,19 +42,21 @@ def by_key(result):
     return {row.key: row for row in result.rows}
 
 
-def planted(monkeypatch, stacks: dict[str, np.ndarray], languages=LANGUAGES):
-    """Let the suite see the given vectors, layer name -> [languages, lines, width]."""
-    names = tuple(stacks)
-    lines = next(iter(stacks.values())).shape[1]
+def as_vectors(stacks: dict[str, np.ndarray], token_counts=9, shares=0.2) -> CorpusVectors:
+    """What encoding gives for the vectors layer name -> [languages, lines, width], tokens of each line and largest share of each layer."""
+    names, lines = tuple(stacks), next(iter(stacks.values())).shape[1]
+    counts = np.broadcast_to(token_counts, lines)
+    shares = np.broadcast_to(np.reshape(shares, (-1, 1)), (len(names), lines))
     sources = {
-        language: Encoding(
-            np.stack([stacks[name][index] for name in names]).astype(np.float32), names, np.ones(lines), np.zeros(lines, bool)
-        )
-        for index, language in enumerate(languages)
+        language: Encoding(np.stack([stacks[name][index] for name in names]).astype(np.float32), names, counts, shares)
+        for index, language in enumerate(LANGUAGES)
     }
-    flags = {language: np.zeros(lines, bool) for language in languages}
-    vectors = CorpusVectors(languages, names, flags, flags, 0, sources)
-    monkeypatch.setattr(layers, "encode_corpus", lambda *_, **__: vectors)
+    return CorpusVectors(LANGUAGES, names, dict.fromkeys(LANGUAGES, counts), dict.fromkeys(LANGUAGES, shares), 0, sources)
+
+
+def planted(monkeypatch, stacks: dict[str, np.ndarray], **options):
+    """Let the suite see the given vectors, layer name -> [languages, lines, width]."""
+    monkeypatch.setattr(layers, "encode_corpus", lambda *_, **__: as_vectors(stacks, **options))
 
 
 def align_then_diverge(lines=40, width=24):
@@ -141,20 +144,110 @@ def test_align_then_diverge_is_summarised(monkeypatch):
     for metric in ("peak_layer", "peak_layer_centred"):
         row = rows[f"layers/{metric}/-/-/-"]
         assert (row.value, row.ci_low, row.ci_high, row.higher_is_better) == (2, 2, 2, None)
-    assert any("Recommended align layer: 2" in note and "n = 40" in note for note in result.notes)
+    (note,) = [note for note in result.notes if "align layer" in note]
+    assert note.startswith("Recommended align layer: 2. Raw precision@1 is highest in layer 2 [2, 2], with ")
+    heights = [rows[f"layers/{metric}/2/-/-"] for metric in ("precision_at_1", "precision_at_1_centred")]
+    for height in heights:
+        assert f"with {height.value:.3f} [{height.ci_low:.3f}, {height.ci_high:.3f}]" in note
+    assert "centred precision@1 is highest in layer 2 [2, 2]" in note and "n = 40" in note
 
 
-def test_align_layer_is_recommended_from_what_languages_share(monkeypatch):
-    """A mean vector of its own hides each language from the raw cosine; the recommendation must see through it."""
-    stacks = align_then_diverge()
-    generator = np.random.default_rng(1)
-    for name in ("1", "2", "3"):
-        stacks[name] = stacks[name] + 30 * generator.normal(size=(3, 1, 24))
-    planted(monkeypatch, stacks)
+def peaked(depth: int, raw: int, centred: int) -> dict[str, np.ndarray]:
+    """`depth` blocks; the raw curve is highest in layer `raw`, the centred one in layer `centred`.
+
+    The mean vector of each language, which hides what they share from the raw cosine, is far from the others in all layers but `raw`.
+    """
+    generator = np.random.default_rng(0)
+    content = generator.normal(size=(40, 24))
+    stacks = {}
+    for layer in range(depth + 1):
+        noise = {centred: 0.1, raw: 0.9}.get(layer, 6)
+        offset = 0 if layer == raw else 30 * generator.normal(size=(3, 1, 24))
+        stacks[str(layer)] = content + noise * generator.normal(size=(3, 40, 24)) + offset
+    return stacks | {f"{depth}+norm": stacks[str(depth)]}
+
+
+@pytest.mark.parametrize(
+    ("raw", "centred", "recommended", "why"),
+    [
+        (5, 5, 5, ""),
+        (5, 7, 7, ""),  # a fifth of ten layers apart
+        (7, 4, None, "the two peaks are more than a fifth of the 10 layers apart"),
+        (0, 1, None, "layer 0 and the last layer are no candidates"),
+        (1, 0, None, "layer 0 and the last layer are no candidates"),
+        (10, 9, None, "layer 0 and the last layer are no candidates"),
+        (0, 0, None, "layer 0 and the last layer are no candidates"),
+    ],
+)
+def test_an_align_layer_is_recommended_only_where_both_curves_agree_on_a_middle_layer(monkeypatch, raw, centred, recommended, why):
+    planted(monkeypatch, peaked(10, raw, centred))
     result = layers.run(make_checkpoint(), make_corpus())
     rows = by_key(result)
-    assert rows["layers/precision_at_1/2/-/-"].value < 0.5 < rows["layers/precision_at_1_centred/2/-/-"].value
-    assert result.extras["recommended_align_layer"] == rows["layers/peak_layer_centred/-/-/-"].value == 2
+    assert (rows["layers/peak_layer/-/-/-"].value, rows["layers/peak_layer_centred/-/-/-"].value) == (raw, centred)
+    assert result.extras.get("recommended_align_layer") == recommended
+    (note,) = [note for note in result.notes if "align layer" in note]
+    begin = "No align layer is recommended: " if recommended is None else f"Recommended align layer: {recommended}. "
+    assert note.startswith(begin + why)
+    for name, layer in (("Raw", raw), ("centred", centred)):  # both are named, with their intervals
+        assert re.search(rf"{name} precision@1 is highest in layer {layer} \[\d+, \d+\], with \d\.\d+ \[", note)
+
+
+def test_no_align_layer_is_recommended_where_a_curve_has_no_peak(monkeypatch):
+    stacks = align_then_diverge()
+    stacks["3"][:, 0] = stacks["3"].mean(axis=1)  # a sentence without a centred direction
+    stacks["1"][:] = 2.5
+    planted(monkeypatch, stacks)
+    result = layers.run(make_checkpoint(), make_corpus())
+    assert "recommended_align_layer" not in result.extras
+    (note,) = [note for note in result.notes if "align layer" in note]
+    assert note.startswith("No align layer is recommended: both curves must have a peak. Raw precision@1 is highest in layer 2 ")
+    assert "centred precision@1 is undefined in some layer" in note
+
+
+def test_the_share_of_one_token_is_reported_for_each_layer_with_a_warning(monkeypatch):
+    planted(monkeypatch, align_then_diverge(), shares=[0.2, 0.9, 0.7, 0.3, 0.51, 0.5])
+    result = layers.run(make_checkpoint(), make_corpus())
+    found = {row.layer: row for row in result.rows if row.metric == "largest_token_share"}
+    assert [row.value for row in found.values()] == pytest.approx([0.2, 0.9, 0.7, 0.3, 0.51, 0.5])
+    assert list(found) == ["0", "1", "2", "3", "4", "4+norm"]
+    assert all((row.higher_is_better, row.language, row.n) == (None, None, 40) for row in found.values())
+    assert found["1"].method == "mean over 120 sentences of at least 8 tokens, no interval"
+    (warning,) = result.warnings
+    assert warning.startswith("In layers 1 to 2, 4 one token holds up to 90.0% of a sentence's squared norm")
+    assert layers.run(make_checkpoint(), make_corpus(), pooling="last").warnings == []  # it takes one token anyway
+
+
+def test_sentences_of_few_tokens_do_not_count_for_the_share_of_one(monkeypatch):
+    counts = np.where(np.arange(40) < 10, 8, 7)
+    vectors = as_vectors(align_then_diverge(), token_counts=counts)
+    vectors.largest_token_share = {
+        language: np.broadcast_to(np.where(counts == 8, 0.1 * (index + 1), 0.9), (6, 40)) for index, language in enumerate(LANGUAGES)
+    }
+    monkeypatch.setattr(layers, "encode_corpus", lambda *_, **__: vectors)
+    result = layers.run(make_checkpoint(), make_corpus())
+    row = by_key(result)["layers/largest_token_share/2/-/-"]
+    assert (row.value, row.n) == (pytest.approx(0.2), 10) and result.warnings == []
+    planted(monkeypatch, align_then_diverge(), token_counts=7, shares=0.9)
+    result = layers.run(make_checkpoint(), make_corpus())
+    row = by_key(result)["layers/largest_token_share/2/-/-"]
+    assert (row.value, row.reason) == (None, "no sentence has 8 tokens or more") and result.warnings == []
+
+
+def test_R9_the_start_token_is_told_and_a_sink_without_one_is_warned_of(tmp_path):
+    """A model with a sink at the first position: with a start token nothing is to be seen of it, without one the first word is the sink."""
+    corpus = make_corpus(lines=12)
+    for run in range(2):  # the second reads everything from the cache
+        result = layers.run(sink_checkpoint(bos=False), corpus, cache_dir=tmp_path)
+        assert result.environment["start_token"] == "BOS <s>" and result.warnings == []
+        assert result.fingerprint["start"] == "BOS, else EOS, else none; not pooled; no other special token is added"
+        assert not any("start token" in note for note in result.notes)
+        checkpoint = sink_checkpoint(bos=False, bos_token=None, eos_token=None)
+        checkpoint.content_hash = "another tokenizer"
+        without = layers.run(checkpoint, corpus, cache_dir=tmp_path)
+        assert without.environment["start_token"] == "none" and without.fingerprint == result.fingerprint
+        assert [warning.partition(" one token")[0] for warning in without.warnings] == ["In layers 0 to 3"], run
+        assert any("tiny has neither a BOS nor an EOS token: no start token" in note for note in without.notes)
+    assert layers.run(sink_checkpoint(bos=False, bos_token=None), corpus).environment["start_token"] == "EOS </s>"
 
 
 def test_R8_one_dimension_of_length_is_told_by_the_rows_without_it(monkeypatch):
@@ -251,7 +344,7 @@ def test_R17_fingerprint_tells_what_must_agree(tiny):
     assert layers.run(checkpoint, corpus.select(limit=39)).fingerprint != result.fingerprint
     assert layers.run(checkpoint, corpus, pooling="last").fingerprint != result.fingerprint
     assert layers.run(checkpoint, corpus, pivot="deu_Latn").fingerprint != result.fingerprint
-    assert result.environment == {"dtype": "float32", "device": "cpu", "attention": "sdpa"}
+    assert result.environment == {"dtype": "float32", "device": "cpu", "attention": "sdpa", "start_token": "BOS <s>"}
 
 
 def test_layers_and_cache(tiny, tmp_path):
@@ -318,10 +411,3 @@ def test_bad_corpora_are_named():
         layers.run(make_checkpoint(), make_corpus(languages=("eng_Latn",)))
     with pytest.raises(InputError, match="two lines"):
         layers.run(make_checkpoint(), make_corpus(lines=1))
-
-
-def test_R13_truncated_sentences_are_reported():
-    corpus = make_corpus(lines=6)
-    long = tuple(" ".join(WORDS * 2) if line == 0 else text for line, text in enumerate(corpus.sentences["deu_Latn"]))
-    result = layers.run(make_checkpoint(), replace(corpus, sentences={**corpus.sentences, "deu_Latn": long}))
-    assert any("deu_Latn (1)" in note for note in result.notes)

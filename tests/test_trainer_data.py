@@ -27,7 +27,9 @@ from alignx_trainer.data import (
 from conftest import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_encode import STARTS, make_tokenizer
 
+from alignx_eval.encode import sentence_token_ids
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.prompts import TEMPLATES, split_at_input, text_without_input, translation_instruction
 
@@ -220,6 +222,38 @@ def test_prompt_is_what_generation_sees():
     prompt = tokenizer(before.format(instruction=record.instruction) + record.source + after)["input_ids"]
     assert sample.input_ids[: len(prompt)] == prompt
     assert sample.trained == [False] + [True] * (len(sample.input_ids) - 1)
+
+
+@pytest.mark.parametrize(("options", "name"), [(options, name) for options, name in STARTS if "eos_token" not in options])
+def test_samples_begin_as_the_evaluator_begins_its_texts(options, name):
+    """With one start token, whatever the tokenizer adds by itself; where that was none, the first word of the prompt used to stand first."""
+    tokenizer = make_tokenizer(**options)
+    start, end = tokenizer.convert_tokens_to_ids(name.split()[1]), tokenizer.eos_token_id
+    words = {text: tokenizer.convert_tokens_to_ids(text.split()) for text in ("w1 w2 w3", "w4 w5")}
+    text = tokenize(
+        Record("1", None, "", "w1 w2 w3", "eng_Latn", "eng_Latn"), tokenizer, template="plain", max_length=20, lm_on="all"
+    )
+    assert text.input_ids == sentence_token_ids(tokenizer, ["w1 w2 w3"])[0] + [end] == [start, *words["w1 w2 w3"], end]
+    assert text.trained == [False] + [True] * 4 and text.target_span == (1, 4)
+    for template in TEMPLATES:
+        record = Record("1", "w6 w7", "w1 w2 w3", "w4 w5", "eng_Latn", "deu_Latn")
+        sample = tokenize(record, tokenizer, template=template, max_length=100, lm_on="target")
+        before, after = split_at_input(template)
+        prompt = sentence_token_ids(tokenizer, [before.replace("{instruction}", "w6 w7") + "w1 w2 w3" + after])[0]
+        assert prompt[0] == start and prompt.count(start) == 1
+        assert sample.input_ids == [*prompt, *words["w4 w5"], end]
+        assert sample.input_ids[slice(*sample.source_span)] == words["w1 w2 w3"]
+        assert sample.input_ids[slice(*sample.target_span)] == words["w4 w5"]
+
+
+def test_a_template_that_writes_the_start_token_has_one(monkeypatch):
+    monkeypatch.setitem(TEMPLATES, "chat", "<s> {instruction} {input} ")
+    for bos in (True, False):
+        tokenizer = make_tokenizer(bos=bos)
+        record = Record("1", "w6", "w1 w2", "w4", "eng_Latn", "deu_Latn")
+        sample = tokenize(record, tokenizer, template="chat", max_length=100, lm_on="target")
+        assert sample.input_ids == tokenizer.convert_tokens_to_ids(["<s>", "w6", "w1", "w2", "w4", "</s>"])
+        assert (sample.source_span, sample.target_span) == ((2, 4), (4, 5))
 
 
 def test_truncation_cuts_source_and_target_never_the_template():

@@ -76,6 +76,7 @@ def test_every_line(data: Path, tiny_checkpoint: Path):
     assert "of all 2 records: 1 truncated to 100 tokens, 1 without an input, 0 without a target, 0 repeat another" in text
     assert re.search(r"all: 20 steps of 8 samples, about 0\.\d\d million tokens, \d+% of them", text)
     assert text.count("\n-- ") == 3
+    assert "\nstart token of every sample: BOS <s>\n" in text
     assert re.search(r"typical micro-batch, 4 samples of up to \d+ tokens: \d+\.\d\d s forward and backward, [\d,]+ tokens/s", text)
     assert re.search(r"the whole recipe on one such device: about \d+ seconds, computed from the measured speed$", text)
 

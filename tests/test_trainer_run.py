@@ -36,6 +36,8 @@ from alignx_trainer.train import TrainingError, open_model, train
 from alignx_trainer.validation import Measured, over_aligned
 from conftest import tiny_model, tiny_tokenizer
 from test_crash_safety import Operations, forked, fresh, memory  # noqa: F401
+from test_encode import WORDS as WORDS_OF_TOKENIZER
+from test_encode import make_tokenizer
 from test_trainer_step import WORDS, Stopped
 
 import alignx_eval
@@ -941,6 +943,30 @@ def test_the_log_has_the_evaluators_own_numbers(place: Path, tmp_path: Path):
             assert (found[name]["ci_low"], found[name]["ci_high"]) == pytest.approx((row.ci_low, row.ci_high), abs=1e-5), name
     assert all(0.05 < found[name]["value"] < 0.95 for name in MEASURES[:3]), found
     assert log[0]["validation"]["bits_per_byte"]["value"] > found["bits_per_byte"]["value"] + 0.1
+
+
+def test_the_start_token_of_training_is_recorded_and_validation_measures_with_it(place: Path, tmp_path: Path):
+    """A tokenizer that has no BOS and adds nothing by itself: EOS stands before every text, in training, validation and evaluation."""
+    tokenizer = make_tokenizer(bos=False, bos_token=None)
+    write_and_open(tmp_path / "init.pt", tiny_model(vocab_size=48, bos_token_id=None, eos_token_id=tokenizer.eos_token_id), tokenizer)
+    lines = [" ".join(WORDS_OF_TOKENIZER[place : place + 4]) for place in range(12)]
+    write_text(tmp_path / "words", lines)
+    changes = {"eval_path": str(tmp_path / "words"), "steps": 2, "model": None, "vocabulary_size": 0}
+    path = train(validated(place, init=str(tmp_path / "init.pt"), **changes), tmp_path / "run", device="cpu")
+    checkpoint = open_checkpoint(str(path))
+    assert checkpoint.provenance["start_token"] == "EOS </s>" and checkpoint.notes == []
+    checkpoint.model.set_attn_implementation("eager")  # as in training
+    result = layers.run(checkpoint, load_corpus(str(tmp_path / "words"), split="test"))
+    assert result.environment["start_token"] == checkpoint.provenance["start_token"]
+    (row,) = [row for row in result.rows if (row.metric, row.layer, row.language) == ("precision_at_1", "1", None)]
+    assert read_log(tmp_path / "run")[-1]["validation"]["precision_at_1"]["value"] == pytest.approx(row.value, abs=1e-6)
+
+
+def test_validation_text_that_does_not_fit_the_context_is_refused_before_the_first_step(place: Path, tmp_path: Path):
+    recipe = validated(place, model={**MODEL, "max_position_embeddings": 8})
+    with pytest.raises(InputError, match=r"run takes 8 tokens.*deu_Latn \(12 of 12\)"):
+        train(recipe, tmp_path / "run", device="cpu")
+    assert not read_log(tmp_path / "run") and not (tmp_path / "run" / "model.pt").exists()
 
 
 @pytest.mark.parametrize("changes", [{}, {"activation_checkpointing": True}])

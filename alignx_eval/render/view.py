@@ -76,6 +76,10 @@ METRICS = {
         "biased CKA",
         "for comparison with papers; near 1 for noise too where vectors have more dimensions than there are lines",
     ),
+    "largest_token_share": (
+        "largest share of one token",
+        "of the squared norm of a sentence's states; near 1 the sentence vector is that of one token",
+    ),
     "ratio_margin": ("ratio margin accuracy", "retrieval with the cosine divided by that of the neighbourhood (xsim)"),
     "probe_balanced_accuracy": (
         "language-ID probe",

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import Pooling, Progress, encode_corpus, encoding_environment
+from alignx_eval.encode import START_RULE, Pooling, Progress, check_lengths, encode_corpus, encoding_environment, start_name
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures import probe
 from alignx_eval.measures.cka import number_groups
 from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean
-from alignx_eval.suites.shared import corpus_fingerprint, interval_fields, truncation_notes
+from alignx_eval.suites.shared import corpus_fingerprint, interval_fields, start_notes
 
 SUITE = "language_id"
 FOLDS = 5
@@ -47,7 +47,7 @@ def run(
       probe_divergence          at "L" and "L+norm": accuracy there - mean over the middle half of the layers [mean]
       probe_majority, probe_script_only   without layer: always the same language; the dominant script of the text alone, same folds [mean]
     extras: `maps` with the confusion matrix (shares) at up to three layers. Raises InputError for fewer than two languages or groups of
-    lines.
+    lines, and for sentences that are longer than the model's context.
     """
     started = time.perf_counter()
     check(checkpoint, corpus)
@@ -118,13 +118,14 @@ def run(
     ]
     result.fingerprint = corpus_fingerprint(corpus) | {
         "pooling": pooling,
+        "start": START_RULE,
         "seed": seed,
         "folds": int(folds.max()) + 1,
         "shrinkage": probe.SHRINKAGE,
         "language_order": list(languages),
     }
-    result.notes += truncation_notes(vectors)
-    result.environment = encoding_environment(checkpoint)
+    result.notes += start_notes(checkpoint)
+    result.environment = encoding_environment(checkpoint) | {"start_token": start_name(checkpoint.tokenizer)}
     result.seconds = time.perf_counter() - started
     return result
 
@@ -135,3 +136,4 @@ def check(checkpoint: Any, corpus: ParallelCorpus) -> None:
         raise InputError(f"suite {SUITE}: a language probe needs at least two languages, the corpus has {', '.join(corpus.languages)}")
     if len(set(corpus.groups)) < 2:
         raise InputError(f"suite {SUITE}: a probe needs at least two groups of lines, one to learn from and one to be tested on")
+    check_lengths(checkpoint, corpus)

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import check_token_ids, context_length, encoding_environment, plan_batches
+from alignx_eval.encode import check_token_ids, context_length, encoding_environment, plan_batches, start_token
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures.bits_per_byte import bytes_not_in, token_bits, unknown_bytes, utf8_bytes
 from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean, clustered_ratio, ratio_influence
-from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fields, start_token
+from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fields
 
 SUITE = "language_modelling"
 # Elements of the logits that exist at one time (float32: 64 MB); a vocabulary of 262,144 then takes 64 positions at a time.

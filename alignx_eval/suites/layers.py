@@ -11,20 +11,32 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import CorpusVectors, Pooling, Progress, encode_corpus, encoding_environment
+from alignx_eval.encode import (
+    START_RULE,
+    CorpusVectors,
+    Pooling,
+    Progress,
+    check_lengths,
+    encode_corpus,
+    encoding_environment,
+    start_name,
+)
 from alignx_eval.errors import InputError
 from alignx_eval.measures import cka, cosine, retrieval
 from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean
 from alignx_eval.statistics.jackknife import jackknife
 from alignx_eval.statistics.peak import peak_interval
-from alignx_eval.suites.shared import corpus_fingerprint, interval_fields, truncation_notes
+from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fields, start_notes
 
 SUITE = "layers"
 LARGEST_DIMENSIONS = 3
 SUMMARISED = ("precision_at_1", "precision_at_1_centred", "cka_debiased")
 # The place of the peak, and the curve it is that of.
 PEAK_LAYERS = {"peak_layer": "precision_at_1", "peak_layer_centred": "precision_at_1_centred"}
+PEAKS_AGREE = 0.2  # share of the depth that the two peaks may be apart for an align layer to be recommended
+FEWEST_TOKENS = 8  # of a sentence that says whether one token outweighs the others
+LARGEST_TOKEN_SHARE = 0.5  # above, one token is more than all others together
 POINTS_PER_LANGUAGE, POINTS = 40, 1000  # of a picture
 NEIGHBOURS = 15  # of UMAP, and of the trustworthiness beside it
 FEWEST_POINTS = 100  # below, the neighbours are most of the picture, and PCA shows all there is
@@ -75,6 +87,8 @@ def run(
       mutual_nearest_neighbour    MEXA: both directions at once, raw cosine [mean]
     Rows without a direction of good, to read the others by:
       cka_biased                  CKA with the biased HSIC that papers print; no interval; null: its mean over all pairings
+      largest_token_share         per layer, language None: max_t |h_t|^2 / sum_t |h_t|^2 over the states h_t of a sentence's content
+                                  tokens t, mean over the sentences of all languages with at least 8 of them; a warning above 0.5
       precision_at_1_without_largest, cka_debiased_without_largest   without the 3 largest dimensions of the layer [mean, jackknife]: a
                                   number that falls or rises much is one of a few dimensions
     Rows per layer, over languages (language None): the plain mean of the rows of a metric, with the interval of that mean (lines stay
@@ -90,8 +104,9 @@ def run(
     The last states and these baselines have no direction (`higher_is_better` None): AlignX wants languages to part again at the end.
 
     extras: `pairs` (columns; debiased CKA of all pairs of languages), `projections` (PCA, UMAP), `maps`, `largest_dimension_share`,
-    `recommended_align_layer`, `vectors` (where the cache keeps the vectors of each language). Raises InputError for a pivot that the
-    corpus lacks, for fewer than two languages or lines, and as `encode_corpus`.
+    `recommended_align_layer` (only where one is, see `_recommendation`), `vectors` (where the cache keeps the vectors of each language).
+    Raises InputError for a pivot that the corpus lacks, for fewer than two languages or lines, for sentences that are longer than the
+    model's context, and as `encode_corpus`.
     """
     started = time.perf_counter()
     check(checkpoint, corpus, pivot=pivot)
@@ -137,13 +152,15 @@ def run(
             items = Items("peak", np.stack([_items(curve[name]).values for name in vectors.layer_names[:-1]], axis=1))
             add(None, _Measured(metric, None, None, items, higher_is_better=None))
             peaks[metric] = result.rows[-1]
-    # Centred where it is defined: a mean vector of its own hides the content of each language from the raw cosine.
-    best = peaks.get("peak_layer_centred") or peaks.get("peak_layer")
-    peak = None if best is None or best.value is None else str(int(best.value))
-    if best is not None and peak is not None:
-        result.extras["recommended_align_layer"] = int(peak)
-        if getattr(checkpoint, "align_layer", None) is None:
-            result.notes.append(_recommendation(best, result.rows, peak))
+    recommended, reasons = _recommendation(peaks, result.rows, len(vectors.layer_names) - 2)
+    if recommended is not None:
+        result.extras["recommended_align_layer"] = recommended
+    if getattr(checkpoint, "align_layer", None) is None:
+        result.notes.append(reasons)
+    token_shares = _largest_token_shares(checkpoint.name, vectors, len(corpus))
+    result.rows += token_shares
+    if pooling != "last":  # which takes one token of each sentence anyway
+        result.warnings += _dominant_token(token_shares)
     for measured in _baselines(checkpoint, corpus, pivot, languages, accepted):
         add(None, measured)
 
@@ -153,14 +170,15 @@ def run(
     result.extras["largest_dimension_share"] = shares
     if vectors.cache_keys:
         result.extras["vectors"] = {"layers": list(vectors.layer_names), "keys": vectors.cache_keys}
-    result.notes += truncation_notes(vectors)
+    result.notes += start_notes(checkpoint)
     result.fingerprint = corpus_fingerprint(corpus) | {
         "pivot": pivot,
         "pooling": pooling,
+        "start": START_RULE,
         "retrieval_pool": len(corpus),
         "seed": seed,
     }
-    result.environment = encoding_environment(checkpoint)
+    result.environment = encoding_environment(checkpoint) | {"start_token": start_name(checkpoint.tokenizer)}
     result.seconds = time.perf_counter() - started
     return result
 
@@ -171,6 +189,7 @@ def check(checkpoint: Any, corpus: ParallelCorpus, *, pivot: str = "eng_Latn") -
         raise InputError(f"suite {SUITE}: the corpus has no pivot language {pivot}; it has {', '.join(corpus.languages)}")
     if len(corpus.languages) < 2 or len(corpus) < 2:
         raise InputError(f"suite {SUITE}: needs at least two languages and two lines, got {len(corpus.languages)} and {len(corpus)}")
+    check_lengths(checkpoint, corpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -559,17 +578,66 @@ def principal_components(stack: np.ndarray, lines: np.ndarray) -> tuple[np.ndarr
     return points / np.sqrt(max(float(values[0]), 1e-30)), np.maximum(values, 0) / total
 
 
-def _recommendation(peak_row: Row, rows: Sequence[Row], peak: str) -> str:
-    """Which layer to align at, and from what; to be read by whoever trains next."""
-    metric = PEAK_LAYERS[peak_row.metric]
-    curve = {row.layer: row for row in rows if row.metric == metric and row.language is None and row.layer is not None}
-    height = curve[peak]
-    name = "centred precision@1" if metric.endswith("_centred") else "precision@1"
-    place = ""
-    if peak_row.ci_low is not None and peak_row.ci_high is not None:
-        place = f", the layer itself within {peak_row.ci_low:.0f} to {peak_row.ci_high:.0f}"
-    interval = f" [{height.ci_low:.3f}, {height.ci_high:.3f}]" if height.ci_low is not None else ""
-    return (
-        f"Recommended align layer: {peak}, where translations are closest ({name} {height.value:.3f}{interval}, mean over pairs, "
-        f"n = {height.n}{place})."
-    )
+def _recommendation(peaks: dict[str, Row], rows: Sequence[Row], depth: int) -> tuple[int | None, str]:
+    """(layer to align at or None, why) from the rows `peak_layer` and `peak_layer_centred`; to be read by whoever trains next.
+
+    No rule has been validated, so the peaks of raw and centred precision@1 must agree: both in layers 1 to `depth` - 1 (states that are
+    neither the embeddings nor the last ones), and no further apart than `PEAKS_AGREE` of the depth. Then it is the centred one: a mean
+    vector of its own hides the content of each language from the raw cosine.
+    """
+    found: dict[str, int] = {}
+    named = []
+    for metric, curve in PEAK_LAYERS.items():
+        name = "centred precision@1" if metric.endswith("_centred") else "raw precision@1"
+        peak = peaks.get(metric)
+        if peak is None or peak.value is None:
+            named.append(f"{name} is undefined in some layer")
+            continue
+        found[metric] = int(peak.value)
+        height = next(row for row in rows if row.metric == curve and row.layer == str(found[metric]) and row.language is None)
+        named.append(f"{name} is highest in layer {found[metric]}{_interval(peak, 0)}, with {height.value:.3f}{_interval(height, 3)}")
+    reasons = f"{'; '.join(named)} (means over pairs, 95 % intervals, n = {rows[0].n})."
+    reasons = reasons[0].upper() + reasons[1:]
+    if len(found) < len(PEAK_LAYERS):
+        return None, f"No align layer is recommended: both curves must have a peak. {reasons}"
+    if any(not 0 < layer < depth for layer in found.values()):
+        return None, f"No align layer is recommended: layer 0 and the last layer are no candidates, and a peak is there. {reasons}"
+    if abs(found["peak_layer"] - found["peak_layer_centred"]) > PEAKS_AGREE * depth:
+        return None, f"No align layer is recommended: the two peaks are more than a fifth of the {depth} layers apart. {reasons}"
+    return found["peak_layer_centred"], f"Recommended align layer: {found['peak_layer_centred']}. {reasons}"
+
+
+def _interval(row: Row, decimals: int) -> str:
+    return "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:.{decimals}f}, {row.ci_high:.{decimals}f}]"
+
+
+def _largest_token_shares(checkpoint: str, vectors: CorpusVectors, lines: int) -> list[Row]:
+    """One row a layer, of the sentences with at least `FEWEST_TOKENS` content tokens."""
+    long = np.stack([vectors.token_counts[language] >= FEWEST_TOKENS for language in vectors.languages])  # [languages, lines]
+    shares = np.stack([vectors.largest_token_share[language] for language in vectors.languages], axis=1)[:, long]  # [layers, sentences]
+    common: dict[str, Any] = {"suite": SUITE, "metric": "largest_token_share", "checkpoint": checkpoint, "higher_is_better": None}
+    if not long.any():
+        common |= UNDEFINED | {"n": lines, "reason": f"no sentence has {FEWEST_TOKENS} tokens or more"}
+        return [Row(layer=layer, **common) for layer in vectors.layer_names]
+    method = f"mean over {long.sum()} sentences of at least {FEWEST_TOKENS} tokens, no interval"
+    common |= {"n": int(long.any(axis=0).sum()), "method": method}
+    values = shares.mean(axis=1, dtype=np.float64)
+    return [Row(layer=layer, value=float(value), **common) for layer, value in zip(vectors.layer_names, values, strict=True)]
+
+
+def _dominant_token(rows: Sequence[Row]) -> list[str]:
+    """The warning about layers where one token outweighs all others of its sentence; `rows` are those of `largest_token_share`."""
+    shares = [0.0 if row.value is None else row.value for row in rows]
+    dominated = [index for index, share in enumerate(shares) if share > LARGEST_TOKEN_SHARE]
+    if not dominated:
+        return []
+    runs: list[list[str]] = []
+    for index in dominated:
+        if index - 1 not in dominated:
+            runs.append([])
+        runs[-1].append(str(rows[index].layer))
+    places = ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+    return [
+        f"In layer{'s' if len(dominated) > 1 else ''} {places} one token holds up to {max(shares):.1%} of a sentence's squared norm "
+        "(mean over sentences): what is measured there is that token more than the sentence."
+    ]

@@ -1,23 +1,14 @@
-"""What the suites that run the language model have in common: where a text starts, and how an estimate becomes a row."""
+"""What the suites have in common: which text was measured, and how an estimate becomes a row."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import CorpusVectors
+from alignx_eval.encode import start_token
 from alignx_eval.statistics.clustered import Estimate
 
 UNDEFINED: dict[str, Any] = {"value": None}  # the fields of a Row whose `reason` says why there is no number
-
-
-def start_token(tokenizer: Any) -> tuple[int | None, str]:
-    """The token that every text starts with, and its role: BOS, else EOS (it ends the document before), else none."""
-    if tokenizer.bos_token_id is not None:
-        return tokenizer.bos_token_id, "bos"
-    if tokenizer.eos_token_id is not None:
-        return tokenizer.eos_token_id, "eos"
-    return None, "none"
 
 
 def interval_fields(estimate: Estimate) -> dict[str, Any]:
@@ -42,14 +33,11 @@ def corpus_fingerprint(corpus: ParallelCorpus) -> dict[str, Any]:
     }
 
 
-def truncation_notes(vectors: CorpusVectors) -> list[str]:
-    """What the reader of a report has to know about sentences that lost their end."""
-    cut = {language: int(flags.sum()) for language, flags in vectors.truncated.items() if flags.any()}
-    if not cut:
+def start_notes(checkpoint: Any) -> list[str]:
+    """What the reader of a report has to know where no start token can stand before a sentence."""
+    if start_token(checkpoint.tokenizer)[0] is not None:
         return []
-    worst = sorted(cut.items(), key=lambda item: -item[1])[:5]
     return [
-        f"{sum(cut.values())} sentences in {len(cut)} languages were longer than the model's context and were cut, most of all "
-        + ", ".join(f"{language} ({count})" for language, count in worst)
-        + "; their vectors do not stand for the whole sentence."
+        f"The tokenizer of {checkpoint.name} has neither a BOS nor an EOS token: no start token stands before a sentence, and the first "
+        "token of a sentence may hold most of what is pooled."
     ]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import context_length, encoding_environment, plan_batches
+from alignx_eval.encode import context_length, encoding_environment, plan_batches, start_token
 from alignx_eval.errors import InputError
 from alignx_eval.measures.bleu import TEXT_POLICY, bleu_signature, bleu_statistics, prepare
 from alignx_eval.measures.chrf import chrf_signature, chrf_statistics
@@ -24,7 +24,7 @@ from alignx_eval.statistics.clustered import clustered_mean, clustered_ratio
 from alignx_eval.statistics.corpus_metrics import bleu_from_statistics, chrf_from_statistics
 from alignx_eval.statistics.jackknife import jackknife, leave_one_out
 from alignx_eval.statistics.pairing import cluster_codes, cluster_sums
-from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fields, start_token
+from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fields
 
 SUITE = "translation"
 # An output may take twice the tokens that its source is expected to take in the target language, and a little more for short sources.

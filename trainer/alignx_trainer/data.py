@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from alignx_eval.corpora import BUNDLED, HUB_PREFIX, ParallelCorpus, load_corpus
+from alignx_eval.encode import start_before
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.languages import _SPELLINGS, resolve_language
 from alignx_eval.prompts import split_at_input, text_without_input, translation_instruction
@@ -532,6 +533,7 @@ class Order:
 def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, lm_on: str) -> Sample:
     """Ids, labels and spans of one record, at most `max_length` tokens.
 
+    Every sample begins with the start token that the evaluator puts before a text (`alignx_eval.encode.start_token`).
     The prompt is tokenized once, as for generation, and the source located in it by character offsets: its span is the shortest run of
     tokens that covers the source without its surrounding blanks. A token that also holds what follows (".\\n\\n" in the pre-tokenizers of
     Llama 3 and Qwen) belongs to the span. The target is tokenized alone and appended with the end token, so its span is exact and the same
@@ -544,7 +546,7 @@ def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, 
     end = [tokenizer.eos_token_id]
     target = tokenizer(record.target, add_special_tokens=False)["input_ids"]
     if record.instruction is None:
-        start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+        start = start_before(target, tokenizer)
         room = max_length - len(start) - 1
         ids = start + target[:room] + end
         trained = [False] * len(start) + [True] * (len(ids) - len(start))
@@ -604,12 +606,14 @@ def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, 
 
 
 def _prompt(before: str, text: str, after: str, tokenizer: Any) -> tuple[list[int], tuple[int, int], Callable[[int], str]]:
-    """Ids of the whole, the span of `text` in them, and a function that shortens `text` by about so many tokens (at least a character)."""
+    """Ids of the whole with its start token, the span of `text` in them, and a function that shortens `text` by about so many tokens (at
+    least a character)."""
     try:
-        encoded = tokenizer(before + text + after, return_offsets_mapping=True)
+        encoded = tokenizer(before + text + after, add_special_tokens=False, return_offsets_mapping=True)
     except NotImplementedError:
         raise InputError(f"{type(tokenizer).__name__} gives no character offsets; the trainer needs a fast tokenizer") from None
-    offsets = encoded["offset_mapping"]
+    prefix = start_before(encoded["input_ids"], tokenizer)
+    offsets = [(0, 0)] * len(prefix) + encoded["offset_mapping"]
     first = len(before) + len(text) - len(text.lstrip())
     last = len(before) + len(text.rstrip())
     inside = [index for index, (start, end) in enumerate(offsets) if start < last and end > first and end > start]
@@ -619,7 +623,7 @@ def _prompt(before: str, text: str, after: str, tokenizer: Any) -> tuple[list[in
         length = offsets[inside[-tokens]][0] - len(before) if 0 < tokens < len(inside) else 0
         return text[: max(0, min(length, len(text) - 1))].rstrip()
 
-    return list(encoded["input_ids"]), (inside[0], inside[-1] + 1) if inside else (0, 0), shorter
+    return prefix + encoded["input_ids"], (inside[0], inside[-1] + 1) if inside else (0, 0), shorter
 
 
 @dataclass(slots=True)

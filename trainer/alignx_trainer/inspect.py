@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import yaml
 
+from alignx_eval.encode import start_name
 from alignx_eval.errors import InputError
 from alignx_trainer.config import Recipe
 from alignx_trainer.data import WINDOW, Batch, Order, Sample, Stream, collate, language_shares, tokenize
@@ -71,6 +72,8 @@ def inspect(
     )
     if recipe.max_tokens is not None and recipe.max_tokens < tokens:
         yield f"  `max_tokens` ends it earlier, at {recipe.max_tokens / 1e6:.2f} million tokens"
+
+    yield f"start token of every sample: {start_name(tokenizer)}"
 
     yield "\n# samples: «source», ‹target›"
     for sample in window[:: max(1, len(window) // max(1, samples))][:samples]:

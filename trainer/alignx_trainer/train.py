@@ -20,6 +20,7 @@ import torch
 
 from alignx_eval import processes
 from alignx_eval.checkpoint import follow_umask, merge_adapter, open_checkpoint, write_checkpoint
+from alignx_eval.encode import start_name
 from alignx_eval.errors import AlignxError, InputError
 from alignx_eval.run_directory import atomic_write, sole_writer
 from alignx_trainer import run_folder, validation
@@ -516,6 +517,7 @@ def _train(
     if stopped is not None:
         stage |= {"stopped": stopped, "kept_step": kept_step}
     provenance["stages"].append(stage)
+    provenance["start_token"] = start_name(tokenizer)
     if recipe.aligns:
         provenance["align_layer"] = align_layer
     state = engine.model_state(forward, set(inner.state_dict())) if engine.sharded else None

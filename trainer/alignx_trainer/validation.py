@@ -10,7 +10,7 @@ import numpy as np
 
 from alignx_eval.checkpoint import Checkpoint
 from alignx_eval.corpora import BUNDLED, ParallelCorpus, load_corpus
-from alignx_eval.encode import context_length, encode_corpus
+from alignx_eval.encode import check_lengths, context_length, encode_corpus
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures import cosine, probe, retrieval
@@ -65,12 +65,14 @@ def _same_path(one: str, two: str) -> bool:
 def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int, seed: int) -> Measured:
     """Measure `model`, which is left as it was. Under a launcher all processes must call it.
 
-    Bits per byte are in the evaluator's windows, or in windows of the model's context where that is shorter.
+    Bits per byte are in the evaluator's windows, or in windows of the model's context where that is shorter. Raises InputError for text with
+    sentences that are longer than the model's context.
     """
     training = model.training
     model.eval()
     try:
         checkpoint = Checkpoint("run", "run", model, tokenizer, None, None, None, None, align_layer, {}, {}, "", "pt")
+        check_lengths(checkpoint, corpus)
         vectors = encode_corpus(checkpoint, corpus)
         costs = corpus_costs(model, tokenizer, corpus, window=min(WINDOW, context_length(model) or WINDOW))
     finally:
