@@ -283,6 +283,8 @@ def check_lengths(checkpoint: Any, corpus: Any) -> None:
     """Raises InputError where a sentence of `corpus` does not fit the model's context, naming the languages: before anything is encoded.
 
     Sentences are encoded whole or not at all. If each model cut them at its own context, two models would be compared on different text.
+    Bits per byte has the same question and the same answer: a rule that no model moves says what is measured, and a checkpoint that it does
+    not fit is refused, by language.
     """
     limit = context_length(checkpoint.model)
     if limit is None:

@@ -226,7 +226,7 @@ def test_prompt_is_what_generation_sees():
 
 @pytest.mark.parametrize(("options", "name"), [(options, name) for options, name in STARTS if "eos_token" not in options])
 def test_samples_begin_as_the_evaluator_begins_its_texts(options, name):
-    """With one start token, whatever the tokenizer adds by itself; where that was none, the first word of the prompt used to stand first."""
+    """With one start token, whatever the tokenizer adds by itself; nothing stood before the prompt where that is nothing."""
     tokenizer = make_tokenizer(**options)
     start, end = tokenizer.convert_tokens_to_ids(name.split()[1]), tokenizer.eos_token_id
     words = {text: tokenizer.convert_tokens_to_ids(text.split()) for text in ("w1 w2 w3", "w4 w5")}

@@ -964,7 +964,7 @@ def test_the_start_token_of_training_is_recorded_and_validation_measures_with_it
 
 def test_validation_text_that_does_not_fit_the_context_is_refused_before_the_first_step(place: Path, tmp_path: Path):
     recipe = validated(place, model={**MODEL, "max_position_embeddings": 8})
-    with pytest.raises(InputError, match=r"run takes 8 tokens.*deu_Latn \(12 of 12\)"):
+    with pytest.raises(InputError, match=r"the model takes 8 tokens.*deu_Latn \(12 of 12\)"):
         train(recipe, tmp_path / "run", device="cpu")
     assert not read_log(tmp_path / "run") and not (tmp_path / "run" / "model.pt").exists()
 

@@ -71,7 +71,7 @@ def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int
     training = model.training
     model.eval()
     try:
-        checkpoint = Checkpoint("run", "run", model, tokenizer, None, None, None, None, align_layer, {}, {}, "", "pt")
+        checkpoint = Checkpoint("the model", "the model", model, tokenizer, None, None, None, None, align_layer, {}, {}, "", "pt")
         check_lengths(checkpoint, corpus)
         vectors = encode_corpus(checkpoint, corpus)
         costs = corpus_costs(model, tokenizer, corpus, window=min(WINDOW, context_length(model) or WINDOW))
