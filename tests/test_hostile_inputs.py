@@ -85,6 +85,11 @@ def empty_file() -> str:
     return "bad.pt"
 
 
+def name_of_two_lines() -> str:
+    Path("bad\nname.pt").touch()
+    return "bad\nname.pt"
+
+
 def picture_named_pt() -> str:
     Path("bad.pt").write_bytes(JPEG)
     return "bad.pt"
@@ -176,6 +181,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[], str], int, list[str]]] = {
     "a pickle in a torch file": (pickle_in_a_torch_file, 2, ["bad.pt", "refused"]),
     "half a .pt": (half_a_pt, 2, ["bad.pt", "cut off or damaged"]),
     "an empty file": (empty_file, 2, ["bad.pt", "empty"]),
+    "a name of two lines": (name_of_two_lines, 2, ["bad name.pt", "empty"]),
     "a picture named .pt": (picture_named_pt, 2, ["bad.pt"]),
     "safetensors named .pt": (safetensors_named_pt, 2, ["bad.pt", "safetensors"]),
     "a zip that torch did not write": (zip_that_torch_did_not_write, 2, ["bad.pt", "zip"]),
