@@ -28,7 +28,6 @@ import os
 import pickletools
 import re
 import shutil
-import stat
 import tempfile
 import warnings
 import zipfile
@@ -286,17 +285,6 @@ def export_folder(checkpoint_path: str | os.PathLike[str], folder: str | os.Path
         raise InputError(f"cannot write {folder}: {_one_line(error)}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def follow_umask(folder: Path) -> None:
-    """Give the files of `folder` the mode of any new file there: safetensors writes its own for the owner alone."""
-    probe = folder / f".{os.getpid()}.mode"
-    probe.touch()
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
-    for path in folder.iterdir():
-        if path.is_file():
-            path.chmod(mode)
 
 
 def _open_pt(path: Path, reference: str, device: str, dtype: torch.dtype | None) -> Checkpoint:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from alignx_eval import processes
-from alignx_eval.checkpoint import follow_umask, open_checkpoint, write_checkpoint
+from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 from alignx_eval.errors import AlignxError, InputError
 from alignx_eval.run_directory import atomic_write, sole_writer
 from alignx_trainer import run_folder, validation
@@ -569,7 +569,6 @@ def _save_adapter(adapted: Any, folder: Path) -> None:
     try:
         shutil.rmtree(part, ignore_errors=True)
         adapted.save_pretrained(part, save_embedding_layers=False)  # they are frozen; "auto" would ask the hub
-        follow_umask(part)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
