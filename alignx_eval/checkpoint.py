@@ -30,7 +30,6 @@ import os
 import pickletools
 import re
 import shutil
-import stat
 import tempfile
 import warnings
 import zipfile

@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,7 @@ def test_usage_errors_are_2(monkeypatch, capsys):
     ):
         code, _, err = call(monkeypatch, capsys, *arguments)
         assert code == 2 and "Traceback" not in err
+        assert not arguments or len(err.splitlines()) == 1 and err.startswith("error: ") and " -h`" in err
 
 
 def test_train_command_has_the_same_exit_codes(monkeypatch, capsys):
@@ -151,6 +153,10 @@ def test_unexpected_errors_are_one_line_and_1(place, monkeypatch, capsys):
     assert code == 1 and len(err.splitlines()) == 1 and "ZeroDivisionError" in err and "--debug" in err
     code, _, err = call(monkeypatch, capsys, "run", "a.pt", "--debug")
     assert code == 1 and "Traceback" in err
+    # One that the command line's library takes for the end of its own input.
+    monkeypatch.setattr("alignx_eval.corpora.load_corpus", lambda *_: pickle.loads(b""))
+    code, _, err = call(monkeypatch, capsys, "run", "a.pt")
+    assert code == 1 and err.strip().startswith("unexpected error: EOFError: ") and "--debug" in err
 
 
 def test_S9_identical_checkpoints_differ_nowhere(place, identical):

@@ -85,6 +85,11 @@ def empty_file() -> str:
     return "bad.pt"
 
 
+def name_of_two_lines() -> str:
+    Path("bad\nname.pt").touch()
+    return "bad\nname.pt"
+
+
 def picture_named_pt() -> str:
     Path("bad.pt").write_bytes(JPEG)
     return "bad.pt"
@@ -176,6 +181,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[], str], int, list[str]]] = {
     "a pickle in a torch file": (pickle_in_a_torch_file, 2, ["bad.pt", "refused"]),
     "half a .pt": (half_a_pt, 2, ["bad.pt", "cut off or damaged"]),
     "an empty file": (empty_file, 2, ["bad.pt", "empty"]),
+    "a name of two lines": (name_of_two_lines, 2, ["bad name.pt", "empty"]),
     "a picture named .pt": (picture_named_pt, 2, ["bad.pt"]),
     "safetensors named .pt": (safetensors_named_pt, 2, ["bad.pt", "safetensors"]),
     "a zip that torch did not write": (zip_that_torch_did_not_write, 2, ["bad.pt", "zip"]),
@@ -263,9 +269,9 @@ OPTIONS: dict[str, tuple[Callable[[], list[str]], list[str]]] = {
     "an unknown language": (lambda: ["--languages", "eng_Latn,klingon"], ["klingon"]),
     "a language that the corpus lacks": (lambda: ["--languages", "eng_Latn,swh_Latn"], ["swh_Latn"]),
     "an unknown suite": (lambda: ["--suites", "layer"], ["layer", "language_id"]),
-    "an unknown task": (lambda: ["--suites", "tasks", "--tasks", "interface_choise"], ["interface_choise"]),
-    "an unknown pooling": (lambda: ["--pooling", "max"], ["max", "mean"]),
-    "an unknown template": (lambda: ["--template", "chatml"], ["chatml", "plain"]),
+    "an unknown task": (lambda: ["--suites", "language_modelling,tasks", "--tasks", "interface_choise"], ["interface_choise"]),
+    "an unknown pooling": (lambda: ["--suites", "layers", "--pooling", "max"], ["max", "mean"]),
+    "an unknown template": (lambda: ["--suites", "translation", "--template", "chatml"], ["chatml", "plain"]),
     "no lines": (lambda: ["--limit", "0"], ["--limit"]),
     "a limit that is text": (lambda: ["--limit", "many"], ["--limit"]),
     "a policy that is no YAML": (policy_that_is_no_yaml, ["bad.yaml"]),
