@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from alignx_eval.corpora import ParallelCorpus
@@ -18,6 +19,13 @@ def start_token(tokenizer: Any) -> tuple[int | None, str]:
     if tokenizer.eos_token_id is not None:
         return tokenizer.eos_token_id, "eos"
     return None, "none"
+
+
+def start_before(ids: Sequence[int], tokenizer: Any) -> list[int]:
+    """What goes before `ids`, a text tokenized without special tokens: the start token, or nothing where the text (as a template may)
+    begins with it, or where the tokenizer has none."""
+    start, _ = start_token(tokenizer)
+    return [] if start is None or (len(ids) > 0 and ids[0] == start) else [start]
 
 
 def interval_fields(estimate: Estimate) -> dict[str, Any]:
