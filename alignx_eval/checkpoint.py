@@ -30,6 +30,7 @@ import os
 import pickletools
 import re
 import shutil
+import stat
 import tempfile
 import warnings
 import zipfile

@@ -18,8 +18,8 @@ class Row:
 
     `layer` is "0" (embeddings) to "L", or "L+norm" for the last state after the final norm; None where a metric has no layer.
     `language` and `other_language` are FLORES codes. `se`, `ci_low`, `ci_high` (95 %) are in the metric's unit, None where no valid
-    interval exists. `null` is the mean of the metric under a permutation that breaks the pairing, `chance` its expected value for a
-    model that knows nothing.
+    interval exists. `null` is the mean of the metric under a permutation that breaks the pairing (of the off-target rate: the rate of the
+    references, the identifier's own error), `chance` its expected value for a model that knows nothing.
     `n` is the number of parallel lines (or documents of a task) behind the number; `method` says how the interval was made.
     `unjudged` says why a number that is defined must not decide anything (a bound, the score of mostly empty outputs): a comparison shows
     it and gives no verdict.

@@ -9,6 +9,7 @@ import pytest
 import sacrebleu
 import tiny_models
 
+from alignx_eval import prompts
 from alignx_eval.corpora import load_corpus
 from alignx_eval.errors import InputError
 from alignx_eval.measures.bleu import prepare
@@ -35,7 +36,7 @@ def prompts_of(corpus):
     return [[tokenizer.bos_token_id, *ids] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
-def never(_token):
+def never(_tokens):
     return False
 
 
@@ -75,16 +76,66 @@ def test_T7_stops_at_the_end_token_and_at_a_line_break(corpus):
     stop = next(index for index, token in enumerate(free) if token not in free[:index] and index > 0)
     (tokens, end), *_ = greedy_decode(model, prompts, [10], end_tokens=frozenset({free[stop]}), breaks_line=never)
     assert (tokens, end) == (free[:stop], "eos")
-    (tokens, end), *_ = greedy_decode(model, prompts, [10], end_tokens=frozenset(), breaks_line=lambda token: token == free[stop])
+    (tokens, end), *_ = greedy_decode(model, prompts, [10], end_tokens=frozenset(), breaks_line=lambda tokens: tokens[-1] == free[stop])
     assert (tokens, end) == (free[: stop + 1], "line")
     assert greedy_decode(model, prompts, [0], end_tokens=frozenset(), breaks_line=never) == [([], "length")]
 
 
 @pytest.mark.parametrize(
-    "text, expected", [("Hallo\nEnglish to German:\nmehr", "Hallo"), (" Hallo \r\nx", "Hallo"), ("\nHallo", ""), ("Hallo", "Hallo")]
+    "text, expected",
+    [
+        ("Hallo\nEnglish to German:\nmehr", ("Hallo", True)),
+        (" Hallo \r\nx", ("Hallo", True)),
+        ("\n \r\nHallo", ("Hallo", False)),
+        ("\n\u200f\n Hallo\nmehr", ("Hallo", True)),
+        ("Hallo", ("Hallo", False)),
+        ("\n\n", ("", False)),
+        ("", ("", False)),
+    ],
 )
-def test_T7_continuation_is_never_scored(text, expected):
+def test_T7_leading_line_breaks_are_skipped_and_a_continuation_is_never_scored(text, expected):
     assert translation._first_line(text) == expected
+
+
+def chained(chain, **settings):
+    """A checkpoint whose next token follows from the last one alone: `chain` says what comes after which text of one token."""
+    import torch
+
+    checkpoint = tiny_models.checkpoint(**settings)
+    tokenizer, model = checkpoint.tokenizer, checkpoint.model
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, weight in state.items():
+            if name.endswith(("o_proj.weight", "down_proj.weight", "embed_tokens.weight", "lm_head.weight")):
+                weight.zero_()
+        for dimension, (last, following) in enumerate(chain.items()):
+            ((token,), (answer,)) = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (last, following))
+            state["model.embed_tokens.weight"][token, dimension] = state["lm_head.weight"][answer, dimension] = 1.0
+    return checkpoint
+
+
+def test_an_answer_that_begins_with_line_breaks_is_read(corpus):
+    result = run(chained({"\n": "\r", "\r": " ", " ": "H", "H": "\n"}), corpus, template="plain")
+    assert {(sample["output"], sample["stopped_by"]) for sample in result.samples} == {("H", "line")}
+    assert {row.value for row in result.rows if row.metric == "empty_rate"} == {0.0}
+    only_breaks = run(chained({"\n": "\r", "\r": "\n"}), corpus, template="plain", max_new_tokens=5)
+    assert {(sample["output"], sample["stopped_by"]) for sample in only_breaks.samples} == {("", "length")}  # they count towards the cap
+
+
+@pytest.mark.parametrize("bos, eos, first", [(True, True, [0]), (False, True, [1]), (False, False, [])])
+def test_a_prompt_starts_with_bos_else_eos_else_nothing(corpus, bos, eos, first):
+    tokenizer = tiny_models.tokenizer(bos=bos, eos=eos)
+    pair = ("eng_Latn", "deu_Latn")
+    requests = translation._requests(tokenizer, corpus, [pair], "plain", 5)
+    for prompt, line in zip(requests.prompts[pair], corpus.sentences["eng_Latn"], strict=True):
+        assert prompt == [*first, *tokenizer(translation_prompt("plain", *pair, line), add_special_tokens=False)["input_ids"]]
+    assert "BOS, else EOS, else none" in translation.DECODING
+
+
+def test_a_start_token_that_the_template_writes_is_not_doubled(corpus, monkeypatch):
+    monkeypatch.setitem(prompts.TEMPLATES, "plain", "<s>{instruction}\n{input}\n")
+    requests = translation._requests(tiny_models.tokenizer(), corpus, [("eng_Latn", "deu_Latn")], "plain", 5)
+    assert {tuple(prompt[:2]).count(0) for prompt in requests.prompts["eng_Latn", "deu_Latn"]} == {1}
 
 
 def test_sampling_options_of_the_checkpoint_change_nothing(corpus, result):
@@ -117,10 +168,18 @@ def test_the_cap_follows_the_source_and_the_target_language(corpus):
     assert rate == np.mean([sample["stopped_by"] == "length" for sample in outputs])
 
 
-def test_a_prompt_longer_than_the_context_gives_an_empty_output(corpus):
-    result = run(tiny_models.checkpoint(positions=12), corpus, template="plain", max_new_tokens=5)
-    assert {row.value for row in result.rows if row.metric == "empty_rate"} == {1.0}
-    assert {row.value for row in result.rows if row.metric == "bleu" and row.language and row.other_language} == {0.0}
+def test_text_that_leaves_no_room_in_the_context_is_refused_by_name(corpus):
+    pairs = [("eng_Latn", "zho_Hans"), ("zho_Hans", "eng_Latn")]
+    requests = translation._requests(tiny_models.tokenizer(), corpus, pairs, "plain", 40)
+    needed = np.array(
+        [[len(prompt) + cap for prompt, cap in zip(requests.prompts[pair], requests.caps[pair], strict=True)] for pair in pairs]
+    ).max(axis=0)
+    for positions in (int(needed.max()) - 1, int(np.median(needed))):
+        count = int((needed > positions).sum())
+        for call in (translation.check, run):
+            with pytest.raises(InputError, match=rf"context of {positions} tokens.* zho_Hans \({count} lines?\).*--languages"):
+                call(tiny_models.checkpoint(positions=positions), corpus, template="plain", max_new_tokens=40)
+    translation.check(tiny_models.checkpoint(positions=512), corpus, template="plain", max_new_tokens=40)
 
 
 def test_rows_and_items(corpus, result):
@@ -131,11 +190,18 @@ def test_rows_and_items(corpus, result):
     metrics = {row.metric for row in result.rows}
     assert metrics == {
         "bleu", "chrf++", "bleu_floor_copy", "bleu_floor_empty", "chrf++_floor_copy", "chrf++_floor_empty",
-        "off_target_rate", "off_target_rate_reference", "off_target_coverage", "over_length_rate", "empty_rate",
+        "off_target_rate", "off_target_rate_reference", "off_target_coverage", "over_length_rate", "empty_rate", "copied_rate",
     }  # fmt: skip
     for key, kind, width in (("bleu", "bleu", 10), ("chrf++", "chrf", 24), ("off_target_rate", "ratio", 2)):
         items = result.items[f"translation/{key}/-/eng_Latn/deu_Latn"]
         assert items.kind == kind and items.values.shape == (len(corpus), width)
+    for direction in directions:
+        own, reference = (rows["/".join(("translation", f"off_target_rate{end}", "-", *direction))] for end in ("", "_reference"))
+        assert own.null == reference.value is not None and "py3langid" in own.method
+    for group in ("-/-", "eng_Latn/-", "-/eng_Latn"):
+        reference = rows[f"translation/off_target_rate_reference/-/{group}"]
+        assert reference.ci_low <= reference.value <= reference.ci_high
+        assert rows[f"translation/off_target_rate/-/{group}"].null == pytest.approx(reference.value)
     for metric in ("bleu", "chrf++"):
         mean = result.items[f"translation/{metric}/-/-/-"]
         assert mean.kind == "jackknife"
@@ -159,7 +225,9 @@ def test_scores_are_those_of_sacrebleu_on_the_samples(corpus, result):
         row = rows[f"translation/bleu/-/{source}/{target}"]
         assert row.value == pytest.approx(bleu.corpus_score(outputs, [references]).score, abs=1e-9)
         assert row.null == pytest.approx(bleu.corpus_score(outputs, [shuffled(references)]).score, abs=1e-9)
-        assert row.method.startswith(str(bleu.get_signature()))
+        assert row.method.startswith(f"{bleu.get_signature()}|norm:nfc+marks+spaces; ")
+        for floor in ("copy", "empty"):
+            assert rows[f"translation/bleu_floor_{floor}/-/{source}/{target}"].method == f"{bleu.get_signature()}|norm:nfc+marks+spaces"
         row = rows[f"translation/chrf++/-/{source}/{target}"]
         assert row.value == pytest.approx(chrf.corpus_score(outputs, [references]).score, abs=1e-9)
         copied = chrf.corpus_score([prepare(line) for line in corpus.sentences[source]], [references]).score
@@ -167,6 +235,9 @@ def test_scores_are_those_of_sacrebleu_on_the_samples(corpus, result):
         assert rows[f"translation/bleu_floor_empty/-/{source}/{target}"].value == 0
         for sample, output, reference in zip(samples, outputs, references, strict=True):
             assert sample["chrf++"] == pytest.approx(chrf.sentence_score(output, [reference]).score, abs=0.006)
+
+
+JUDGED = ("bleu", "chrf++", "off_target_rate")
 
 
 def score(corpus, source, target, texts, name="given"):
@@ -177,26 +248,88 @@ def score(corpus, source, target, texts, name="given"):
     direction = translation._Direction(
         source, target, corpus.sentences[source], corpus.sentences[target], [translation.Output(text, "eos") for text in texts]
     )
-    left_out = {"bleu": {}, "chrf++": {}, "off_target_rate": {}}
+    left_out = {"bleu": {}, "chrf++": {}, "off_target_rate": {}, "off_target_rate_reference": {}}
     signatures = {"chrf++": "c", f"bleu {target}": "b"}
-    translation._score(name, corpus, direction, translation._jackknife_groups(corpus.groups), signatures, result, left_out, {})
+    unusable = translation._score(name, corpus, direction, translation._jackknife_groups(corpus.groups), signatures, result, left_out, {})
+    translation._withhold_verdicts(result, {(source, target): unusable})
+    assert len({row.unjudged is None for row in result.rows if row.metric in JUDGED and row.value is not None}) == 1
+    assert (result.warnings == []) == all(row.unjudged is None for row in result.rows)
     return {row.metric: row for row in result.rows}, left_out
 
 
 def test_perfect_copied_and_empty_outputs(corpus):
     perfect, _ = score(corpus, "eng_Latn", "deu_Latn", corpus.sentences["deu_Latn"])
     assert perfect["bleu"].value == pytest.approx(100) and perfect["chrf++"].value == pytest.approx(100)
-    assert perfect["bleu"].null < 20 and perfect["off_target_rate"].value == perfect["off_target_rate_reference"].value
+    assert perfect["bleu"].null < 20 and perfect["off_target_rate"].value == 0 and perfect["bleu"].unjudged is None
+    assert perfect["copied_rate"].value == perfect["empty_rate"].value == 0
     copied, _ = score(corpus, "eng_Latn", "deu_Latn", corpus.sentences["eng_Latn"])
     assert copied["bleu"].value == copied["bleu_floor_copy"].value and copied["off_target_rate"].value > 0.8
+    assert copied["copied_rate"].value == 1 and copied["chrf++"].unjudged == "100% of the outputs are empty, copied, off target or cut"
     empty, left_out = score(corpus, "eng_Latn", "deu_Latn", [""] * len(corpus))
     assert empty["bleu"].value == empty["chrf++"].value == 0
     assert empty["off_target_rate"].value == empty["empty_rate"].value == empty["off_target_coverage"].value == 1
     short, left_out = score(corpus, "eng_Latn", "deu_Latn", ["ja"] * len(corpus))
     assert short["off_target_rate"].value is None and short["off_target_coverage"].value == 0
     assert left_out["off_target_rate"] == {("eng_Latn", "deu_Latn"): None}
-    (mean, *_) = translation._mean_rows("x", "off_target_rate", left_out["off_target_rate"], "eng_Latn", np.ones(len(corpus), int), {})
+    (mean, *_) = translation._mean_rows("x", "off_target_rate", left_out, "eng_Latn", np.ones(len(corpus), int), {})
     assert mean.value is None and mean.reason
+
+
+def test_a_perfect_translation_is_on_target_where_the_identifier_errs():
+    corpus = load_corpus("interface", languages=["eng_Latn", "spa_Latn"])
+    perfect, _ = score(corpus, "eng_Latn", "spa_Latn", corpus.sentences["spa_Latn"])
+    assert perfect["off_target_rate"].value == 0 < perfect["off_target_rate_reference"].value == perfect["off_target_rate"].null
+
+
+def test_a_name_that_is_the_same_in_both_languages_is_not_copied(corpus):
+    same = replace(corpus, sentences=dict.fromkeys(LANGUAGES, corpus.sentences["eng_Latn"]))
+    rows, _ = score(same, "eng_Latn", "deu_Latn", same.sentences["eng_Latn"])
+    assert rows["copied_rate"].value == 0
+
+
+def test_scores_of_outputs_that_are_mostly_no_translation_are_not_judged(corpus):
+    """A direction and a mean by their own outputs, a mean also by all: over half of them."""
+    from alignx_eval.results import Row, SuiteResult
+
+    pairs = [("eng_Latn", "deu_Latn"), ("eng_Latn", "zho_Hans"), ("deu_Latn", "eng_Latn"), ("zho_Hans", "eng_Latn")]
+    good, half, bad, full = (np.outer([True, False, False, False], np.arange(6) < number) for number in (0, 3, 4, 6))
+
+    def withheld(*flags):
+        result = SuiteResult(
+            suite="translation",
+            rows=[
+                Row(suite="translation", metric=metric, checkpoint="x", language=source, other_language=target, value=1.0, n=6)
+                for metric in (*JUDGED, "empty_rate")
+                for source, target in [*pairs, (None, None), ("eng_Latn", None), (None, "eng_Latn")]
+            ],
+        )
+        translation._withhold_verdicts(result, dict(zip(pairs, flags, strict=True)))
+        marked = {metric: {row.key.removeprefix(f"translation/{metric}/-/") for row in result.rows if row.metric == metric and row.unjudged}
+                  for metric in (*JUDGED, "empty_rate")}  # fmt: skip
+        assert marked["bleu"] == marked["chrf++"] == marked["off_target_rate"] and not marked["empty_rate"]
+        return marked["bleu"], result.warnings
+
+    assert withheld(half, half, half, half) == (set(), [])
+    marked, (warning,) = withheld(good, bad, good, good)
+    assert marked == {"eng_Latn/zho_Hans"}
+    assert "1 of 4 directions (empty 67%), most of all eng_Latn to zho_Hans (67%)" in warning
+    assert withheld(bad, bad, good, good)[0] == {"eng_Latn/deu_Latn", "eng_Latn/zho_Hans", "eng_Latn/-"}
+    assert withheld(full, full, half, good)[0] == {"eng_Latn/deu_Latn", "eng_Latn/zho_Hans", "-/-", "eng_Latn/-", "-/eng_Latn"}
+
+
+def test_no_claim_is_made_from_a_checkpoint_that_answers_nothing(corpus):
+    """Whatever the other checkpoint does: its outputs are better than none, and that says nothing about translation."""
+    from alignx_eval.comparison import compare
+
+    silent, speaking = (
+        run(chained(chain, name=name), corpus, template="plain")
+        for name, chain in (("silent", {"\n": "</s>"}), ("speaking", {"\n": "H", "H": "</s>"}))
+    )
+    comparison = compare({"a": {"translation": silent}, "b": {"translation": speaking}}, base="a", candidates=["b"])
+    assert any(warning.startswith("a: 100% of the translations are empty") for warning in comparison.warnings)
+    judged = [row for row in comparison.rows if row.metric in JUDGED and row.difference is not None]
+    assert len(judged) == 2 * 7 and {row.verdict for row in judged} == {"insufficient-data"}
+    assert {(row.p, row.ci_low) for row in judged} == {(None, None)} and all("empty" in row.reason for row in judged)
 
 
 def test_T5_shuffled_references_keep_no_line():
@@ -216,6 +349,7 @@ def test_T4_fingerprint_holds_prompt_decoding_and_signatures(result):
     fingerprint = result.fingerprint
     assert fingerprint["prompt"] == "English to German:\n{text}\n"
     assert "tok:zh" in fingerprint["signatures"]["bleu zho_Hans"] and "nw:2" in fingerprint["signatures"]["chrf++"]
+    assert all(signature.endswith("|norm:nfc+marks+spaces") for signature in fingerprint["signatures"].values())
     assert "greedy" in fingerprint["decoding"] and "nfc" in fingerprint["text"] and "py3langid" in fingerprint["language_identification"]
     json.dumps([fingerprint, result.environment, result.extras, result.samples, result.notes])
 

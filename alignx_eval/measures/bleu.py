@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 # Invisible marks that only steer the direction of display; a model or a translator may leave them out without changing the text.
 _DIRECTION_MARKS = dict.fromkeys([0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
-# What is done to hypothesis and reference alike before any metric sees them; part of the fingerprint.
-TEXT_POLICY = "nfc, direction marks removed, whitespace collapsed"
+# What `prepare` does to hypothesis and reference alike before any metric sees them; `norm` in the stored signatures.
+TEXT_POLICY = "nfc+marks+spaces"
 
 _EXTRAS = {"ja-mecab": "ja", "ko-mecab": "ko"}
 

@@ -777,18 +777,17 @@ def _table_line(
     }
 
 
-_NULLS = {"translation": "shuffled references", "language_id": "random labels"}
+_NULLS = {"translation": "shuffled references", "language_id": "random labels", "off_target_rate": "the references themselves"}
 
 
 def _floor(row: Any, own: Row | None, label: str, measured: Mapping[Any, Row]) -> tuple[float | None, str]:
     """What a score is worth nothing below, and where it comes from: chance, the broken pairing, a copied source, an empty answer."""
     if own is None:
         return None, ""
-    found = [("chance", own.chance), (_NULLS.get(row.suite, "broken pairs"), own.null)]
+    found = [("chance", own.chance), (_NULLS.get(row.metric) or _NULLS.get(row.suite, "broken pairs"), own.null)]
     for name, metric in (
         ("copied source", f"{row.metric}_floor_copy"),
         ("empty output", f"{row.metric}_floor_empty"),
-        ("the references themselves", f"{row.metric}_reference"),
     ):
         floor = measured.get((label, "/".join(part or "-" for part in (row.suite, metric, row.layer, row.language, row.other_language))))
         found.append((name, floor.value if floor else None))

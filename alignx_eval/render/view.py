@@ -108,6 +108,7 @@ METRICS = {
     "off_target_rate": ("off-target rate", "share of outputs that are empty or not in the language asked for"),
     "over_length_rate": ("over-length rate", "share of outputs that did not end by themselves and were cut"),
     "empty_rate": ("empty rate", "share of outputs without text"),
+    "copied_rate": ("copied rate", "share of outputs that repeat the source"),
     "off_target_coverage": ("off-target coverage", "share of outputs with enough letters to tell their language"),
     "acc": ("accuracy", "share of documents answered correctly"),
     "acc_norm": ("accuracy, length-normalised", "share of documents answered correctly, choices normalised by length"),

@@ -6,18 +6,18 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import context_length, encoding_environment, plan_batches, start_token
+from alignx_eval.encode import context_length, encoding_environment, plan_batches, start_before, start_token
 from alignx_eval.errors import InputError
 from alignx_eval.measures.bleu import TEXT_POLICY, bleu_signature, bleu_statistics, prepare
 from alignx_eval.measures.chrf import chrf_signature, chrf_statistics
-from alignx_eval.measures.off_target import accepted_labels, judge, off_target_items
+from alignx_eval.measures.off_target import expected_language, judge, off_target_items, off_target_signature
 from alignx_eval.prompts import translation_prompt
 from alignx_eval.results import Items, Kind, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean, clustered_ratio
@@ -30,12 +30,21 @@ SUITE = "translation"
 # An output may take twice the tokens that its source is expected to take in the target language, and a little more for short sources.
 LENGTH_FACTOR = 2.0
 LENGTH_ALLOWANCE = 16
+MAX_NEW_TOKENS = 256
 JACKKNIFE_GROUPS = 100
-DECODING = f"greedy; stops at EOS, a line break or {LENGTH_FACTOR:g} x expected length + {LENGTH_ALLOWANCE} tokens; prompt starts with BOS"
+DECODING = (
+    "greedy; the prompt starts with BOS, else EOS, else none; white space before visible text is skipped; ends at an end token, at the "
+    f"first line break after visible text, or after {LENGTH_FACTOR:g} x expected length + {LENGTH_ALLOWANCE} tokens"
+)
+# Share of the outputs behind a score; above it the score says how the model fails to answer, not how well it translates.
+MOST_UNUSABLE = 0.5
+UNUSABLE = ("empty", "copied", "off target", "cut")
+_WHAT = f"{', '.join(UNUSABLE[:-1])} or {UNUSABLE[-1]}"
 
 Progress = Callable[[int, int, str], None]
+Pair = tuple[str, str]  # source and target language
 # Per direction, a statistic and its values with one jackknife group left out; None where it could have been measured but is undefined.
-LeftOut = dict[tuple[str, str], tuple[float, np.ndarray] | None]
+LeftOut = dict[Pair, tuple[float, np.ndarray] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,15 @@ class Output:
 
     text: str
     stopped_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Requests:
+    """What the model is asked: per direction (in order) and line, the prompt's token ids and the most tokens that may follow."""
+
+    prompts: dict[Pair, list[list[int]]]
+    caps: dict[Pair, list[int]]
+    allowed: dict[str, float]  # most tokens for each token of the source
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +81,7 @@ def run(
     *,
     template: str,
     pivot: str = "eng_Latn",
-    max_new_tokens: int = 256,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     limit: int | None = None,
     max_tokens_per_batch: int = 16384,
     progress: Progress | None = None,
@@ -71,32 +89,37 @@ def run(
     """Translate `corpus` (its first `limit` lines) from the pivot into every other language and back, and score it.
 
     Decoding is greedy and written out here, so no sampling option of the checkpoint's generation config can change it. An output ends at
-    EOS, at the first line break, or at its cap: `LENGTH_FACTOR` times the source's tokens times the ratio of the corpus's tokens in the two
-    languages (by the checkpoint's own tokenizer), plus `LENGTH_ALLOWANCE`, at most `max_new_tokens`. What would follow a line break is
-    never scored.
+    EOS, at the first line break after visible text, or at its cap: `LENGTH_FACTOR` times the source's tokens times the ratio of the
+    corpus's tokens in the two languages (by the checkpoint's own tokenizer), plus `LENGTH_ALLOWANCE`, at most `max_new_tokens`. Line breaks
+    and spaces before the first visible text are skipped, and count towards the cap. What would follow a later line break is never scored.
 
     Rows, per direction (`language` the source, `other_language` the target; kind of items in brackets):
       bleu [bleu], chrf++ [chrf]     corpus scores; `null` is the score of the outputs against the references of other lines
-      off_target_rate [ratio]        off-target and empty outputs over judged outputs; see `measures.off_target`
+      off_target_rate [ratio]        off-target and empty outputs over judged outputs; see `measures.off_target`. `null` is the rate of the
+                                     references under the same rule: the identifier's own error
       over_length_rate [mean]        share of outputs that had to be cut
       empty_rate [mean]              share of outputs without text
+      copied_rate [mean]             share of outputs that repeat the source where the reference does not
     floors beside them, without items: bleu_floor_copy, chrf++_floor_copy (the source as the output), bleu_floor_empty, chrf++_floor_empty
-    (nothing as the output), off_target_rate_reference (the rule applied to the references: the identifier's own error), off_target_coverage
-    (judged over all). Means of bleu, chrf++ and off_target_rate [jackknife] over all directions (no language), out of the pivot (`language`
-    the pivot) and into it (`other_language` the pivot); BLEU's tokenizers differ between targets, so its means are a footnote.
+    (nothing as the output), off_target_rate_reference (the `null` of off_target_rate, with its interval), off_target_coverage (judged over
+    all). Means of bleu, chrf++ and off_target_rate [jackknife] and of off_target_rate_reference over all directions (no language), out of
+    the pivot (`language` the pivot) and into it (`other_language` the pivot); BLEU's tokenizers differ between targets, so its means are a
+    footnote.
 
-    Raises InputError when the pivot is missing or alone, MissingAssetError when a target's BLEU tokenizer is not installed (before any
-    decoding).
+    bleu, chrf++ and off_target_rate are not to be judged where more than `MOST_UNUSABLE` of the outputs behind them are empty, copied, off
+    target or cut; their means neither where this is so over all directions. A warning then says so.
+
+    Raises what `check` raises, before any decoding.
     """
     started = time.perf_counter()
     if limit is not None:
         corpus = corpus.select(limit=limit)
-    check(checkpoint, corpus, template=template, pivot=pivot)
+    requests = _checked_requests(checkpoint, corpus, template, pivot, max_new_tokens)
     others = [code for code in corpus.languages if code != pivot]
-    pairs = [(pivot, code) for code in others] + [(code, pivot) for code in others]
     signatures = {"chrf++": chrf_signature()} | {f"bleu {target}": bleu_signature(target) for target in [*others, pivot]}
+    signatures = {metric: f"{signature}|norm:{TEXT_POLICY}" for metric, signature in signatures.items()}
 
-    directions, caps = _translate(checkpoint, corpus, pairs, template, max_new_tokens, max_tokens_per_batch, progress)
+    directions = _translate(checkpoint, corpus, requests, max_tokens_per_batch, progress)
     result = SuiteResult(
         suite=SUITE,
         rows=[],
@@ -111,33 +134,32 @@ def run(
             "max_new_tokens": max_new_tokens,
             "text": TEXT_POLICY,
             "signatures": signatures,
-            "language_identification": _identifier_signature(),
+            "language_identification": off_target_signature(),
         },
         environment=encoding_environment(checkpoint)
         | {"start_token": start_token(checkpoint.tokenizer)[1], "end_tokens": _end_names(checkpoint)},
     )
     groups = _jackknife_groups(corpus.groups)
-    left_out: dict[str, LeftOut] = {"bleu": {}, "chrf++": {}, "off_target_rate": {}}
+    left_out: dict[str, LeftOut] = {"bleu": {}, "chrf++": {}, "off_target_rate": {}, "off_target_rate_reference": {}}
     identified: dict[str, dict[str, int]] = {}
+    unusable: dict[Pair, np.ndarray] = {}
     for direction in directions:
-        _score(checkpoint.name, corpus, direction, groups, signatures, result, left_out, identified)
-    for metric, values in left_out.items():
-        result.rows += _mean_rows(checkpoint.name, metric, values, pivot, np.bincount(groups[0]), result.items)
-    result.extras = {"identified": identified, "tokens_allowed_per_source_token": caps}
+        pair = (direction.source_language, direction.target_language)
+        unusable[pair] = _score(checkpoint.name, corpus, direction, groups, signatures, result, left_out, identified)
+    for metric in left_out:
+        result.rows += _mean_rows(checkpoint.name, metric, left_out, pivot, np.bincount(groups[0]), result.items)
+    _withhold_verdicts(result, unusable)
+    result.extras = {"identified": identified, "tokens_allowed_per_source_token": requests.allowed}
     result.notes.append("An empty output scores 0 in BLEU and chrF++ and counts as off target.")
     result.notes.append("Means over directions mix BLEU tokenizers; read the rows of the directions.")
     result.seconds = time.perf_counter() - started
     return result
 
 
-def check(checkpoint: Any, corpus: ParallelCorpus, *, template: str, pivot: str = "eng_Latn") -> None:
-    """Raise InputError for what `run` could not measure, and MissingAssetError for a tokenizer of BLEU that is missing."""
-    if pivot not in corpus.languages:
-        raise InputError(f"translation needs the pivot language {pivot}; corpus {corpus.name} has {', '.join(corpus.languages)}")
-    if len(corpus.languages) < 2:
-        raise InputError(f"translation needs a language besides the pivot {pivot}")
-    for code in corpus.languages:
-        bleu_signature(code)
+def check(checkpoint: Any, corpus: ParallelCorpus, *, template: str, pivot: str = "eng_Latn", max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+    """Raise what `run` would raise, without decoding: InputError where the pivot is missing or alone, for an unknown template, and where
+    prompt and output do not fit the model's context; MissingAssetError where a target's BLEU tokenizer is not installed."""
+    _checked_requests(checkpoint, corpus, template, pivot, max_new_tokens)
 
 
 def greedy_decode(
@@ -146,12 +168,13 @@ def greedy_decode(
     caps: Sequence[int],
     *,
     end_tokens: frozenset[int],
-    breaks_line: Callable[[int], bool],
+    breaks_line: Callable[[Sequence[int]], bool],
     max_tokens_per_batch: int = 16384,
     progress: Progress | None = None,
 ) -> list[tuple[list[int], str]]:
     """The most probable token after each prompt, again and again: per prompt the new tokens (without the end token) and what ended them.
 
+    breaks_line: whether the new tokens so far end with the end of their line.
     prompts: token ids; caps: most new tokens of each. Batches hold sequences of similar length, padded on the left with masked positions,
     and positions are counted from the first real token, so neighbours change nothing. Rows that have ended are dropped from the batch.
     """
@@ -190,7 +213,7 @@ def greedy_decode(
                         alive[row] = False
                         continue
                     written[index].append(token)
-                    if breaks_line(token):
+                    if breaks_line(written[index]):
                         ended[index] = "line"
                         alive[row] = False
                     elif len(written[index]) >= caps[index]:
@@ -218,48 +241,81 @@ def shuffled(texts: Sequence[str]) -> list[str]:
     return [texts[(index + step) % len(texts)] for index in range(len(texts))]
 
 
-def _translate(
-    checkpoint: Any,
-    corpus: ParallelCorpus,
-    pairs: list[tuple[str, str]],
-    template: str,
-    max_new_tokens: int,
-    max_tokens_per_batch: int,
-    progress: Progress | None,
-) -> tuple[list[_Direction], dict[str, float]]:
-    """All directions decoded together, so that batches are full and of even length."""
-    tokenizer, model = checkpoint.tokenizer, checkpoint.model
-    token_counts = {
-        code: np.array([len(ids) for ids in tokenizer(list(lines), add_special_tokens=False)["input_ids"]])
-        for code, lines in corpus.sentences.items()
-    }
-    start, role = start_token(tokenizer)
-    prefix = [start] if start is not None and role == "bos" else []
-    limit = context_length(model)
-    prompts: list[list[int]] = []
-    caps: list[int] = []
-    allowed: dict[str, float] = {}
+def _checked_requests(checkpoint: Any, corpus: ParallelCorpus, template: str, pivot: str, max_new_tokens: int) -> _Requests:
+    if pivot not in corpus.languages:
+        raise InputError(f"translation needs the pivot language {pivot}; corpus {corpus.name} has {', '.join(corpus.languages)}")
+    if len(corpus.languages) < 2:
+        raise InputError(f"translation needs a language besides the pivot {pivot}")
+    for code in corpus.languages:
+        bleu_signature(code)
+    others = [code for code in corpus.languages if code != pivot]
+    pairs = [(pivot, code) for code in others] + [(code, pivot) for code in others]
+    requests = _requests(checkpoint.tokenizer, corpus, pairs, template, max_new_tokens)
+    _refuse_long(checkpoint, requests, others)
+    return requests
+
+
+def _requests(tokenizer: Any, corpus: ParallelCorpus, pairs: list[Pair], template: str, max_new_tokens: int) -> _Requests:
+    def tokens_of(texts: Sequence[str]) -> list[list[int]]:
+        rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        return rows
+
+    token_counts = {code: np.array([len(ids) for ids in tokens_of(lines)]) for code, lines in corpus.sentences.items()}
+    requests = _Requests({}, {}, {})
     for source, target in pairs:
         expansion = token_counts[target].sum() / max(1, token_counts[source].sum())
-        allowed[f"{source}-{target}"] = round(LENGTH_FACTOR * float(expansion), 3)
+        requests.allowed[f"{source}-{target}"] = round(LENGTH_FACTOR * float(expansion), 3)
+        requests.caps[source, target] = [
+            min(max_new_tokens, LENGTH_ALLOWANCE + math.ceil(LENGTH_FACTOR * expansion * count)) for count in token_counts[source]
+        ]
         texts = [translation_prompt(template, source, target, line) for line in corpus.sentences[source]]
-        for ids, count in zip(tokenizer(texts, add_special_tokens=False)["input_ids"], token_counts[source], strict=True):
-            cap = min(max_new_tokens, LENGTH_ALLOWANCE + math.ceil(LENGTH_FACTOR * expansion * count))
-            prompts.append([*prefix, *ids])
-            # A prompt that leaves no room in the model's context is not translated: its output is empty, and counted as such.
-            caps.append(cap if limit is None else max(0, min(cap, limit - len(prompts[-1]))))
+        requests.prompts[source, target] = [[*start_before(ids, tokenizer), *ids] for ids in tokens_of(texts)]
+    return requests
 
+
+def _refuse_long(checkpoint: Any, requests: _Requests, others: list[str]) -> None:
+    """Raise InputError where prompt and cap need more positions than the model has.
+
+    The cap is never lowered to what the context leaves: of two models, the one with the shorter context would then be measured on other
+    terms.
+    """
+    limit = context_length(checkpoint.model)
+    if limit is None:
+        return
+    too_long: dict[str, set[int]] = {code: set() for code in others}
+    for pair, prompts in requests.prompts.items():
+        (other,) = [code for code in pair if code in too_long]
+        too_long[other] |= {
+            index for index, (prompt, cap) in enumerate(zip(prompts, requests.caps[pair], strict=True)) if len(prompt) + cap > limit
+        }
+    named = ", ".join(f"{code} ({len(lines)} {'line' if len(lines) == 1 else 'lines'})" for code, lines in too_long.items() if lines)
+    if named:
+        raise InputError(
+            f"{checkpoint.name} has a context of {limit} tokens, and prompt and output of a translation need more in {named}: leave these "
+            "languages out with --languages, take a corpus of shorter lines, or leave out the suite translation"
+        )
+
+
+def _translate(
+    checkpoint: Any, corpus: ParallelCorpus, requests: _Requests, max_tokens_per_batch: int, progress: Progress | None
+) -> list[_Direction]:
+    """All directions decoded together, so that batches are full and of even length."""
+    tokenizer = checkpoint.tokenizer
     line_breaks: dict[int, bool] = {}
 
-    def breaks_line(token: int) -> bool:
-        if token not in line_breaks:
-            line_breaks[token] = _has_line_break(tokenizer.decode([token]))
-        return line_breaks[token]
+    def text_of(tokens: Sequence[int]) -> str:
+        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def breaks_line(tokens: Sequence[int]) -> bool:
+        last = tokens[-1]
+        if last not in line_breaks:
+            line_breaks[last] = _has_line_break(tokenizer.decode([last]))
+        return line_breaks[last] and _first_line(text_of(tokens))[1]
 
     decoded = greedy_decode(
-        model,
-        prompts,
-        caps,
+        checkpoint.model,
+        [prompt for prompts in requests.prompts.values() for prompt in prompts],
+        [cap for caps in requests.caps.values() for cap in caps],
         end_tokens=end_tokens(checkpoint),
         breaks_line=breaks_line,
         max_tokens_per_batch=max_tokens_per_batch,
@@ -267,11 +323,11 @@ def _translate(
     )
     lines = len(corpus)
     directions = []
-    for number, (source, target) in enumerate(pairs):
+    for number, (source, target) in enumerate(requests.prompts):
         own = decoded[number * lines : (number + 1) * lines]
-        outputs = [Output(_first_line(tokenizer.decode(tokens, skip_special_tokens=True)), end) for tokens, end in own]
+        outputs = [Output(_first_line(text_of(tokens))[0], end) for tokens, end in own]
         directions.append(_Direction(source, target, corpus.sentences[source], corpus.sentences[target], outputs))
-    return directions, allowed
+    return directions
 
 
 def end_tokens(checkpoint: Any) -> frozenset[int]:
@@ -290,16 +346,13 @@ def _has_line_break(text: str) -> bool:
     return "\n" in text or "\r" in text
 
 
-def _first_line(text: str) -> str:
-    return text.replace("\r", "\n").partition("\n")[0].strip()
-
-
-def _identifier_signature() -> str:
-    from importlib.metadata import version
-
-    from alignx_eval.measures.off_target import MINIMUM_LETTERS, WIDE_LETTERS
-
-    return f"py3langid {version('py3langid')}|labels:languages.py|letters:{MINIMUM_LETTERS}|wide:{WIDE_LETTERS}"
+def _first_line(text: str) -> tuple[str, bool]:
+    """The first line of `text` with anything that the metrics see, and whether a line break ends it."""
+    *complete, last = text.replace("\r", "\n").split("\n")
+    for line in complete:
+        if prepare(line):
+            return line.strip(), True
+    return last.strip(), False
 
 
 def _jackknife_groups(groups: tuple[str, ...]) -> tuple[np.ndarray, int]:
@@ -317,8 +370,11 @@ def _score(
     result: SuiteResult,
     left_out: dict[str, LeftOut],
     identified: dict[str, dict[str, int]],
-) -> None:
-    """Rows, items and samples of one direction, added to `result`; leave-one-out values for the means, added to `left_out`."""
+) -> np.ndarray:
+    """Rows, items and samples of one direction, added to `result`; leave-one-out values for the means, added to `left_out`.
+
+    Returns which outputs cannot be used and why: bool [len(UNUSABLE), lines].
+    """
     source_language, target_language = direction.source_language, direction.target_language
     pair = (source_language, target_language)
     sources, references = [prepare(text) for text in direction.sources], [prepare(text) for text in direction.references]
@@ -347,13 +403,13 @@ def _score(
             value = float(statistic(extract(texts, references).sum(axis=0)))
             result.rows.append(Row(metric=f"{metric}_floor_{floor}", value=value, method=signature, higher_is_better=None, **common))
 
-    judgements, labels = _off_target_rows(direction, sources, references, outputs, common, groups, result, left_out["off_target_rate"])
+    judgements, labels = _off_target_rows(direction, sources, references, outputs, common, groups, result, left_out)
     if labels:
         identified[f"{source_language}-{target_language}"] = labels
-    for metric, flags in (
-        ("over_length_rate", [output.stopped_by == "length" for output in direction.outputs]),
-        ("empty_rate", [not text for text in outputs]),
-    ):
+    empty = [not text for text in outputs]
+    copied = [text == source != reference for text, source, reference in zip(outputs, sources, references, strict=True)]
+    cut = [output.stopped_by == "length" for output in direction.outputs]
+    for metric, flags in (("over_length_rate", cut), ("empty_rate", empty), ("copied_rate", copied)):
         values = np.array(flags, dtype=np.float64)
         row = Row(metric=metric, higher_is_better=False, **interval_fields(clustered_mean(values, corpus.groups)), **common)
         result.items[row.key] = Items("mean", values)
@@ -372,6 +428,7 @@ def _score(
                 "stopped_by": output.stopped_by,
             }
         )
+    return np.array([empty, copied, [judgement == "off" for judgement in judgements], cut])
 
 
 def _off_target_rows(
@@ -382,63 +439,104 @@ def _off_target_rows(
     common: dict[str, Any],
     groups: tuple[np.ndarray, int],
     result: SuiteResult,
-    left_out: LeftOut,
+    left_out: dict[str, LeftOut],
 ) -> tuple[list[str | None], dict[str, int]]:
     """The off-target rows of one direction; returns each output's judgement and how often each label was found."""
-    accepted, reason = accepted_labels(direction.source_language, direction.target_language)
-    names = ("off_target_rate", "off_target_rate_reference", "off_target_coverage")
-    if reason is not None:
-        for name in names:
-            result.rows.append(Row(metric=name, higher_is_better=False if name == names[0] else None, reason=reason, **UNDEFINED, **common))
+    pair = (direction.source_language, direction.target_language)
+    expected, reason = expected_language(*pair)
+    if expected is None:
+        for metric, better in (("off_target_rate", False), ("off_target_rate_reference", None), ("off_target_coverage", None)):
+            result.rows.append(Row(metric=metric, higher_is_better=better, reason=reason, **UNDEFINED, **common))
         return [None] * len(outputs), {}
-    judged = [judge(output, source, accepted) for output, source in zip(outputs, sources, strict=True)]
+    judged = [judge(text, source, expected, reference) for text, source, reference in zip(outputs, sources, references, strict=True)]
     items = np.array(off_target_items([judgement for judgement, _ in judged]), dtype=np.int64)
-    left_out[direction.source_language, direction.target_language] = None
+    # The rule without its look at the reference: what it takes for off target although nothing is wrong.
     of_references = np.array(
-        off_target_items([judge(text, source, accepted)[0] for text, source in zip(references, sources, strict=True)]), dtype=np.int64
+        off_target_items([judge(text, source, expected)[0] for text, source in zip(references, sources, strict=True)]), dtype=np.int64
     )
-    for name, values in zip(names, (items, of_references, None), strict=True):
-        if values is None:
-            coverage = interval_fields(clustered_mean(items[:, 1].astype(float), result.default_clusters))
-            result.rows.append(Row(metric=name, higher_is_better=None, **coverage, **common))
-        elif values[:, 1].sum() == 0:
-            why = "no output has enough letters to judge" if name == names[0] else "no reference has enough letters to judge"
-            result.rows.append(Row(metric=name, higher_is_better=False if name == names[0] else None, reason=why, **UNDEFINED, **common))
-        else:
-            fields = interval_fields(clustered_ratio(values, result.default_clusters))
-            row = Row(metric=name, higher_is_better=False if name == names[0] else None, **fields, **common)
-            result.rows.append(row)
-            if name == names[0]:
-                result.items[row.key] = Items("ratio", values)
-                sums = cluster_sums(values, *groups)
-                rest = sums.sum(axis=0) - sums
-                if (rest[:, 1] > 0).all():
-                    left_out[direction.source_language, direction.target_language] = (
-                        float(sums[:, 0].sum() / sums[:, 1].sum()),
-                        rest[:, 0] / rest[:, 1],
-                    )
+    reference_row = _ratio_row("off_target_rate_reference", "reference", of_references, None, common, result)
+    row = replace(_ratio_row("off_target_rate", "output", items, False, common, result), null=reference_row.value)
+    coverage = interval_fields(clustered_mean(items[:, 1].astype(float), result.default_clusters))
+    result.rows += [row, reference_row, Row(metric="off_target_coverage", higher_is_better=None, **coverage, **common)]
+    if row.value is not None:
+        result.items[row.key] = Items("ratio", items)
+    for metric, values in (("off_target_rate", items), ("off_target_rate_reference", of_references)):
+        sums = cluster_sums(values, *groups)
+        rest = sums.sum(axis=0) - sums
+        left_out[metric][pair] = (float(sums[:, 0].sum() / sums[:, 1].sum()), rest[:, 0] / rest[:, 1]) if (rest[:, 1] > 0).all() else None
     return [judgement for judgement, _ in judged], dict(Counter(label for _, label in judged if label is not None).most_common())
 
 
-def _mean_rows(name: str, metric: str, values: LeftOut, pivot: str, sizes: np.ndarray, items: dict[str, Items]) -> list[Row]:
+def _ratio_row(
+    metric: str, what: str, values: np.ndarray, higher_is_better: bool | None, common: dict[str, Any], result: SuiteResult
+) -> Row:
+    if values[:, 1].sum() == 0:
+        reason = f"no {what} has enough letters to judge"
+        return Row(metric=metric, higher_is_better=higher_is_better, reason=reason, **UNDEFINED, **common)
+    fields = interval_fields(clustered_ratio(values, result.default_clusters))
+    fields["method"] = f"{off_target_signature()}; {fields['method']}"
+    return Row(metric=metric, higher_is_better=higher_is_better, **fields, **common)
+
+
+def _mean_rows(name: str, metric: str, left_out: dict[str, LeftOut], pivot: str, sizes: np.ndarray, items: dict[str, Items]) -> list[Row]:
     """Means over all directions, out of the pivot and into it. A line is left out of all directions at once, as they share their lines."""
     rows = []
-    for language, other_language in ((None, None), (pivot, None), (None, pivot)):
-        chosen = [value for (source, target), value in values.items() if language in (None, source) and other_language in (None, target)]
+    better = {"off_target_rate": False, "off_target_rate_reference": None}.get(metric, True)
+    for group in ((None, None), (pivot, None), (None, pivot)):
         common: dict[str, Any] = {
-            "suite": SUITE, "metric": metric, "checkpoint": name, "language": language, "other_language": other_language,
-            "n": int(sizes.sum()), "higher_is_better": metric != "off_target_rate",
+            "suite": SUITE, "metric": metric, "checkpoint": name, "language": group[0], "other_language": group[1],
+            "n": int(sizes.sum()), "higher_is_better": better,
         }  # fmt: skip
+        chosen = [value for pair, value in left_out[metric].items() if _belongs(pair, group)]
         defined = [each for each in chosen if each is not None]
         if not defined or len(defined) < len(chosen):  # a mean over fewer directions would be another number under the same name
             reason = "undefined in at least one direction" if defined else "undefined in every direction"
             rows.append(Row(reason=reason, **UNDEFINED, **common))
             continue
         point = float(np.mean([each for each, _ in defined]))
-        left_out = np.mean([each for _, each in defined], axis=0)
-        fields = interval_fields(jackknife(point, left_out, sizes=sizes, n=int(sizes.sum())))
-        fields["method"] = f"mean of {len(defined)} directions; {fields['method']}"
+        values = np.mean([each for _, each in defined], axis=0)
+        fields = interval_fields(jackknife(point, values, sizes=sizes, n=int(sizes.sum())))
+        fields["method"] = f"mean of {len(defined)} directions; norm:{TEXT_POLICY}; {fields['method']}"
         row = Row(**fields, **common)
-        items[row.key] = Items("jackknife", left_out, point=point)
+        if better is not None:
+            items[row.key] = Items("jackknife", values, point=point)
         rows.append(row)
+        if metric == "off_target_rate":
+            references = [value for pair, value in left_out["off_target_rate_reference"].items() if _belongs(pair, group)]
+            known = [each[0] for each in references if each is not None]
+            rows[-1] = replace(row, null=float(np.mean(known)) if len(known) == len(references) else None)
     return rows
+
+
+def _belongs(pair: Pair, group: tuple[str | None, str | None]) -> bool:
+    """Whether a direction is behind the row with these languages; None stands for any language."""
+    return group[0] in (None, pair[0]) and group[1] in (None, pair[1])
+
+
+def _withhold_verdicts(result: SuiteResult, unusable: dict[Pair, np.ndarray]) -> None:
+    """Mark the scores that stand on outputs which are mostly no translation, and warn of them; unusable: see `_score`."""
+
+    def share(group: tuple[str | None, str | None]) -> float:
+        return float(np.mean([flags.any(axis=0) for pair, flags in unusable.items() if _belongs(pair, group)]))
+
+    overall = share((None, None))
+    for index, row in enumerate(result.rows):
+        if row.metric not in ("bleu", "chrf++", "off_target_rate") or row.value is None:
+            continue
+        own = share((row.language, row.other_language))
+        if None in (row.language, row.other_language):
+            own = max(own, overall)
+        if own > MOST_UNUSABLE:
+            result.rows[index] = replace(row, unjudged=f"{own:.0%} of the outputs are {_WHAT}")
+    shares = {pair: share(pair) for pair in unusable}
+    concerned = [pair for pair in unusable if shares[pair] > MOST_UNUSABLE]
+    if not concerned:
+        return
+    worst = max(concerned, key=lambda pair: shares[pair])
+    kinds = np.mean([unusable[pair].mean(axis=1) for pair in concerned], axis=0)
+    parts = ", ".join(f"{kind} {part:.0%}" for kind, part in zip(UNUSABLE, kinds, strict=True) if part)
+    result.warnings.append(
+        f"{overall:.0%} of the translations are {_WHAT}; over half of them in {len(concerned)} of {len(unusable)} directions ({parts}), "
+        f"most of all {worst[0]} to {worst[1]} ({shares[worst]:.0%}). BLEU, chrF++ and off-target rate are shown there without a verdict: "
+        "look at the samples, and whether the prompt suits the model (--template)."
+    )

@@ -576,6 +576,7 @@ def _save_adapter(adapted: Any, folder: Path) -> None:
     try:
         shutil.rmtree(part, ignore_errors=True)
         adapted.save_pretrained(part, save_embedding_layers=False)  # they are frozen; "auto" would ask the hub
+        follow_umask(part)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(part, folder)
     except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk

@@ -65,8 +65,8 @@ def _same_path(one: str, two: str) -> bool:
 def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int, seed: int) -> Measured:
     """Measure `model`, which is left as it was. Under a launcher all processes must call it.
 
-    Bits per byte are in the evaluator's windows, or in windows of the model's context where that is shorter. Raises InputError for text with
-    sentences that are longer than the model's context.
+    Bits per byte are in the evaluator's windows, or in windows of the model's context where that is shorter.
+    Raises InputError for text with sentences that are longer than the model's context.
     """
     training = model.training
     model.eval()
