@@ -425,7 +425,7 @@ def _train(
             if note := validation.unknown_text(start, recipe):
                 measured_first["note"] = note
                 if engine.main:
-                    print(f"alignx-train: {note}", file=sys.stderr, flush=True)
+                    say(note)
             write({"step": 0, "validation": measured_first})
         while done < order.steps and stopped is None and (recipe.max_tokens is None or tokens < recipe.max_tokens):
             step_clock = time.perf_counter()
