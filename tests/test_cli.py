@@ -331,3 +331,21 @@ def test_ls_lists_every_kind(monkeypatch, capsys):
 def test_schema_describes_a_row(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "schema")
     assert code == 0 and set(json.loads(out)["required"]) == {"suite", "metric", "checkpoint", "value", "n"}
+
+
+def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeypatch, capsys):
+    """`compare` alone gives no verdict that anybody asked for; `report` makes of a run directory what its command made of it."""
+    from alignx_eval.render import console
+
+    seen = []
+    render = console.render
+    monkeypatch.setattr(console, "render", lambda comparison, verdict, **rest: seen.append(verdict) or render(comparison, verdict, **rest))
+    monkeypatch.chdir(place)
+    common = ("a.pt", "a.pt", "--corpus", "text", "--suites", "language_modelling", "--quiet")
+    for out, arguments, enforced in (("ungated", (), False), ("gated", ("--gate",), True), ("strict", ("--strict",), True)):
+        call(monkeypatch, capsys, "compare", *common, "--out", out, *arguments)
+        call(monkeypatch, capsys, "report", out, "--quiet")
+        assert [verdict.enforced for verdict in seen] == [enforced, enforced]
+        call(monkeypatch, capsys, "gate", out, "--quiet")
+        assert seen[-1].enforced
+        seen.clear()

@@ -123,7 +123,9 @@ def compare(
         labels, results, checkpoints = measure(planned, directory, display)
         if not main:  # the main process does the rest
             return
-        directory.write_manifest({**directory.manifest, "policy": {"name": rules[1], "content": rules[0].model_dump(mode="json")}})
+        enforced = settings.gate or settings.strict
+        policy_facts = {"name": rules[1], "content": rules[0].model_dump(mode="json"), "enforced": enforced}
+        directory.write_manifest({**directory.manifest, "policy": policy_facts})
         from alignx_eval.comparison import compare as compare_results
         from alignx_eval.gate import judge
         from alignx_eval.series import order_steps
@@ -143,8 +145,8 @@ def compare(
         )
         # After the check that the results compare at all.
         comparison.layer_similarity = compare_layers(directory, results, labels[0], measured, tuned, settings, display)
-        verdict = judge(comparison, rules[0], policy_name=rules[1])
+        verdict = judge(comparison, rules[0], policy_name=rules[1], enforced=enforced)
         directory.write_manifest({**directory.manifest, "mismatches": comparison.mismatches})
         write_outputs(comparison, verdict, directory.path, settings, display)
-    if settings.gate or settings.strict:
+    if enforced:
         raise typer.Exit(verdict.exit_code(strict=settings.strict))

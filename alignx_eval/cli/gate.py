@@ -76,6 +76,6 @@ def gate(
                 allow_mismatch=settings.allow_mismatch,
                 seed=measured.seed,
             )
-        verdict = judge(comparison, rules, policy_name=name)
+        verdict = judge(comparison, rules, policy_name=name, enforced=True)
         write_outputs(comparison, verdict, None, settings, display)
     raise typer.Exit(verdict.exit_code(strict=settings.strict))

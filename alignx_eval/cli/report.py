@@ -41,5 +41,6 @@ def report(
         if directory.manifest.get("status") != "complete":
             display.say(f"{run_directory}: not complete, the report shows what is there; run the same command again to go on with it")
         comparison = read_comparison(directory, settings)
-        verdict = judge(comparison, rules, policy_name=name) if comparison.candidates else None
+        enforced = bool((directory.manifest.get("policy") or {}).get("enforced"))
+        verdict = judge(comparison, rules, policy_name=name, enforced=enforced) if comparison.candidates else None
         write_outputs(comparison, verdict, directory.path, settings, display)
