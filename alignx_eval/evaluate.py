@@ -29,6 +29,9 @@ SUITES = {
 # Part of every result's key and fingerprint: raise a suite's number with each change that moves its numbers or what they mean.
 MEASURING_VERSIONS = {"layers": 3, "language_id": 2, "language_modelling": 2, "translation": 2, "tasks": 2}
 
+PIVOT = "eng_Latn"
+PIVOT_SUITES = ("layers", "translation")  # every language is paired with the pivot, so these cannot do without it
+
 BUNDLED_CHECKPOINTS = {
     "base": "small model pre-trained on monolingual text and bitext of the corpus `interface`",
     "tuned": "base after instruction tuning alone; the control, on the same number of tokens as alignx",
@@ -40,8 +43,12 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the suites may be told. `limit` caps the documents of each task. `tasks` None stands for our own task in the `languages` asked
-    for, or in all of its languages where none were named (or none of them has it)."""
+    """What the suites may be told.
+
+    `languages` are those that were asked for, None for all of the corpus; the corpus may hold the pivot besides, for the suites that cannot
+    do without it. `limit` caps the documents of each task. `tasks` None stands for our own task in the `languages` asked for, or in all of
+    its languages where none were named (or none of them has it).
+    """
 
     languages: tuple[str, ...] | None = None
     pooling: Pooling = "mean"
@@ -68,14 +75,15 @@ def check(checkpoint: Checkpoint, corpus: ParallelCorpus, suites: Sequence[str],
     from alignx_eval.suites import language_id, language_modelling, layers, tasks, translation
 
     for suite in check_suites(suites):
+        text = _text_of(suite, corpus, options)
         if suite == "layers":
-            layers.check(checkpoint, corpus)
+            layers.check(checkpoint, text)
         elif suite == "language_id":
-            language_id.check(checkpoint, corpus)
+            language_id.check(checkpoint, text)
         elif suite == "language_modelling":
-            language_modelling.check(checkpoint, corpus)
+            language_modelling.check(checkpoint, text)
         elif suite == "translation":
-            translation.check(checkpoint, corpus, template=options.template)
+            translation.check(checkpoint, text, template=options.template)
         else:
             tasks.check(_chosen_tasks(options), options.limit)
 
@@ -159,6 +167,7 @@ def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus
     }
     if suite == "tasks":
         return relevant | {"tasks": _chosen_tasks(options), "limit": options.limit}
+    corpus = _text_of(suite, corpus, options)
     relevant |= {
         "corpus": corpus.name,
         "split": corpus.split,
@@ -173,7 +182,13 @@ def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus
     return relevant
 
 
+def _text_of(suite: str, corpus: ParallelCorpus, options: Options) -> ParallelCorpus:
+    """The text that a suite is measured on: the languages asked for, and the pivot for the suites that need it."""
+    return corpus if suite in PIVOT_SUITES or options.languages is None else corpus.select(options.languages)
+
+
 def _measure(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options, progress: Progress | None) -> SuiteResult:
+    corpus = _text_of(suite, corpus, options)
     # A suite's dependencies (scikit-learn, sacreBLEU, lm-eval) are imported only where it is asked for.
     if suite == "layers":
         from alignx_eval.suites import layers

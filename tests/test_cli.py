@@ -349,3 +349,27 @@ def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeyp
         call(monkeypatch, capsys, "gate", out, "--quiet")
         assert seen[-1].enforced
         seen.clear()
+
+
+def test_the_pivot_is_added_where_a_suite_needs_it_and_said(place, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(place)
+    common = ("run", "a.pt", "--corpus", "text", "--languages", "de,ru", "--cache-dir", "cache")
+    code, _, err = call(monkeypatch, capsys, *common, "--suites", "layers,language_modelling", "--out", tmp_path / "both")
+    assert code == 0 and "eng_Latn (English) is added: layers pair every language with it" in err
+    both = RunDirectory.read(tmp_path / "both")
+    assert {row.other_language for row in both.load("a", "layers").rows} >= {"eng_Latn"}
+    # a suite that can do without it is measured on what was asked for
+    assert {row.language for row in both.load("a", "language_modelling").rows} == {None, "deu_Latn", "rus_Cyrl"}
+    code, _, err = call(monkeypatch, capsys, *common, "--suites", "language_modelling", "--out", tmp_path / "one")
+    assert code == 0 and "is added" not in err
+    assert RunDirectory.read(tmp_path / "one").load("a", "language_modelling").rows == both.load("a", "language_modelling").rows
+
+
+def test_a_corpus_without_the_pivot_is_refused_with_what_to_do(place, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(place)
+    write_corpus(tmp_path / "text", {code: lines for code, lines in LINES.items() if code != "eng_Latn"})
+    for languages in ((), ("--languages", "de,ru")):
+        result = call(monkeypatch, capsys, "run", "a.pt", "--corpus", tmp_path / "text", *languages, "--suites", "translation", "--quiet")
+        assert_one_line(result, 2, "translation", "eng_Latn (English)", "lacks", "--suites language_id,language_modelling,tasks")
+    result = call(monkeypatch, capsys, "run", "a.pt", "--corpus", tmp_path / "text", "--languages", "de,tr", "--quiet")
+    assert_one_line(result, 2, "tur_Latn")  # what is wrong with the languages asked for comes first

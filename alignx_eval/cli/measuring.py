@@ -18,7 +18,7 @@ from alignx_eval import processes
 from alignx_eval.cli.display import Display
 from alignx_eval.cli.options import Settings, default_cache_dir, prepare_environment
 from alignx_eval.errors import InputError
-from alignx_eval.evaluate import Options, evaluate, relabel, release_memory, unique_label
+from alignx_eval.evaluate import PIVOT, PIVOT_SUITES, SUITES, Options, evaluate, relabel, release_memory, unique_label
 from alignx_eval.results import LayerSimilarity, SuiteResult
 from alignx_eval.run_directory import RunDirectory, atomic_write
 
@@ -97,7 +97,6 @@ def plan(sources: Sequence[Source], roles: Sequence[str], settings: Settings) ->
             raise InputError(f"{source.reference}: has no results of {', '.join(missing)}; measure them, or choose others with --suites")
     if all(source.run is not None for source in sources):
         return Plan(sources, roles, settings, None, _corpus_of_runs(sources), settings.template or "plain")
-    from alignx_eval.corpora import load_corpus
     from alignx_eval.encode import POOLINGS
     from alignx_eval.prompts import template_text
 
@@ -105,10 +104,41 @@ def plan(sources: Sequence[Source], roles: Sequence[str], settings: Settings) ->
         raise InputError(f"unknown pooling {settings.pooling!r}; known: {', '.join(POOLINGS)}")
     if settings.template:
         template_text(settings.template)
-    corpus = load_corpus(settings.corpus, settings.split, settings.languages, settings.limit)
+    corpus = load_text(settings)
     template = _resolve_template(sources, settings)
     template_text(template)
     return Plan(sources, roles, settings, corpus, describe_corpus(corpus), template)
+
+
+def load_text(settings: Settings) -> ParallelCorpus:
+    """The corpus in the languages asked for, with the pivot where a suite needs it; that it was added is said.
+
+    Raises what `load_corpus` raises, and InputError where the corpus has no text in the pivot language.
+    """
+    from alignx_eval.corpora import load_corpus
+    from alignx_eval.languages import LANGUAGES
+
+    def load(languages: tuple[str, ...] | None) -> ParallelCorpus:
+        return load_corpus(settings.corpus, settings.split, languages, settings.limit)
+
+    paired = [suite for suite in settings.suites if suite in PIVOT_SUITES]
+    if settings.languages is None or PIVOT in settings.languages or not paired:
+        corpus = load(settings.languages)
+        why = f"; it has {', '.join(corpus.languages)}"
+    else:
+        try:
+            corpus, why = load((*settings.languages, PIVOT)), ""
+        except InputError as error:
+            corpus, why = load(settings.languages), f" ({error})"  # what is wrong with the languages asked for is told as it is
+    if not paired or PIVOT in corpus.languages:
+        if paired and settings.languages is not None and PIVOT not in settings.languages and not settings.quiet and processes.is_main():
+            print(f"{PIVOT} ({LANGUAGES[PIVOT].name}) is added: {' and '.join(paired)} pair every language with it", file=sys.stderr)
+        return corpus
+    others = [suite for suite in SUITES if suite not in PIVOT_SUITES]
+    raise InputError(
+        f"{' and '.join(paired)} pair every language with {PIVOT} ({LANGUAGES[PIVOT].name}), which corpus {settings.corpus} lacks{why}; "
+        f"take another corpus, or --suites {','.join(others)}"
+    )
 
 
 def measure(
