@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from alignx_eval import __version__, processes
+from alignx_eval import processes
 from alignx_eval.errors import InputError
 from alignx_eval.results import SuiteResult
 from alignx_eval.run_directory import RunDirectory, suite_key
@@ -105,6 +105,8 @@ def evaluate(
     """
     results: dict[str, SuiteResult] = {}
     for suite in check_suites(suites):
+        if suite == "tasks" and directory is not None:
+            options = _with_earlier_tasks(checkpoint, corpus, options, directory)
         relevant = _relevant_options(suite, checkpoint, corpus, options)
         key = suite_key(label=checkpoint.name, content_hash=checkpoint.content_hash, suite=suite, options=relevant)
         # Of several processes all measure or none: a suite may need every one of them.
@@ -115,7 +117,7 @@ def evaluate(
             result.seconds = time.perf_counter() - started
             if not result.rows:
                 raise InputError(f"suite {suite}: nothing could be measured with this corpus; choose other --suites or --languages")
-            result.fingerprint |= {"version": __version__, "measuring_version": MEASURING_VERSIONS[suite]}
+            result.fingerprint |= {"measuring_version": MEASURING_VERSIONS[suite]}
             if not options.samples:
                 result.samples = []
             if directory is not None and directory.writable:
@@ -180,6 +182,22 @@ def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus
     if suite == "translation":
         relevant |= {"template": options.template}
     return relevant
+
+
+def _with_earlier_tasks(checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options, directory: RunDirectory) -> Options:
+    """`options` with the tasks that `directory` holds of this checkpoint and these options: what is asked for is added to them."""
+    if "tasks" not in directory.suites(checkpoint.name):
+        return options
+    key, before = directory.key_and_options(checkpoint.name, "tasks")
+    now = _relevant_options("tasks", checkpoint, corpus, options)
+    same = {**before, "tasks": None} == {**now, "tasks": None}
+    if not same or key != suite_key(label=checkpoint.name, content_hash=checkpoint.content_hash, suite="tasks", options=before):
+        return options
+    if before["tasks"] == now["tasks"]:
+        return options
+    from alignx_eval.suites.tasks import DEFAULT_TASKS
+
+    return replace(options, tasks=tuple(dict.fromkeys([*(before["tasks"] or DEFAULT_TASKS), *(now["tasks"] or DEFAULT_TASKS)])))
 
 
 def _text_of(suite: str, corpus: ParallelCorpus, options: Options) -> ParallelCorpus:

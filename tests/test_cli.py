@@ -164,8 +164,8 @@ def test_S13_bad_inputs_end_in_one_line_and_exit_2(place, tmp_path, monkeypatch,
         (("a.pt", "b.pt", *common[2:], "--corpus", tmp_path / "nothing"), ["nothing"]),
         (("a.pt", "b.pt", *common[2:], "--corpus", "nosuch"), ["nosuch", "interface", "udhr"]),
         (("a.pt", "b.pt", *common[:2], "--suites", "layer"), ["layer", "language_id"]),
-        (("a.pt", "b.pt", *common, "--pooling", "max"), ["max", "mean"]),
-        (("a.pt", "b.pt", *common, "--template", "chatml"), ["chatml", "plain"]),
+        (("a.pt", "b.pt", "--corpus", "text", "--suites", "layers", "--pooling", "max"), ["max", "mean"]),
+        (("a.pt", "b.pt", "--corpus", "text", "--suites", "translation", "--template", "chatml"), ["chatml", "plain"]),
         (("a.pt", "b.pt", *common, "-o", "report.pdf"), ["report.pdf", ".html"]),
         (("a.pt", "b.pt", *common, "--config", tmp_path / "bad.yaml"), ["suits", "suites"]),
         (("a.pt", "b.pt", *common, "--out", place / "text"), ["text", "run directory"]),
@@ -353,7 +353,7 @@ def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeyp
 
 def test_the_pivot_is_added_where_a_suite_needs_it_and_said(place, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(place)
-    common = ("run", "a.pt", "--corpus", "text", "--languages", "de,ru", "--cache-dir", "cache")
+    common = ("run", "a.pt", "--corpus", "text", "--languages", "de,ru")
     code, _, err = call(monkeypatch, capsys, *common, "--suites", "layers,language_modelling", "--out", tmp_path / "both")
     assert code == 0 and "eng_Latn (English) is added: layers pair every language with it" in err
     both = RunDirectory.read(tmp_path / "both")
