@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import platform
 import shlex
@@ -212,7 +211,7 @@ def prepare(plan: Plan, display: Display) -> Ready:
             check_checkpoint(source.reference, offline=settings.offline)
     ready = Ready([], {}, {}, {})
     entries: list[dict[str, Any]] = []
-    room = _room(settings) if len(to_measure) > 1 else math.inf
+    room: float | None = None  # bytes that further models may take
     for source, role in zip(plan.sources, plan.roles):
         if source.run is not None:
             label = unique_label(source.label_in_run, ready.labels)
@@ -227,7 +226,8 @@ def prepare(plan: Plan, display: Display) -> Ready:
             weight = next(checkpoint.model.parameters())
             facts = {"content": checkpoint.content_hash, "dtype": str(weight.dtype).removeprefix("torch."), "device": weight.device.type}
             entries.append({"role": role, "name": label, **facts})
-            room -= sum(parameter.numel() * parameter.element_size() for parameter in checkpoint.model.parameters())
+            size = sum(parameter.numel() * parameter.element_size() for parameter in checkpoint.model.parameters())
+            room = _room(settings) if room is None else room - size
             ready.opened[label] = checkpoint
             if room < 0:  # then one at a time
                 ready.opened.clear()
@@ -348,8 +348,8 @@ def _open(source: Source, settings: Settings, display: Display) -> Checkpoint:
 
 
 def _room(settings: Settings) -> float:
-    """Bytes that the parameters of open checkpoints may take together: a quarter of what is free, as measuring takes memory too; 0 where
-    that is not known."""
+    """Bytes that the parameters of further open models may take: a quarter of what is free, as measuring takes memory too; 0 where that is
+    not known."""
     device = _own_device(settings.device or _default_device())
     if device.startswith("cuda"):
         import torch
