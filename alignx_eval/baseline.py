@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from alignx_eval.comparison import Comparison, compare, own_language
 from alignx_eval.errors import InputError, NotComparableError
-from alignx_eval.evaluate import relabel
+from alignx_eval.evaluate import MEASURING_VERSIONS, relabel
 from alignx_eval.findings import align_layer
 from alignx_eval.gate import Verdict, deciding_rule, describe_row, judge
 from alignx_eval.policy import Policy
@@ -139,7 +140,7 @@ def make(
     if not keys:
         measured = ", ".join(results) or "nothing"
         raise InputError(f"the policy gates none of the rows that were measured ({measured}); measure more suites or change the policy")
-    kept = {suite: reduce(result, keys, version) for suite, result in results.items()}
+    kept = {suite: reduce(result, keys) for suite, result in results.items()}
     kept = {suite: relabel(result, OWNER) for suite, result in kept.items() if result.rows}
     suites, statistics = [], []
     for result in kept.values():
@@ -157,16 +158,16 @@ def make(
         rows=tuple(row for result in kept.values() for row in result.rows),
         statistics=tuple(statistics),
     )
-    verdict = judge(compare_with(baseline, results, label="itself", checkpoint=facts, corpus=corpus, version=version), policy)
+    verdict = judge(compare_with(baseline, results, label="itself", checkpoint=facts, corpus=corpus), policy)
     if verdict.outcome == "incomplete":
         raise InputError(f"no candidate could pass against this baseline: {verdict.sentence.split(': ', 2)[-1]}")
     return baseline, verdict
 
 
-def reduce(result: SuiteResult, keys: Collection[str], version: str) -> SuiteResult:
+def reduce(result: SuiteResult, keys: Collection[str]) -> SuiteResult:
     """The rows `keys` of a result and all that a paired test of them needs; names of items and clusters become a digest and codes.
 
-    Both sides of a gate against a baseline have gone through this. `version` of alignx-eval becomes part of the fingerprint.
+    Both sides of a gate against a baseline have gone through this.
     """
     return SuiteResult(
         suite=result.suite,
@@ -175,7 +176,7 @@ def reduce(result: SuiteResult, keys: Collection[str], version: str) -> SuiteRes
         clusters={key: _codes(clusters) for key, clusters in result.clusters.items() if key in keys},
         default_clusters=_codes(result.default_clusters),
         item_ids=(_digest_of_items(result.item_ids),),
-        fingerprint={"version": version, **result.fingerprint},
+        fingerprint=dict(result.fingerprint),
         environment=result.environment,
     )
 
@@ -187,14 +188,13 @@ def compare_with(
     label: str,
     checkpoint: Mapping[str, Any],
     corpus: Mapping[str, Any],
-    version: str,
     policy: Policy | None = None,
     allow_mismatch: Collection[str] = (),
     seed: int = 0,
 ) -> Comparison:
     """The comparison of a candidate's results with the baseline, over the rows that `policy` (default: the baseline's) gates.
 
-    `label` is the candidate's name, `version` the alignx-eval that measured it. Raises NotComparableError as `comparison.compare`.
+    `label` is the candidate's name. Raises NotComparableError as `comparison.compare`.
     """
     policy = policy or baseline.policy
     rows = [row for result in results.values() for row in result.rows]
@@ -205,7 +205,7 @@ def compare_with(
         baseline.label: {
             suite: replace(result, rows=[row for row in result.rows if row.key in keys]) for suite, result in _unpack(baseline).items()
         },
-        label: {suite: reduce(result, keys, version) for suite, result in results.items()},
+        label: {suite: reduce(result, keys) for suite, result in results.items()},
     }
     comparison = compare(
         {name: {suite: result for suite, result in side.items() if result.rows} for name, side in sides.items()},
@@ -253,7 +253,6 @@ def changes(before: Baseline, after: Baseline, results: Results) -> list[str]:
             label=f"{after.label} now",  # `before` may have the same label
             checkpoint=after.checkpoint,
             corpus=after.corpus,
-            version=after.alignx_eval,
             policy=after.policy,
         )
     except NotComparableError as error:
@@ -310,7 +309,8 @@ def looks_like_baseline(path: str | Path) -> bool:
 def load(path: str | Path) -> Baseline:
     """Read a baseline.
 
-    Raises InputError for what is no baseline, or was cut short or edited, and NotComparableError for a baseline of another version.
+    Raises InputError for what is no baseline, or was cut short or edited, and NotComparableError for a baseline of another version, or of
+    a suite whose numbers have changed their meaning since.
     """
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
@@ -333,6 +333,15 @@ def load(path: str | Path) -> Baseline:
         _unpack(baseline)
     except (ValidationError, ValueError, KeyError, IndexError, zlib.error) as error:
         raise InputError(f"{path}: not a baseline of this format ({' '.join(str(error).split())[:200]})") from error
+    for suite in baseline.suites:
+        found, known = suite.fingerprint.get("measuring_version"), MEASURING_VERSIONS.get(suite.suite)
+        if found != known:
+            again = shlex.join(["alignx-eval", "run", str(baseline.checkpoint.get("reference")), "--out", "DIR"])
+            raise NotComparableError(
+                f"{path}: {suite.suite} was measured by {f'version {found}' if found else 'an older version'} of this suite, today it is "
+                f"version {known} and its numbers are others; measure and bless again: {again} && "
+                + shlex.join(["alignx-eval", "bless", "DIR", "--to", str(path)])
+            )
     return baseline
 
 

@@ -136,7 +136,7 @@ def compare(
     missing = [label for label in labels if label not in results]
     if missing:
         raise ValueError(f"no results for {missing}; there are {list(results)}")
-    warnings, mismatches = _check_comparable(results, labels, allow_mismatch)
+    warnings, mismatches = check_comparable(results, labels, allow_mismatch)
     comparison = Comparison(
         base=base,
         candidates=list(candidates),
@@ -193,8 +193,8 @@ def pivot_language(comparison: Comparison) -> str:
     return str(comparison.corpus.get("pivot") or "eng_Latn")
 
 
-def _check_comparable(
-    results: Mapping[str, Mapping[str, SuiteResult]], labels: list[str], allow_mismatch: Collection[str]
+def check_comparable(
+    results: Mapping[str, Mapping[str, SuiteResult]], labels: Sequence[str], allow_mismatch: Collection[str]
 ) -> tuple[list[str], list[str]]:
     """Warnings about the environment, and mismatches that are allowed; raises NotComparableError about those that are not."""
     refused: list[tuple[str, str, str, str]] = []  # suite, field, "value in label", "value in other label"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from alignx_eval import __version__, processes
+from alignx_eval import processes
 from alignx_eval.errors import InputError
 from alignx_eval.results import SuiteResult
 from alignx_eval.run_directory import RunDirectory, suite_key
@@ -29,6 +29,9 @@ SUITES = {
 # Part of every result's key and fingerprint: raise a suite's number with each change that moves its numbers or what they mean.
 MEASURING_VERSIONS = {"layers": 3, "language_id": 2, "language_modelling": 2, "translation": 2, "tasks": 2}
 
+PIVOT = "eng_Latn"
+PIVOT_SUITES = ("layers", "translation")  # every language is paired with the pivot, so these cannot do without it
+
 BUNDLED_CHECKPOINTS = {
     "base": "small model pre-trained on monolingual text and bitext of the corpus `interface`",
     "tuned": "base after instruction tuning alone; the control, on the same number of tokens as alignx",
@@ -40,8 +43,12 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the suites may be told. `limit` caps the documents of each task; `window` is that of bits per byte, in tokens. `tasks` None
-    stands for our own task in the `languages` asked for, or in all of its languages where none were named (or none of them has it)."""
+    """What the suites may be told.
+
+    `languages` are those that were asked for, None for all of the corpus; the corpus may hold the pivot besides, for the suites that cannot
+    do without it. `limit` caps the documents of each task; `window` is that of bits per byte, in tokens. `tasks` None stands for our own
+    task in the `languages` asked for, or in all of its languages where none were named (or none of them has it).
+    """
 
     languages: tuple[str, ...] | None = None
     pooling: Pooling = "mean"
@@ -69,14 +76,15 @@ def check(checkpoint: Checkpoint, corpus: ParallelCorpus, suites: Sequence[str],
     from alignx_eval.suites import language_id, language_modelling, layers, tasks, translation
 
     for suite in check_suites(suites):
+        text = _text_of(suite, corpus, options)
         if suite == "layers":
-            layers.check(checkpoint, corpus)
+            layers.check(checkpoint, text)
         elif suite == "language_id":
-            language_id.check(checkpoint, corpus)
+            language_id.check(checkpoint, text)
         elif suite == "language_modelling":
-            language_modelling.check(checkpoint, corpus, window=options.window)
+            language_modelling.check(checkpoint, text, window=options.window)
         elif suite == "translation":
-            translation.check(checkpoint, corpus, template=options.template)
+            translation.check(checkpoint, text, template=options.template)
         else:
             tasks.check(_chosen_tasks(options), options.limit)
 
@@ -98,6 +106,8 @@ def evaluate(
     """
     results: dict[str, SuiteResult] = {}
     for suite in check_suites(suites):
+        if suite == "tasks" and directory is not None:
+            options = _with_earlier_tasks(checkpoint, corpus, options, directory)
         relevant = _relevant_options(suite, checkpoint, corpus, options)
         key = suite_key(label=checkpoint.name, content_hash=checkpoint.content_hash, suite=suite, options=relevant)
         # Of several processes all measure or none: a suite may need every one of them.
@@ -108,7 +118,7 @@ def evaluate(
             result.seconds = time.perf_counter() - started
             if not result.rows:
                 raise InputError(f"suite {suite}: nothing could be measured with this corpus; choose other --suites or --languages")
-            result.fingerprint |= {"version": __version__, "measuring_version": MEASURING_VERSIONS[suite]}
+            result.fingerprint |= {"measuring_version": MEASURING_VERSIONS[suite]}
             if not options.samples:
                 result.samples = []
             if directory is not None and directory.writable:
@@ -160,6 +170,7 @@ def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus
     }
     if suite == "tasks":
         return relevant | {"tasks": _chosen_tasks(options), "limit": options.limit}
+    corpus = _text_of(suite, corpus, options)
     relevant |= {
         "corpus": corpus.name,
         "split": corpus.split,
@@ -176,7 +187,29 @@ def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus
     return relevant
 
 
+def _with_earlier_tasks(checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options, directory: RunDirectory) -> Options:
+    """`options` with the tasks that `directory` holds of this checkpoint and these options: what is asked for is added to them."""
+    if "tasks" not in directory.suites(checkpoint.name):
+        return options
+    key, before = directory.key_and_options(checkpoint.name, "tasks")
+    now = _relevant_options("tasks", checkpoint, corpus, options)
+    same = {**before, "tasks": None} == {**now, "tasks": None}
+    if not same or key != suite_key(label=checkpoint.name, content_hash=checkpoint.content_hash, suite="tasks", options=before):
+        return options
+    if before["tasks"] == now["tasks"]:
+        return options
+    from alignx_eval.suites.tasks import DEFAULT_TASKS
+
+    return replace(options, tasks=tuple(dict.fromkeys([*(before["tasks"] or DEFAULT_TASKS), *(now["tasks"] or DEFAULT_TASKS)])))
+
+
+def _text_of(suite: str, corpus: ParallelCorpus, options: Options) -> ParallelCorpus:
+    """The text that a suite is measured on: the languages asked for, and the pivot for the suites that need it."""
+    return corpus if suite in PIVOT_SUITES or options.languages is None else corpus.select(options.languages)
+
+
 def _measure(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options, progress: Progress | None) -> SuiteResult:
+    corpus = _text_of(suite, corpus, options)
     # A suite's dependencies (scikit-learn, sacreBLEU, lm-eval) are imported only where it is asked for.
     if suite == "layers":
         from alignx_eval.suites import layers

@@ -1,6 +1,8 @@
 """The run directory: what was measured, on disk, so that it can be read, compared and resumed.
 
-    manifest.json     what was asked for and with what: options, corpus, checkpoints and their roles, versions
+    manifest.json     what was asked for and with what: options, corpus, checkpoints and their roles, versions; `identity` (what all of it
+                      is of: another one belongs into another directory), `status` (running, complete, failed), `started` (first session),
+                      `resumed` (later ones), `seconds` (sum over the sessions)
     results.json      every number (`rows`) and what is needed to compare it (`suites`), with a schema version
     items/            per-item statistics of each suite (safetensors), the material of paired comparisons
     pairs.parquet     all language pairs, where a suite gives them (without intervals)
@@ -10,8 +12,8 @@
 
 A suite of a checkpoint is complete when `results.json` names it; everything it refers to is written before, under a name that no other
 content has, and every file is replaced as a whole, so a killed process leaves either the old state or the new one. What it leaves besides
-goes when the directory is locked again. A suite is measured again when its key changes: the label and content of the checkpoint, the
-options that the suite depends on, the version of this package.
+goes when the directory is locked again. A suite is measured again when its key changes: the label and content of the checkpoint, and the
+options that the suite depends on, its measuring version among them.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 def suite_key(*, label: str, content_hash: str, suite: str, options: dict[str, Any]) -> str:
     """Identity of a measurement: 16 hex digits over everything that decides its result."""
-    identity = [SCHEMA_VERSION, __version__, label, content_hash, suite, options]
+    identity = [SCHEMA_VERSION, label, content_hash, suite, options]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -253,6 +255,10 @@ class RunDirectory:
         """Identity of a stored measurement, and the options it was made with."""
         entry = self._suites[label, suite]
         return entry["key"], entry["options"]
+
+    def fingerprint(self, label: str, suite: str) -> dict[str, Any]:
+        """What must agree for a stored result to compare with another one."""
+        return self._suites[label, suite]["fingerprint"]
 
     def layer_similarity(self) -> list[LayerSimilarity]:
         """What `write_layer_similarity` stored, empty where nothing was. Raises InputError for a file that is not of this kind."""

@@ -246,11 +246,17 @@ def test_S12_a_baseline_that_is_stale_foreign_edited_or_cut_is_refused(own, monk
     refused(5, "what differs", "pooling")
     sealed(file, lambda document: document["suites"][0].update(items="150 items, sha256 0"))
     refused(5, "item_ids")
-    sealed(file, lambda document: [suite["fingerprint"].update(version="0.0.1") for suite in document["suites"]])
-    refused(5, "version", "0.0.1")
-    sealed(file, lambda document: [suite["fingerprint"].update(version="0.0.1") for suite in document["suites"]])
-    code, out, _ = call(monkeypatch, capsys, "gate", own / "base", "--baseline", file, "--allow-mismatch", "version")
-    assert code == 0 and "0.0.1" in out
+    again = f"measure and bless again: alignx-eval run bundled:base --out DIR && alignx-eval bless DIR --to {file}"
+    sealed(file, lambda document: [suite["fingerprint"].update(measuring_version=1) for suite in document["suites"]])
+    refused(5, "version 1 of this suite", again)
+    sealed(file, lambda document: [suite["fingerprint"].pop("measuring_version") for suite in document["suites"]])
+    refused(5, "an older version of this suite", again)
+    sealed(file, lambda document: [suite["fingerprint"].pop("measuring_version") for suite in document["suites"]])
+    code, out, _ = call(monkeypatch, capsys, "bless", own / "base", "--to", file)  # what it says is done about it
+    assert code == 0 and "could not be compared with" in out
+    assert call(monkeypatch, capsys, "gate", own / "base", "--baseline", file)[0] == 0
+    sealed(file, lambda document: document.update(alignx_eval="0.0.1"))  # the package's version alone means nothing
+    assert call(monkeypatch, capsys, "gate", own / "base", "--baseline", file)[0] == 0
 
 
 def test_S10_half_empty_and_foreign_results_never_pass(own, monkeypatch, capsys, tmp_path):
@@ -313,7 +319,7 @@ def test_statistics_survive_the_file_unrounded(place):
     results = directory.results("base")
     loaded = baselines.load(place / "baseline.json")
     comparison = baselines.compare_with(
-        loaded, results, label="candidate", checkpoint={}, corpus=directory.manifest["corpus"], version=directory.manifest["version"]
+        loaded, results, label="candidate", checkpoint={}, corpus=directory.manifest["corpus"]
     )
     for suite, result in comparison.results[loaded.label].items():
         assert result.items
@@ -343,7 +349,7 @@ def test_every_kind_of_statistics_gives_the_numbers_of_a_direct_comparison():
     )
     assert itself.outcome != "fail" and all(row.loss == 0 for row in itself.candidates[0].rows)
     made = baselines.Baseline.model_validate(json.loads(json.dumps(made.model_dump(mode="json"))))
-    options = {"label": "candidate", "checkpoint": facts["candidate"], "corpus": corpus, "version": "1"}
+    options = {"label": "candidate", "checkpoint": facts["candidate"], "corpus": corpus}
     compared = baselines.compare_with(made, sides["candidate"], **options)
     assert any("1.00 million tokens" in finding for finding in compared.findings)  # what came after the base
     against = judge(compared, policy)
@@ -436,11 +442,11 @@ def test_S10_a_crashed_run_is_no_input_of_a_comparison(own, monkeypatch, capsys,
 
 
 def test_S12_results_of_different_versions_do_not_compare(own, monkeypatch, capsys, tmp_path):
-    edit(own / "base" / "results.json", lambda document: [entry["fingerprint"].update(version="0.0.1") for entry in document["suites"]])
+    edit(own / "base" / "results.json", lambda document: [entry["fingerprint"].update(measuring_version=1) for entry in document["suites"]])
     pair = (own / "base", f"{own / 'pair'}#damaged")
-    code, _, err = call(monkeypatch, capsys, "compare", *pair, "--gate", "--out", tmp_path / "new")
-    assert code == 5 and "version" in err and "0.0.1" in err
-    assert call(monkeypatch, capsys, "compare", *pair, "--gate", "--out", tmp_path / "new", "--allow-mismatch", "version")[0] == 3
+    for mismatch in ((), ("--allow-mismatch", "measuring_version")):
+        code, _, err = call(monkeypatch, capsys, "compare", *pair, "--gate", "--out", tmp_path / "new", *mismatch)
+        assert code == 5 and "version 1 of this suite" in err and not (tmp_path / "new").exists()
 
 
 def test_allow_mismatch_is_recorded_and_shown(own, monkeypatch, capsys, tmp_path):
@@ -473,6 +479,6 @@ def test_a_gate_compares_only_what_was_measured_in_the_same_way(place, tmp_path)
     results["layers"].default_clusters = tuple("one" for _ in results["layers"].default_clusters)
     with pytest.raises(NotComparableError, match="default_clusters"):
         baselines.compare_with(
-            loaded, results, label="candidate", checkpoint={}, corpus=directory.manifest["corpus"], version=directory.manifest["version"]
+            loaded, results, label="candidate", checkpoint={}, corpus=directory.manifest["corpus"]
         )
     assert compare({"a": directory.results("base"), "b": directory.results("base")}, base="a", candidates=["b"]).rows

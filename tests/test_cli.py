@@ -234,16 +234,295 @@ def test_run_then_compare_from_disk(place, monkeypatch, capsys):
     assert code == 5 and "lines" in err and "Traceback" not in err
 
 
-def test_changed_options_and_changed_checkpoints_are_measured_again(place, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(place)
-    checkpoint = tmp_path / "model.pt"
-    checkpoint.write_bytes((place / "a.pt").read_bytes())
-    arguments = ("run", checkpoint, "--corpus", "text", "--suites", "language_modelling", "--out", tmp_path / "run")
-    assert "was done before" not in call(monkeypatch, capsys, *arguments)[2]
-    assert "was done before" in call(monkeypatch, capsys, *arguments)[2]
-    assert "was done before" not in call(monkeypatch, capsys, *arguments, "--limit", "5")[2]
-    checkpoint.write_bytes((place / "b.pt").read_bytes())
-    assert "was done before" not in call(monkeypatch, capsys, *arguments, "--limit", "5")[2]
+def manifest_of(run: Path) -> dict:
+    return json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def own(place, tmp_path, monkeypatch) -> Path:
+    """The current folder: a.pt, b.pt and the corpus `text`, to spoil; and a cache of its own."""
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_bytes((place / name).read_bytes())
+    write_corpus(tmp_path / "text", LINES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ALIGNX_EVAL_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+SMALL = ("--corpus", "text", "--suites", "language_modelling")
+
+
+def test_another_command_gets_another_directory_and_the_same_one_resumes(own, monkeypatch, capsys):
+    """Text, split, languages, limit, pooling, seed, prompt, dtype and the checkpoints' content: none may overwrite the other's results."""
+    seen: dict[str, tuple] = {}
+    both = ("--corpus", "text", "--suites", "language_modelling,translation,language_id")
+    for change in (
+        (), ("--limit", "11"), ("--languages", "en,de"), ("--seed", "1"), ("--pooling", "last"), ("--template", "alpaca"),
+        ("--dtype", "bfloat16"),
+    ):  # fmt: skip
+        code, _, err = call(monkeypatch, capsys, "run", "a.pt", *both, *change)
+        assert code == 0, err
+        directory = next(line for line in err.splitlines() if line.startswith("run directory: ")).removeprefix("run directory: ")
+        assert directory not in seen and directory.startswith("alignx-runs/a-"), change
+        seen[directory] = change
+    before = {directory: files_of(own / directory) for directory in seen}
+    assert "was done before" in call(monkeypatch, capsys, "run", "a.pt", *both)[2]
+    assert len(list((own / "alignx-runs").iterdir())) == len(seen)
+    (own / "a.pt").write_bytes((own / "b.pt").read_bytes())  # training went on
+    assert "was done before" not in call(monkeypatch, capsys, "run", "a.pt", *both)[2]
+    assert len(list((own / "alignx-runs").iterdir())) == len(seen) + 1
+    for directory, files in before.items():
+        assert files["results.json"] == (own / directory / "results.json").read_bytes()
+    identity = manifest_of(own / list(seen)[1])["identity"]
+    assert (identity["limit"], identity["lines"], identity["corpus"]) == (11, 11, "text")
+    assert identity["checkpoints"][0]["name"] == "a" and identity["languages"] == ["deu_Latn", "eng_Latn", "rus_Cyrl"]
+
+
+def test_out_of_another_identity_is_refused_and_left_as_it_is(own, monkeypatch, capsys):
+    assert call(monkeypatch, capsys, "run", "a.pt", *SMALL, "--out", "run")[0] == 0
+    before = files_of(own / "run")
+    for arguments, parts in (
+        (("run", "a.pt", *SMALL, "--limit", "5"), ["limit is not given there and 5 here", "alignx-runs/a-"]),
+        (("run", "a.pt", *SMALL, "--languages", "de"), ["languages is deu_Latn,eng_Latn,rus_Cyrl there and deu_Latn here"]),
+        (("run", "b.pt", *SMALL), ["its checkpoints are a, here they are b"]),
+        (("compare", "run", "b.pt"), ["its checkpoints are a, here they are a, b"]),  # the input is the output
+    ):
+        assert_one_line(call(monkeypatch, capsys, *arguments, "--out", "run", "--quiet"), 2, "results of another run", *parts)
+    (own / "a.pt").write_bytes((own / "b.pt").read_bytes())
+    assert_one_line(call(monkeypatch, capsys, "run", "a.pt", *SMALL, "--out", "run", "--quiet"), 2, "content of a is ")
+    assert files_of(own / "run") == before
+
+
+def test_suites_add_to_a_directory_and_its_report_shows_all_of_it(own, monkeypatch, capsys):
+    pair = ("compare", "a.pt", "b.pt", "--corpus", "text", "--out", "run")
+    assert call(monkeypatch, capsys, *pair, "--suites", "layers,language_modelling", "-o", "all.json")[0] == 0
+    before, similarity = manifest_of(own / "run"), (own / "run" / "layer_similarity.json").read_bytes()
+    code, _, err = call(monkeypatch, capsys, *pair, "--suites", "language_modelling", "-o", "one.json")
+    assert code == 0 and "was done before" in err
+    assert {row["suite"] for row in json.loads((own / "one.json").read_text())["comparison_rows"]} == {"language_modelling"}
+    assert (own / "run" / "layer_similarity.json").read_bytes() == similarity
+    assert manifest_of(own / "run")["options"]["suites"] == before["options"]["suites"] == ["layers", "language_modelling"]
+    html = (own / "run" / "report.html").read_text(encoding="utf-8")
+    assert "precision_at_1" in html or "precision@1" in html
+    assert call(monkeypatch, capsys, *pair, "--suites", "language_id")[0] == 0
+    assert manifest_of(own / "run")["options"]["suites"] == ["layers", "language_id", "language_modelling"]
+    assert call(monkeypatch, capsys, "report", "run", "-o", "again.json")[0] == 0
+    rows = json.loads((own / "again.json").read_text())["comparison_rows"]
+    assert {row["suite"] for row in rows} == {"layers", "language_id", "language_modelling"}
+    kept = [row for row in rows if row["suite"] == "layers"]
+    assert kept == [row for row in json.loads((own / "all.json").read_text())["comparison_rows"] if row["suite"] == "layers"]
+
+
+def test_tasks_add_to_a_directory(own, monkeypatch, capsys):
+    def tasks(out: str) -> set:
+        return {row.language for row in RunDirectory.read(own / out).load("a", "tasks").rows if row.language}
+
+    common = ("run", "a.pt", "--suites", "tasks", "--limit", "4", "--out", "run", "--tasks")
+    assert call(monkeypatch, capsys, *common, "interface_choice_deu_Latn")[0] == 0
+    assert call(monkeypatch, capsys, *common, "interface_choice_tur_Latn")[0] == 0
+    assert tasks("run") == {"deu_Latn", "tur_Latn"}
+    assert manifest_of(own / "run")["options"]["tasks"] == ["interface_choice_deu_Latn", "interface_choice_tur_Latn"]
+    code, _, err = call(monkeypatch, capsys, *common, "interface_choice_deu_Latn")
+    assert code == 0 and "tasks was done before" in err and tasks("run") == {"deu_Latn", "tur_Latn"}
+
+
+def outdate(run: Path, suite: str = "language_modelling", version: int | None = 1) -> None:
+    """Make the results of a suite those of an earlier measuring version, or of a time that knew none."""
+    document = json.loads((run / "results.json").read_text(encoding="utf-8"))
+    for entry in document["suites"]:
+        if entry["suite"] == suite:
+            entry["key"] = "0" * 16  # which it is part of
+            entry["fingerprint"].pop("measuring_version")
+            entry["fingerprint"] |= {} if version is None else {"measuring_version": version}
+    (run / "results.json").write_text(json.dumps(document), encoding="utf-8")
+
+
+@pytest.mark.parametrize("version", [1, None])
+def test_results_of_an_older_measuring_version_are_never_read(own, monkeypatch, capsys, version):
+    """Wherever results come in: one line, exit code 5, and the command that makes them anew; which does."""
+    for name in "ab":
+        assert call(monkeypatch, capsys, "run", f"{name}.pt", *SMALL, "--out", name)[0] == 0
+    assert call(monkeypatch, capsys, "compare", "a.pt", "b.pt", *SMALL, "--out", "pair")[0] == 0
+    outdate(own / "a", version=version)
+    outdate(own / "pair", version=version)
+    again = "measure again: alignx-eval run a.pt --corpus text --suites language_modelling --out a"
+    for arguments, told in (
+        (("compare", "a", "b"), again),
+        (("compare", "a", "b.pt"), again),
+        (("report", "a"), again),
+        (("bless", "a"), again),
+        (("gate", "a", "--baseline", "none.json"), "none.json"),
+        (("report", "pair"), "measure again: alignx-eval compare a.pt b.pt"),
+        (("gate", "pair"), "measure again: alignx-eval compare a.pt b.pt"),
+    ):
+        code = 2 if "none.json" in told else 5
+        assert_one_line(call(monkeypatch, capsys, *arguments, *(["--quiet"] if arguments[0] != "bless" else [])), code, told)
+    assert not (own / "alignx-runs").exists() and not (own / "alignx-baseline.json").exists()
+    code, _, err = call(monkeypatch, capsys, *again.split()[3:])
+    assert code == 0, err
+    assert call(monkeypatch, capsys, "compare", "a", "b", "--quiet")[0] == 0
+
+
+def test_results_of_an_older_measuring_version_are_measured_again(own, monkeypatch, capsys):
+    monkeypatch.setattr("alignx_eval.evaluate.MEASURING_VERSIONS", dict.fromkeys(["language_modelling", "language_id"], 1))
+    assert call(monkeypatch, capsys, "run", "a.pt", *SMALL, "--out", "a")[0] == 0
+    monkeypatch.undo()
+    monkeypatch.chdir(own)
+    code, _, err = call(monkeypatch, capsys, "run", "a.pt", *SMALL, "--out", "a")
+    assert code == 0 and "was done before" not in err
+
+
+def test_the_package_version_makes_nothing_incomparable(own, monkeypatch, capsys):
+    assert call(monkeypatch, capsys, "run", "a.pt", *SMALL, "--out", "a")[0] == 0
+    for module in ("alignx_eval", "alignx_eval.run_directory"):
+        monkeypatch.setattr(f"{module}.__version__", "9.9.9")
+    assert "was done before" in call(monkeypatch, capsys, "run", "a.pt", *SMALL, "--out", "a")[2]
+    code, _, err = call(monkeypatch, capsys, "compare", "a", "b.pt", "--quiet")
+    assert code == 0, err
+    assert "version" not in RunDirectory.read(own / "a").load("a", "language_modelling").fingerprint
+
+
+def break_measuring(monkeypatch, after: int = 1) -> list[str]:
+    """Measuring of bits per byte fails at the checkpoint after the first `after`; what was measured is in the list."""
+    from alignx_eval.suites import language_modelling
+
+    whole, measured = language_modelling.run, []
+
+    def run(checkpoint, *arguments, **named):
+        if len(measured) == after:
+            raise RuntimeError("the card fell off")
+        measured.append(checkpoint.name)
+        return whole(checkpoint, *arguments, **named)
+
+    monkeypatch.setattr(language_modelling, "run", run)
+    return measured
+
+
+def damaged(path: Path, target: Path, *, value: float) -> None:
+    """A copy of a checkpoint with one weight that is not finite."""
+    import torch
+
+    document = torch.load(path, weights_only=True)
+    next(iter(document["state_dict"].values())).view(-1)[0] = value
+    torch.save(document, target)
+
+
+def test_what_can_be_known_beforehand_is_told_before_the_first_suite(own, monkeypatch, capsys):
+    """A bad candidate after a good base: one line, nothing measured, nothing left behind."""
+    damaged(own / "b.pt", own / "nan.pt", value=float("nan"))
+    (own / "half.pt").write_bytes((own / "b.pt").read_bytes()[:60_000])
+    (own / "folder").mkdir()
+    (own / "file").write_text("")
+    measured = break_measuring(monkeypatch, after=99)
+    before = files_of(own)
+    for arguments, code in (
+        (("nan.pt", *SMALL), 2),
+        (("half.pt", *SMALL), 2),
+        (("folder", *SMALL), 2),
+        (("nosuch/model", *SMALL), 6),
+        (("b.pt", "--corpus", "text", "--languages", "de", "--suites", "language_modelling,language_id"), 2),  # a probe needs two
+        (("b.pt", *SMALL, "--policy", "nosuch.yaml"), 2),
+        (("b.pt", *SMALL, "-o", "file/report.html"), 2),
+        (("b.pt", *SMALL, "--out", "file/run"), 2),
+        (("b.pt", *SMALL, "--dtype", "int3"), 2),
+        (("b.pt", *SMALL, "--device", "cuda:77"), 2),
+    ):
+        for out in ((), ("--out", "new")):
+            if "--out" in arguments and out:
+                continue
+            assert_one_line(call(monkeypatch, capsys, "compare", "a.pt", *arguments, *out, "--quiet"), code)
+    assert not measured and files_of(own) == before and not (own / "new").exists() and not (own / "alignx-runs").exists()
+
+
+def test_runs_that_do_not_compare_leave_nothing_behind(own, monkeypatch, capsys):
+    for name, limit in (("a", "12"), ("b", "11")):
+        assert call(monkeypatch, capsys, "run", f"{name}.pt", *SMALL, "--limit", limit, "--out", name)[0] == 0
+    for arguments in (("a", "b"), ("a", "b.pt", "--limit", "11")):
+        code, out, err = call(monkeypatch, capsys, "compare", *arguments, "--out", "new", "--quiet")
+        assert (code, out) == (5, "") and "lines" in err and not (own / "new").exists()
+
+
+def test_checkpoints_are_opened_once_where_they_fit_and_one_at_a_time_where_not(own, monkeypatch, capsys):
+    import alignx_eval.checkpoint as checkpoint
+
+    whole, opened = checkpoint.open_checkpoint, []
+    monkeypatch.setattr(checkpoint, "open_checkpoint", lambda reference, **rest: opened.append(reference) or whole(reference, **rest))
+    assert call(monkeypatch, capsys, "compare", "a.pt", "b.pt", *SMALL, "-o", "fits.json")[0] == 0
+    assert opened == ["a.pt", "b.pt"]
+    opened.clear()
+    monkeypatch.setattr("alignx_eval.cli.measuring._room", lambda settings: 0.0)
+    assert call(monkeypatch, capsys, "compare", "a.pt", "b.pt", *SMALL, "--out", "again", "-o", "not.json")[0] == 0
+    assert opened == ["a.pt", "b.pt", "a.pt", "b.pt"]
+    tables = [json.loads((own / name).read_text())["comparison_rows"] for name in ("fits.json", "not.json")]
+    assert tables[0] == tables[1]
+
+
+def test_what_fails_while_measuring_keeps_what_is_finished_and_says_so(own, monkeypatch, capsys):
+    command = ("compare", "a.pt", "b.pt", *SMALL, "--out", "run")
+    with monkeypatch.context() as patch:
+        measured = break_measuring(patch)
+        code, out, err = call(patch, capsys, *command, "--quiet")
+    assert code == 1 and "the card fell off" in err and out == "" and measured == ["a"]
+    manifest = manifest_of(own / "run")
+    assert (manifest["status"], manifest["reason"]) == ("failed", "RuntimeError: the card fell off")
+    assert not (own / "run" / "report.html").exists() and RunDirectory.read(own / "run").labels() == ["a"]
+    for arguments in (("gate", "run"), ("report", "run"), ("bless", "run"), ("compare", "run", "b.pt", "--suites", "language_id")):
+        code, out, err = call(monkeypatch, capsys, *arguments)
+        assert code == 2 and "the card fell off" in err and "Traceback" not in err, (arguments, err)
+    code, _, err = call(monkeypatch, capsys, *command)
+    assert code == 0 and "a: language_modelling was done before" in err
+    manifest = manifest_of(own / "run")
+    assert manifest["status"] == "complete" and "reason" not in manifest and (own / "run" / "report.html").exists()
+
+
+def test_the_first_start_and_the_time_of_all_sessions_are_kept(own, monkeypatch, capsys):
+    command = ("compare", "a.pt", "b.pt", *SMALL, "--out", "run", "--quiet")
+    with monkeypatch.context() as patch:
+        break_measuring(patch)
+        assert call(patch, capsys, *command)[0] == 1
+    first = manifest_of(own / "run")
+    document = {**first, "started": "2026-01-01T00:00:00Z", "seconds": 1000.0}
+    (own / "run" / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
+    assert call(monkeypatch, capsys, *command)[0] == 0
+    second = manifest_of(own / "run")
+    assert first["resumed"] == [] and second["started"] == "2026-01-01T00:00:00Z" and len(second["resumed"]) == 1
+    assert second["resumed"][0] >= first["started"] and 1000 <= second["seconds"] < 1100
+
+
+def test_an_option_without_effect_is_refused_with_the_reason(own, monkeypatch, capsys):
+    for name in "ab":
+        assert call(monkeypatch, capsys, "run", f"{name}.pt", *SMALL, "--out", name)[0] == 0
+    before = files_of(own)
+    pair = ("compare", "a.pt", "b.pt", "--corpus", "text", "--suites")
+    for arguments, parts in (
+        ((*pair, "layers", "--tasks", "interface_choice_deu_Latn"), ["--tasks", "only tasks uses it", "layers"]),
+        ((*pair, "layers,language_modelling", "--template", "alpaca"), ["--template", "translation"]),
+        ((*pair, "language_modelling", "--pooling", "last"), ["--pooling", "layers and language_id"]),
+        ((*pair, "language_modelling", "--cache-dir", "cache"), ["--cache-dir", "layers and language_id"]),
+        ((*pair, "tasks"), ["--corpus", "language_modelling"]),
+        (("run", "a.pt", "--suites", "tasks", "--tasks", "interface_choice_deu_Latn", "--languages", "de"), ["--languages", "--tasks"]),
+        ((*pair, "language_modelling", "--annotations"), ["--annotations", "--gate"]),
+        (("report", "a", "--annotations"), ["--annotations", "one checkpoint"]),
+        (("report", "a", "--policy", "gate.yaml"), ["--policy", "one checkpoint"]),
+        (("report", "a", "--allow-mismatch", "pooling"), ["--allow-mismatch", "one checkpoint"]),
+        *(
+            (("compare", "a", "b", f"--{name}", value), [f"--{name}", "nothing is measured"])
+            for name, value in (
+                ("corpus", "text"), ("split", "test"), ("languages", "de"), ("limit", "5"), ("tasks", "x"), ("template", "plain"),
+                ("pooling", "last"), ("device", "cpu"), ("dtype", "float32"),
+            )
+        ),
+    ):  # fmt: skip
+        assert_one_line(call(monkeypatch, capsys, *arguments, "--quiet"), 2, *parts)
+    assert files_of(own) == before
+    from alignx_eval.cli.options import check_effective, settings_from
+
+    given = {"tasks": "interface_choice_deu_Latn", "quiet": True}  # all suites, the suite `tasks` among them
+    check_effective(given, settings_from(given, None), measures=True)
 
 
 def test_the_window_of_bits_per_byte_is_an_option_and_part_of_the_result(place, tmp_path, monkeypatch, capsys):
@@ -328,3 +607,45 @@ def test_ls_lists_every_kind(monkeypatch, capsys):
 def test_schema_describes_a_row(monkeypatch, capsys):
     code, out, _ = call(monkeypatch, capsys, "schema")
     assert code == 0 and set(json.loads(out)["required"]) == {"suite", "metric", "checkpoint", "value", "n"}
+
+
+def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeypatch, capsys):
+    """`compare` alone gives no verdict that anybody asked for; `report` makes of a run directory what its command made of it."""
+    from alignx_eval.render import console
+
+    seen = []
+    render = console.render
+    monkeypatch.setattr(console, "render", lambda comparison, verdict, **rest: seen.append(verdict) or render(comparison, verdict, **rest))
+    monkeypatch.chdir(place)
+    common = ("a.pt", "a.pt", "--corpus", "text", "--suites", "language_modelling", "--quiet")
+    for out, arguments, enforced in (("ungated", (), False), ("gated", ("--gate",), True), ("strict", ("--strict",), True)):
+        call(monkeypatch, capsys, "compare", *common, "--out", out, *arguments)
+        call(monkeypatch, capsys, "report", out, "--quiet")
+        assert [verdict.enforced for verdict in seen] == [enforced, enforced]
+        call(monkeypatch, capsys, "gate", out, "--quiet")
+        assert seen[-1].enforced
+        seen.clear()
+
+
+def test_the_pivot_is_added_where_a_suite_needs_it_and_said(place, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(place)
+    common = ("run", "a.pt", "--corpus", "text", "--languages", "de,ru")
+    code, _, err = call(monkeypatch, capsys, *common, "--suites", "layers,language_modelling", "--out", tmp_path / "both")
+    assert code == 0 and "eng_Latn (English) is added: layers pair every language with it" in err
+    both = RunDirectory.read(tmp_path / "both")
+    assert {row.other_language for row in both.load("a", "layers").rows} >= {"eng_Latn"}
+    # a suite that can do without it is measured on what was asked for
+    assert {row.language for row in both.load("a", "language_modelling").rows} == {None, "deu_Latn", "rus_Cyrl"}
+    code, _, err = call(monkeypatch, capsys, *common, "--suites", "language_modelling", "--out", tmp_path / "one")
+    assert code == 0 and "is added" not in err
+    assert RunDirectory.read(tmp_path / "one").load("a", "language_modelling").rows == both.load("a", "language_modelling").rows
+
+
+def test_a_corpus_without_the_pivot_is_refused_with_what_to_do(place, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(place)
+    write_corpus(tmp_path / "text", {code: lines for code, lines in LINES.items() if code != "eng_Latn"})
+    for languages in ((), ("--languages", "de,ru")):
+        result = call(monkeypatch, capsys, "run", "a.pt", "--corpus", tmp_path / "text", *languages, "--suites", "translation", "--quiet")
+        assert_one_line(result, 2, "translation", "eng_Latn (English)", "lacks", "--suites language_id,language_modelling,tasks")
+    result = call(monkeypatch, capsys, "run", "a.pt", "--corpus", tmp_path / "text", "--languages", "de,tr", "--quiet")
+    assert_one_line(result, 2, "tur_Latn")  # what is wrong with the languages asked for comes first

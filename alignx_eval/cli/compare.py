@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from alignx_eval.cli import options as opt
-
-# Options that decide how a checkpoint is measured, and mean nothing for results that are there already.
-MEASURING = ("corpus", "split", "languages", "limit", "tasks", "template", "pooling", "window", "device", "dtype")
 
 
 def compare(
@@ -91,44 +87,42 @@ def compare(
     from alignx_eval.cli.display import Display
     from alignx_eval.cli.measuring import (
         compare_layers,
-        default_out,
         inherited_options,
         measure,
         plan,
+        read_comparison,
         read_policy,
         read_reference,
+        run_directory,
         write_outputs,
+        write_reports,
     )
     from alignx_eval.errors import InputError
-    from alignx_eval.run_directory import RunDirectory
 
     settings = opt.settings_from(given, config)  # before anything is opened, so that a wrong option is told first
     sources = [read_reference(reference) for reference in (base, *candidates, *([settings.control] if settings.control else []))]
     roles = ["base"] + ["candidate"] * len(candidates) + ["control"] * bool(settings.control)
-    useless = [name for name in MEASURING if given[name] is not None]
-    if useless and all(source.run is not None for source in sources):
-        named = ", ".join(f"--{name}" for name in useless)
-        raise InputError(f"{named}: nothing is measured, all inputs are run directories; leave it out, or give checkpoints")
     if inherited := inherited_options(sources):
         settings = opt.settings_from(given, config, inherited)
+    opt.check_effective(given, settings, measures=any(source.run is None for source in sources))
     rules = read_policy(settings)
+    enforced = settings.gate or settings.strict
     if settings.series and len(candidates) < 2:
         raise InputError("--series: at least two candidates are needed")
     if rules[0].against == "control" and not settings.control:
         raise InputError("the policy gates against the control, and there is none: give --control, or set `against: base` in the policy")
     planned = plan(sources, roles, settings)
     main = processes.is_main()
-    directory = RunDirectory(Path(settings.out).expanduser() if settings.out else default_out(sources), writable=main)
-    with directory.lock(), Display(quiet=settings.quiet or not main) as display:
-        display.say(f"run directory: {directory.path}")
-        labels, results, checkpoints = measure(planned, directory, display)
+    with Display(quiet=settings.quiet or not main) as display, run_directory(planned, display) as (directory, ready):
+        policy_facts = {"name": rules[1], "content": rules[0].model_dump(mode="json"), "enforced": enforced}
+        results = measure(planned, ready, directory, display, {"policy": policy_facts})
         if not main:  # the main process does the rest
             return
-        directory.write_manifest({**directory.manifest, "policy": {"name": rules[1], "content": rules[0].model_dump(mode="json")}})
         from alignx_eval.comparison import compare as compare_results
         from alignx_eval.gate import judge
         from alignx_eval.series import order_steps
 
+        labels, checkpoints = ready.labels, ready.checkpoints
         measured = [label for label, role in zip(labels, roles) if role == "candidate"]
         tuned = labels[-1] if settings.control else None
         comparison = compare_results(
@@ -144,8 +138,14 @@ def compare(
         )
         # After the check that the results compare at all.
         comparison.layer_similarity = compare_layers(directory, results, labels[0], measured, tuned, settings, display)
-        verdict = judge(comparison, rules[0], policy_name=rules[1])
+        verdict = judge(comparison, rules[0], policy_name=rules[1], enforced=enforced)
         directory.write_manifest({**directory.manifest, "mismatches": comparison.mismatches})
-        write_outputs(comparison, verdict, directory.path, settings, display)
-    if settings.gate or settings.strict:
+        # The reports in the directory are of all that it holds, also where this command asked for less of it.
+        whole, its_verdict = comparison, verdict
+        if set(directory.manifest["options"]["suites"]) != set(settings.suites):
+            whole = read_comparison(directory, settings)
+            its_verdict = judge(whole, rules[0], policy_name=rules[1], enforced=enforced)
+        write_reports(whole, its_verdict, directory.path, settings)
+        write_outputs(comparison, verdict, settings, display, report=directory.path / "report.html")
+    if enforced:
         raise typer.Exit(verdict.exit_code(strict=settings.strict))

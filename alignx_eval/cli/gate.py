@@ -71,11 +71,10 @@ def gate(
                 label=measured.label,
                 checkpoint=measured.checkpoint,
                 corpus=measured.corpus,
-                version=measured.version,
                 policy=rules,
                 allow_mismatch=settings.allow_mismatch,
                 seed=measured.seed,
             )
-        verdict = judge(comparison, rules, policy_name=name)
-        write_outputs(comparison, verdict, None, settings, display)
+        verdict = judge(comparison, rules, policy_name=name, enforced=True)
+        write_outputs(comparison, verdict, settings, display)
     raise typer.Exit(verdict.exit_code(strict=settings.strict))

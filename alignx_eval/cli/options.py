@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -155,6 +155,51 @@ class Settings:
 LISTS = ("suites", "languages", "tasks", "output", "allow_mismatch")
 SWITCHES = ("offline", "samples", "quiet", "gate", "strict", "series", "annotations")
 TYPES: dict[str, type] = {"limit": int, "window": int, "seed": int} | dict.fromkeys(SWITCHES, bool)
+
+
+# Options that decide how a checkpoint is measured, and the suites that read them. --seed also decides resampling, and --offline and
+# --no-samples are promises more than settings: these are never out of place.
+_OF_TEXT = tuple(suite for suite in SUITES if suite != "tasks")
+MEASURING: dict[str, tuple[str, ...]] = {
+    "corpus": _OF_TEXT,
+    "split": _OF_TEXT,
+    "languages": tuple(SUITES),
+    "limit": tuple(SUITES),
+    "tasks": ("tasks",),
+    "template": ("translation",),
+    "pooling": ("layers", "language_id"),
+    "window": ("language_modelling",),
+    "device": tuple(SUITES),
+    "dtype": tuple(SUITES),
+}
+# Options that decide nothing about a number, and still matter to some suites alone.
+FURTHER: dict[str, tuple[str, ...]] = {"cache_dir": ("layers", "language_id")}
+
+
+def check_effective(given: Mapping[str, Any], settings: Settings, *, measures: bool) -> None:
+    """Raise InputError for an option on the command line that can have no effect: it would be believed to have had one.
+
+    `measures`: whether any input is a checkpoint, not a run directory. What stands in a file of --config is not looked at, since such a
+    file may serve several commands.
+    """
+    used = {name for name, value in given.items() if value is not None}
+    idle = [name for name in MEASURING if name in used]
+    if idle and not measures:
+        raise InputError(f"{_flags(idle)}: nothing is measured, all inputs are run directories; leave it out, or give checkpoints")
+    for name, suites in (MEASURING | FURTHER).items():
+        if name in used and not set(suites) & set(settings.suites):
+            raise InputError(
+                f"{_flags([name])}: only {' and '.join(suites)} {'use' if len(suites) > 1 else 'uses'} it, and --suites is "
+                f"{','.join(settings.suites)}; leave it out, or add a suite"
+            )
+    if "languages" in used and settings.suites == ("tasks",) and settings.tasks is not None:
+        raise InputError("--languages: the tasks that --tasks names have languages of their own; leave one of the two out")
+    if given.get("annotations") and not (settings.gate or settings.strict):
+        raise InputError("--annotations: they tell the verdict of a gate; add --gate")
+
+
+def _flags(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def settings_from(given: Mapping[str, Any], config: Path | None, inherited: Mapping[str, Any] | None = None) -> Settings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -29,17 +31,27 @@ def report(
     """
     given = {name: value for name, value in locals().items() if name not in ("run_directory", "debug")}
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.measuring import check_outputs, read_comparison, read_policy, write_outputs
+    from alignx_eval.cli.measuring import check_outputs, read_comparison, read_policy, unfinished, write_outputs, write_reports
+    from alignx_eval.errors import InputError
     from alignx_eval.gate import judge
     from alignx_eval.run_directory import RunDirectory
 
     settings = opt.settings_from(given, None)
     check_outputs(settings.output)
     directory = RunDirectory.read(run_directory)
+    idle = [name for name in ("policy", "allow_mismatch", "annotations") if given[name]]
+    if idle and not directory.manifest.get("candidates"):
+        raise InputError(f"--{idle[0].replace('_', '-')}: {run_directory} holds one checkpoint, and nothing is compared")
     rules, name = read_policy(settings, directory)
-    with directory.lock(), Display(quiet=settings.quiet) as display:
-        if directory.manifest.get("status") != "complete":
-            display.say(f"{run_directory}: not complete, the report shows what is there; run the same command again to go on with it")
+    writable = os.access(directory.path, os.W_OK)
+    with Display(quiet=settings.quiet) as display, directory.lock() if writable else nullcontext():
+        if why := unfinished(directory):
+            display.say(f"{run_directory}: {why}; the report shows what is there, and the same command again goes on with it")
         comparison = read_comparison(directory, settings)
-        verdict = judge(comparison, rules, policy_name=name) if comparison.candidates else None
-        write_outputs(comparison, verdict, directory.path, settings, display)
+        enforced = bool((directory.manifest.get("policy") or {}).get("enforced"))
+        verdict = judge(comparison, rules, policy_name=name, enforced=enforced) if comparison.candidates else None
+        if writable:
+            write_reports(comparison, verdict, directory.path, settings)
+        else:
+            display.say(f"{run_directory}: cannot be written to, so the reports in it were not made again; those of -o are")
+        write_outputs(comparison, verdict, settings, display, report=directory.path / "report.html" if writable else None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -47,34 +46,29 @@ def run(
     given = {name: value for name, value in locals().items() if name not in ("checkpoint", "config", "debug")}
     from alignx_eval import processes
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.measuring import default_out, measure, plan, read_reference, write_outputs
+    from alignx_eval.cli.measuring import measure, plan, read_comparison, read_reference, run_directory, write_outputs, write_reports
     from alignx_eval.errors import InputError
-    from alignx_eval.run_directory import RunDirectory
 
     settings = opt.settings_from(given, config)
     if junit := [name for name in settings.output if name.endswith(".xml")]:
         raise InputError(f"-o {junit[0]}: one checkpoint alone has no verdict, which JUnit needs; use `compare` or `gate`")
+    opt.check_effective(given, settings, measures=True)
     source = read_reference(checkpoint)
     if source.run is not None:
         raise InputError(f"{checkpoint}: is a run directory already; show it with `alignx-eval report {checkpoint}`")
     planned = plan([source], ["base"], settings)
     main = processes.is_main()
-    directory = RunDirectory(Path(settings.out).expanduser() if settings.out else default_out([source]), writable=main)
-    with directory.lock(), Display(quiet=settings.quiet or not main) as display:
-        display.say(f"run directory: {directory.path}")
-        labels, results, checkpoints = measure(planned, directory, display)
+    with Display(quiet=settings.quiet or not main) as display, run_directory(planned, display) as (directory, ready):
+        results = measure(planned, ready, directory, display)
         if not main:  # the main process does the rest
             return
         from alignx_eval.comparison import compare as compare_results
 
         comparison = compare_results(
-            results, base=labels[0], candidates=[], checkpoints=checkpoints, corpus=planned.corpus_facts, seed=settings.seed
+            results, base=ready.labels[0], candidates=[], checkpoints=ready.checkpoints, corpus=planned.corpus_facts, seed=settings.seed
         )
-        write_outputs(
-            comparison,
-            None,
-            directory.path,
-            settings,
-            display,
-            next_command=shlex.join(["alignx-eval", "compare", str(directory.path), "CANDIDATE"]),
-        )
+        # The reports in the directory are of all that it holds, also where this command asked for less of it.
+        more = set(directory.manifest["options"]["suites"]) != set(settings.suites)
+        write_reports(read_comparison(directory, settings) if more else comparison, None, directory.path, settings)
+        next_command = shlex.join(["alignx-eval", "compare", str(directory.path), "CANDIDATE"])
+        write_outputs(comparison, None, settings, display, report=directory.path / "report.html", next_command=next_command)
