@@ -28,7 +28,7 @@ import numpy as np
 
 from alignx_eval.comparison import MINIMUM_CLUSTERS, Comparison, ComparisonRow, own_language
 from alignx_eval.errors import InputError
-from alignx_eval.findings import align_layer
+from alignx_eval.findings import align_layer, own_rate
 from alignx_eval.policy import Level, Policy, Rule
 from alignx_eval.results import Row
 from alignx_eval.statistics.clustered import lower_bound, one_sided_p
@@ -100,6 +100,7 @@ class Verdict:
     outcome: Outcome
     sentence: str
     rule: str  # one sentence: when a row is red, amber, grey
+    enforced: bool = False  # whether the exit code follows it
 
     def exit_code(self, *, strict: bool = False) -> int:
         """3 for a regression, 2 where the result cannot be judged as a whole, 4 for an inconclusive one under `strict`, else 0."""
@@ -308,5 +309,5 @@ def describe_row(gated: GateRow) -> str:
     if gated.status == "amber" and gated.loss_at_most is not None:
         bound = f", at most {gated.loss_at_most:.{decimals}f}"
     p = f"adj. p {'< 0.001' if gated.p_adjusted < 0.001 else f'{gated.p_adjusted:.3f}'}, " if gated.p_adjusted is not None else ""
-    size = f"{p}n = {row.n}, {row.clusters} clusters"
+    size = f"{p}n = {row.n}, {row.clusters} clusters{own_rate(row)}"
     return f"{row.metric} {about}{layer} {changed}, tolerance {gated.tolerance:g}{bound} ({size})"

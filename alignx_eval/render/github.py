@@ -1,4 +1,4 @@
-"""The verdict and the worst rows as workflow commands, which GitHub shows as annotations of a run and of a pull request."""
+"""The verdict, the warnings and the worst rows as workflow commands, which GitHub shows as annotations of a run and of a pull request."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ MAXIMUM_MESSAGE = 4000  # characters
 
 
 def render(comparison: Comparison, verdict: Verdict, *, strict: bool = False) -> str:
-    """At most ten lines: the verdict, the allowed mismatches, the worst rows. `strict`: what is not settled is an error too."""
+    """At most ten lines: the verdict, the warnings, the allowed mismatches, how the checkpoints were opened, the worst rows.
+
+    `strict`: what is not settled is an error too.
+    """
     kinds = {"fail": "error", "incomplete": "error", "inconclusive": "error" if strict else "warning", "pass": "notice"}
     first = f"{view.verdict_line(verdict)} {view.rule_line(verdict)}"
     lines = [_command(kinds[verdict.outcome], f"alignx-eval: {view.OUTCOME_WORDS[verdict.outcome]}", first)]
+    if comparison.warnings:
+        title = f"alignx-eval: {len(comparison.warnings)} warning{'' if len(comparison.warnings) == 1 else 's'}"
+        lines.append(_command("warning", title, "\n".join(comparison.warnings)))
     if comparison.mismatches:
         lines.append(_command("warning", "alignx-eval: measured differently (--allow-mismatch)", "; ".join(comparison.mismatches)))
+    if notes := view.opening_notes(comparison):
+        lines.append(_command("notice", "alignx-eval: how the checkpoints were opened", "\n".join(notes)))
     everything = len(verdict.worst(10**9))
     rows = verdict.worst(MAXIMUM - len(lines))
     for number, gated in enumerate(rows, start=1):
