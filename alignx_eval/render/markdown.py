@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # A job summary on GitHub is dropped as a whole beyond 1 MiB.
 MAXIMUM_BYTES = 900_000
 WORST = 10
+MISMATCHES = 20
 
 
 def render(comparison: Comparison, verdict: Verdict | None = None) -> str:
@@ -45,8 +46,9 @@ def _head(comparison: Comparison, verdict: Verdict | None) -> list[str]:
     lines = [f"# {_text(_title(comparison))}", ""]
     if verdict is not None and verdict.enforced:
         lines = [f"# {_text(f'{_outcome(verdict)}: {_title(comparison)}')}", "", f"**{_text(view.verdict_line(verdict))}**", ""]
-    lines += _callout(f"{len(comparison.warnings)} warning{'' if len(comparison.warnings) == 1 else 's'}:", comparison.warnings)
-    lines += _callout("Measured differently, and compared all the same (`--allow-mismatch`):", comparison.mismatches)
+    warnings = comparison.warnings
+    lines += _callout(f"{len(warnings)} warning{'' if len(warnings) == 1 else 's'}:", warnings, len(warnings))
+    lines += _callout("Measured differently, and compared all the same (`--allow-mismatch`):", comparison.mismatches, MISMATCHES)
     lines += [_text(view.title_sentence(comparison)), ""]
     note = view.no_control_sentence(comparison)
     lines += [f"> {_text(note)}", ""] if note else []
@@ -54,12 +56,12 @@ def _head(comparison: Comparison, verdict: Verdict | None) -> list[str]:
     return lines + (["How the checkpoints were opened:", "", *(f"- {_text(each)}" for each in notes), ""] if notes else [])
 
 
-def _callout(title: str, texts: list[str]) -> list[str]:
-    """A block that stands out, with at most 20 of `texts`; nothing without any."""
+def _callout(title: str, texts: list[str], most: int) -> list[str]:
+    """A block that stands out, with at most `most` of `texts`; nothing without any."""
     if not texts:
         return []
-    lines = [f"> **{title}**", ">", *(f"> - {_text(text)}" for text in texts[:20])]
-    return [*lines, *([f"> - and {len(texts) - 20} more, in `results.json`"] if len(texts) > 20 else []), ""]
+    lines = [f"> **{title}**", ">", *(f"> - {_text(text)}" for text in texts[:most])]
+    return [*lines, *([f"> - and {len(texts) - most} more, in `results.json`"] if len(texts) > most else []), ""]
 
 
 def _outcome(verdict: Verdict) -> str:

@@ -116,8 +116,8 @@ PERCENT_SCALE = ("bleu", "chrf", "spbleu", "ter", "comet")
 
 
 HEADLINE_RULE = (
-    "Better and worse: the interval does not hold 0; it is not adjusted for the number of means. No evidence does not say that two "
-    "checkpoints are equal."
+    "Better and worse: the interval does not hold 0; it is not adjusted for the number of means. No evidence: it holds 0, and all in it is "
+    "compatible with the data."
 )
 CONTRAST_TITLES = {"candidate-control": "Effect of alignment", "candidate-base": "What training changed"}
 
