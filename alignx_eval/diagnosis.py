@@ -221,7 +221,8 @@ class _Group:
     def mean_text(self) -> str:
         """ "BLEU +0.28 [+0.06, +0.51], mean of 18 directions"."""
         assert self.mean is not None
-        return f"{self.metric.title} {self.metric.interval(self.mean.estimate)}, mean of {counted(self.mean.rows, self.mean.of, self.metric.unit)}"
+        scope = counted(self.mean.rows, self.mean.of, self.metric.unit)
+        return f"{self.metric.title} {self.metric.interval(self.mean.estimate)}, mean of {scope}"
 
     def mean_evidence(self) -> Evidence:
         assert self.mean is not None

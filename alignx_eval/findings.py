@@ -169,12 +169,15 @@ def warning_count(comparison: Comparison) -> str:
 def text_measured(comparison: Comparison) -> str:
     """What the suites stand on: ", on 452 parallel lines of interface (test split) in 10 languages, and on the tasks ...".
 
-    Only what was used is named: the corpus where a suite other than `tasks` was measured, the tasks with their own documents.
+    Only what was used is named: the corpus where a suite other than `tasks` was measured, the tasks with their own documents. Empty where
+    the corpus is not known.
     """
     results = list(comparison.results.values())
     parts = []
     corpus = comparison.corpus
-    if corpus.get("name") and uses_corpus(comparison):
+    if uses_corpus(comparison):
+        if not corpus.get("name"):
+            return ""
         text = f"on {corpus['lines']} parallel lines of" if corpus.get("lines") else "on"
         text += f" {corpus['name']}" + (f" ({corpus['split']} split)" if corpus.get("split") else "")
         parts.append(text + (f" in {len(corpus['languages'])} languages" if corpus.get("languages") else ""))
@@ -423,7 +426,9 @@ def _losses(comparison: Comparison, rows: list[ComparisonRow]) -> str:
         decimals = 2 if row.metric.startswith(("bleu", "chrf")) else 3
         direction = f" {row.language} to {row.other_language}" if row.other_language else ""
         interval = f"[{signed(row.ci_low, decimals)}, {signed(row.ci_high, decimals)}]"
-        by_language.setdefault(str(code), []).append(f"{row.metric}{direction} {signed(row.difference, decimals)} {interval}{own_rate(row)}")
+        by_language.setdefault(str(code), []).append(
+            f"{row.metric}{direction} {signed(row.difference, decimals)} {interval}{own_rate(row)}"
+        )
     shown = [f"{code} ({', '.join(details[:3])}{', ...' if len(details) > 3 else ''})" for code, details in by_language.items()]
     more = f"; and {len(shown) - 5} more languages" if len(shown) > 5 else ""
     count = f"{len(worse)} {'is' if len(worse) == 1 else 'are'} worse"

@@ -6,7 +6,8 @@ import os
 import re
 import textwrap
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alignx_eval.findings import AMOUNTS, amount, cost_ratios, costs_of, own_rate
@@ -65,20 +66,25 @@ def render(
         rest += [line for candidate in _shown(comparison) for line in _price(comparison, candidate, width)]
         rest += _diagnosis(comparison, width, style)
     if verdict is not None and not verdict.enforced:
-        rest.append(_fit(_ascii(f"{view.gate_title(verdict)}: {_gate_in_short(verdict)}"), width))
+        rest.append(_gate_in_short(verdict, width))
     ends = [("Report  ", report_path), ("Next    ", next_command)]
     rest += [title + " ".join(view.clean(text).split("\n")) for title, text in ends if text]
     return "\n\n".join("\n".join(block) for block in [*blocks, rest] if block) + "\n"
 
 
-def _gate_in_short(verdict: Verdict) -> str:
-    """ "INCOMPLETE, 84 not judged": the outcome and the rows that decide; of several candidates, how many have which outcome."""
+def _gate_in_short(verdict: Verdict, width: int) -> str:
+    """One line, "Gate (...): INCOMPLETE, rows: 84 not judged"; of several candidates, how many have which outcome."""
     if len(verdict.candidates) > 1:
         counts = {word: sum(each.outcome == outcome for each in verdict.candidates) for outcome, word in view.OUTCOME_WORDS.items()}
-        return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    counts = {view.STATUS_WORDS[status]: count for status, count in verdict.candidates[0].counts().items()}
-    rows = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-    return f"{view.OUTCOME_WORDS[verdict.outcome]}{f', rows: {rows}' if rows else ', no row'}"
+        said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    else:
+        counts = {view.STATUS_WORDS[status]: count for status, count in verdict.candidates[0].counts().items()}
+        rows = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        said = f"{view.OUTCOME_WORDS[verdict.outcome]}, {f'rows: {rows}' if rows else 'no row'}"
+    title = view.gate_title(verdict)
+    if _cells(title) > width // 2:  # a long path must not push the outcome out of the line
+        title = view.gate_title(replace(verdict, policy_name=f"...{verdict.policy_name[-width // 4 :]}"))
+    return _fit(" ".join(_ascii(f"{title}: {said}").split()), width)
 
 
 def _gate(verdict: Verdict, width: int, style: Style) -> list[str]:

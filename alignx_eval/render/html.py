@@ -79,6 +79,7 @@ def render(comparison: Comparison, verdict: Verdict | None = None, *, samples: b
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
         subject=_subject(comparison),
+        corpus=comparison.corpus if uses_corpus(comparison) else {},
         detail=detail,
         verdict=_verdict(verdict, detail.candidates) if verdict is not None else None,
         series=_series(comparison, series) if series is not None else None,
@@ -187,10 +188,13 @@ def _change(headline: Headline, contrast: view.Contrast) -> dict[str, str]:
     change = next((each for each in headline.changes if each.contrast == contrast.kind), None)
     if change is None:
         return {"verdict": "insufficient-data", "mark": "", "word": "not measured", "numbers": "", "reason": ""}
-    numbers = view.change_numbers(headline, change)
     return {
-        "verdict": change.word, "mark": view.MARKS[change.word], "word": view.WORDS[change.word], "numbers": numbers, "reason": change.reason
-    }  # fmt: skip
+        "verdict": change.word,
+        "mark": view.MARKS[change.word],
+        "word": view.WORDS[change.word],
+        "numbers": view.change_numbers(headline, change),
+        "reason": change.reason,
+    }
 
 
 # --- verdict, series, diagnosis ---------------------------------------------------------------------------------------------------

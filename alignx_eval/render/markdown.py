@@ -103,7 +103,9 @@ def _findings(comparison: Comparison) -> list[str]:
             value, _, interval = view.measured_numbers(each.row).partition(" [")
             unjudged = f"not to be judged: {each.row.unjudged}" if each.row.unjudged else ""
             beside = "; ".join(filter(None, (each.beside, unjudged)))
-            lines.append(f"| {_text(each.title)} | {_text(value)} | {f'[{interval}' if interval else ''} | {each.row.n} | {_text(beside)} |")
+            lines.append(
+                f"| {_text(each.title)} | {_text(value)} | {f'[{interval}' if interval else ''} | {each.row.n} | {_text(beside)} |"
+            )
         lines.append("")
     others = [f"- {_text(finding)}" for finding in view.other_findings(comparison)]
     for similarity in comparison.layer_similarity:
@@ -143,7 +145,11 @@ def _gate(verdict: Verdict) -> list[str]:
     lines = [f"## {_text(f'{view.gate_title(verdict)}: {_outcome(verdict)}')}", ""]
     if not verdict.enforced:  # else it is the first line
         lines += [_text(view.verdict_line(verdict)), ""]
-    lines += [_text(view.rule_line(verdict)), "", "| candidate | outcome | level | " + " | ".join(_status(status) for status in STATUSES) + " |"]
+    lines += [
+        _text(view.rule_line(verdict)),
+        "",
+        "| candidate | outcome | level | " + " | ".join(_status(status) for status in STATUSES) + " |",
+    ]
     lines.append("|---|---|---|" + "---:|" * len(STATUSES))
     for candidate in verdict.candidates:
         for level in view.levels(candidate):
@@ -323,10 +329,9 @@ def _tables(comparison: Comparison) -> Iterable[tuple[str, list[str]]]:
             ends = [view.number(end, single.metric) for end in (single.ci_low, single.ci_high) if end is not None]
             interval = f"[{', '.join(ends)}]" if len(ends) == 2 else _text(single.reason or "")
             interval += f", not to be judged: {_text(single.unjudged)}" if single.unjudged else ""
-            value = view.number(single.value, single.metric)
-            lines.append(
-                f"| {_text(view.metric_title(single.metric) + own_rate(single))} | {_code(view.pair_title(single))} | {value} | {interval} | {single.n} |"
-            )
+            title = _text(view.metric_title(single.metric) + own_rate(single))
+            cells = (title, _code(view.pair_title(single)), view.number(single.value, single.metric), interval, str(single.n))
+            lines.append(f"| {' | '.join(cells)} |")
         yield view.SUITE_TITLES.get(suite, suite) + (f", layer {layer}" if layer is not None else ""), lines
 
 
