@@ -100,7 +100,7 @@ class Verdict:
     outcome: Outcome
     sentence: str
     rule: str  # one sentence: when a row is red, amber, grey
-    enforced: bool = False  # whether the exit code follows it
+    enforced: bool = False  # whether the user asked for a gate, so that the exit code goes by the outcome
 
     def exit_code(self, *, strict: bool = False) -> int:
         """3 for a regression, 2 where the result cannot be judged as a whole, 4 for an inconclusive one under `strict`, else 0."""
@@ -112,8 +112,11 @@ class Verdict:
         return sorted(rows, key=_severity)[:count]
 
 
-def judge(comparison: Comparison, policy: Policy, *, policy_name: str = "default policy") -> Verdict:
-    """Apply a policy to every candidate of a comparison. Raises InputError where there is no candidate, or no control to gate against."""
+def judge(comparison: Comparison, policy: Policy, *, policy_name: str = "default policy", enforced: bool = False) -> Verdict:
+    """Apply a policy to every candidate of a comparison; `enforced` says whether that was asked for.
+
+    Raises InputError where there is no candidate, or no control to gate against.
+    """
     if not comparison.candidates:
         raise InputError("there is nothing to gate: one checkpoint alone was measured; compare it with another, or give --baseline")
     if policy.against == "control" and comparison.control is None:
@@ -128,7 +131,7 @@ def judge(comparison: Comparison, policy: Policy, *, policy_name: str = "default
         counts = [f"{sum(each.outcome == name for each in judged)} {WORDS[name]}" for name in OUTCOMES]
         counts = [text for text in counts if not text.startswith("0 ")]
         sentence = f"{len(judged)} candidates: {', '.join(counts)}. {' '.join(each.sentence for each in worst[:3])}"
-    return Verdict(policy, policy_name, judged, outcome, sentence, rule_sentence(policy))
+    return Verdict(policy, policy_name, judged, outcome, sentence, rule_sentence(policy), enforced)
 
 
 WORDS: dict[Outcome, str] = {"fail": "FAIL", "incomplete": "INCOMPLETE", "inconclusive": "INCONCLUSIVE", "pass": "PASS"}

@@ -81,7 +81,7 @@ def case(name: str) -> tuple[Comparison, Verdict]:
         comparison, policy = together("alignx"), generous()
     else:
         comparison, policy = together("damaged"), Policy(rules=(Rule(suite="language_modelling", metric="*", tolerance=9), WARNING))
-    return comparison, dataclasses.replace(judge(comparison, policy), enforced=True)
+    return comparison, judge(comparison, policy, enforced=True)
 
 
 WARNING = Rule(suite="translation", metric="chrf++", tolerance=0.5, level="warn")
@@ -373,7 +373,7 @@ def test_S14_hostile_text_breaks_no_rendering():
     comparison.mismatches = [HOSTILE]
     comparison.warnings = [HOSTILE]
     comparison.findings = [HOSTILE]
-    verdict = dataclasses.replace(judge(comparison, default_policy(), policy_name=HOSTILE), enforced=True)
+    verdict = judge(comparison, default_policy(), policy_name=HOSTILE, enforced=True)
     assert verdict.outcome == "fail"
     shown = every_rendering(comparison, verdict)
     for rendering, text in shown.items():

@@ -803,16 +803,18 @@ def _table_line(
     }
 
 
-_NULLS = {"translation": "shuffled references", "language_id": "random labels"}
+_NULLS = {"translation": "shuffled references", "language_id": "random labels", "off_target_rate": "the references themselves"}
 
 
 def _floor(row: Any, own: Row | None, label: str, measured: Mapping[Any, Row]) -> tuple[float | None, str]:
     """What a score is worth nothing below, and where it comes from: chance, the broken pairing, a copied source, an empty answer."""
     if own is None:
         return None, ""
-    null = "references' own rate" if row.metric == "off_target_rate" else _NULLS.get(row.suite, "broken pairs")
-    found = [("chance", own.chance), (null, own.null)]
-    for name, metric in (("copied source", f"{row.metric}_floor_copy"), ("empty output", f"{row.metric}_floor_empty")):
+    found = [("chance", own.chance), (_NULLS.get(row.metric) or _NULLS.get(row.suite, "broken pairs"), own.null)]
+    for name, metric in (
+        ("copied source", f"{row.metric}_floor_copy"),
+        ("empty output", f"{row.metric}_floor_empty"),
+    ):
         floor = measured.get((label, "/".join(part or "-" for part in (row.suite, metric, row.layer, row.language, row.other_language))))
         found.append((name, floor.value if floor else None))
     defined = [(name, value) for name, value in found if value is not None]
