@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from alignx_eval.errors import NotComparableError
-from alignx_eval.findings import describe, find
+from alignx_eval.findings import Headline, describe, find, find_headlines
 from alignx_eval.paired_items import PairedItems, clusters_of, point_of
 from alignx_eval.results import Items, LayerSimilarity, Row, SuiteResult
 from alignx_eval.statistics.clustered import Estimate
@@ -53,7 +53,8 @@ class ComparisonRow:
     `ci_low`, `ci_high` belong to `difference` and are not adjusted for multiplicity; neither is `minimum_detectable_effect` (80 % power,
     two-sided). `degrees_of_freedom` and `skewness` are those of the interval (see `statistics.clustered.Estimate`). `p_adjusted` is None
     outside of a family. `n` counts items (parallel lines, documents of a task), `clusters` the
-    independent groups of them.
+    independent groups of them. `null` is the candidate's `Row.null`: what the metric is worth without the pairing, of the off-target rate
+    the references' own rate.
     """
 
     suite: str
@@ -81,6 +82,7 @@ class ComparisonRow:
     higher_is_better: bool | None
     verdict: RowVerdict
     reason: str | None = None
+    null: float | None = None
 
     @property
     def key(self) -> str:
@@ -101,7 +103,8 @@ class Comparison:
     corpus: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
     mismatches: list[str] = field(default_factory=list)  # differences of the fingerprints that --allow-mismatch let pass
-    findings: list[str] = field(default_factory=list)
+    headlines: list[Headline] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)  # in sentences, the headlines too
     diagnoses: list[Diagnosis] = field(default_factory=list)
     sentence: str = ""
     alpha: float = 0.05
@@ -167,6 +170,7 @@ def compare(
     ]
     comparison.warnings += _missing_warnings(comparison.rows)
     comparison.sentence = describe(comparison)
+    comparison.headlines = find_headlines(comparison)
     comparison.findings = find(comparison)
     from alignx_eval.diagnosis import diagnose  # which reads this module
 
@@ -332,6 +336,7 @@ def _pair(base: _Side, candidate: _Side, base_row: Row | None, candidate_row: Ro
         n=min(each.n for each in (base_row, candidate_row) if each is not None),
         higher_is_better=known.higher_is_better,
         verdict="insufficient-data",
+        null=candidate_row.null if candidate_row is not None else None,
     )
     if base_row is None or candidate_row is None:
         return _Tested(replace(row, reason=f"not measured for {base.name if base_row is None else candidate.name}"))

@@ -28,10 +28,12 @@ from alignx_eval.findings import (
     align_layer,
     amount,
     amounts,
+    counted,
     details,
     join,
     mean_difference,
     own_cost,
+    own_rate,
     own_stages,
     signed,
 )
@@ -201,6 +203,11 @@ class _Group:
         return sorted((row for row in self.judged if row.verdict != "worse"), key=lambda row: -self.metric.at_most(row))
 
     @property
+    def complete(self) -> bool:
+        """Whether every number that both sides have was judged; else nothing is ruled out in all of them."""
+        return all(row.difference is None for row in self.unjudged)
+
+    @property
     def improved(self) -> bool:
         """Whether the mean is established to have improved."""
         return self.mean is not None and self.metric.at_most(self.mean.estimate) < 0
@@ -214,7 +221,8 @@ class _Group:
     def mean_text(self) -> str:
         """ "BLEU +0.28 [+0.06, +0.51], mean of 18 directions"."""
         assert self.mean is not None
-        return f"{self.metric.title} {self.metric.interval(self.mean.estimate)}, mean of {_count(self.mean.rows, self.metric.unit)}"
+        scope = counted(self.mean.rows, self.mean.of, self.metric.unit)
+        return f"{self.metric.title} {self.metric.interval(self.mean.estimate)}, mean of {scope}"
 
     def mean_evidence(self) -> Evidence:
         assert self.mean is not None
@@ -551,7 +559,8 @@ def _group_sign(group: _Group, *, with_mean: bool = False, of: str = "") -> _Sig
     first = (worse or rest)[0]
     largest = max((metric.at_most(row) for row in rest), default=0.0)
     lost = bool(worse) or mean is not None
-    sign = _Sign(title, lost=lost, ruled_out=not lost and largest <= metric.noticeable, sizes=[(first.n, first.clusters)])
+    ruled_out = not lost and largest <= metric.noticeable and group.complete
+    sign = _Sign(title, lost=lost, ruled_out=ruled_out, sizes=[(first.n, first.clusters)])
     sign.evidence = [group.row_evidence(row) for row in (worse if lost else rest[:3])]
     if mean is not None:
         sign.evidence.append((metric.loss(mean.estimate.value) / metric.noticeable, group.mean_evidence()))
@@ -592,10 +601,11 @@ def _mean_sign(group: _Group, what: str) -> _Sign:
         return _Sign(title, group.missing("").strip())
     estimate = group.mean.estimate
     lost, largest = metric.at_least(estimate) > 0, metric.at_most(estimate)
-    sign = _Sign(title, lost=lost, ruled_out=not lost and largest <= metric.noticeable, sizes=[_size_of(estimate)])
+    ruled_out = not lost and largest <= metric.noticeable and group.complete
+    sign = _Sign(title, lost=lost, ruled_out=ruled_out, sizes=[_size_of(estimate)])
     rank = (metric.loss(estimate.value) if lost else largest) / metric.noticeable
     sign.evidence = [(rank, Evidence(row=None, text=f"{what}: {group.mean_evidence().text}"))]
-    sign.claim = f"{metric.interval(estimate)}, mean of {_count(group.mean.rows, metric.unit)}, "
+    sign.claim = f"{metric.interval(estimate)}, mean of {counted(group.mean.rows, group.mean.of, metric.unit)}, "
     sign.claim += f"worse{_small(metric, largest)}" if lost else "better" if largest < 0 else f"no evidence of a {metric.worsening}"
     sign.claim += "" if lost else _beyond(metric, largest)
     return sign
@@ -615,7 +625,7 @@ def _row_evidence(row: ComparisonRow, title: str) -> Evidence:
     """ "off-target rate eng_Latn -> deu_Latn +0.031 [+0.010, +0.052], adj. p 0.004, n = 452, 261 clusters"."""
     decimals = _decimals(row.metric)
     place = "".join([f", layer {row.layer}" if row.layer is not None else "", f" {_place(row)}" if _place(row) else ""])
-    return Evidence(row=row, text=f"{title}{place} {_interval(row, decimals)}, {_p(row)}, {_size([(row.n, row.clusters)])}")
+    return Evidence(row=row, text=f"{title}{place} {_interval(row, decimals)}, {_p(row)}, {_size([(row.n, row.clusters)])}{own_rate(row)}")
 
 
 def _p(row: ComparisonRow) -> str:

@@ -28,7 +28,7 @@ import numpy as np
 
 from alignx_eval.comparison import MINIMUM_CLUSTERS, Comparison, ComparisonRow, own_language
 from alignx_eval.errors import InputError
-from alignx_eval.findings import align_layer
+from alignx_eval.findings import align_layer, own_rate
 from alignx_eval.policy import Level, Policy, Rule
 from alignx_eval.results import Row
 from alignx_eval.statistics.clustered import lower_bound, one_sided_p
@@ -312,5 +312,5 @@ def describe_row(gated: GateRow) -> str:
     if gated.status == "amber" and gated.loss_at_most is not None:
         bound = f", at most {gated.loss_at_most:.{decimals}f}"
     p = f"adj. p {'< 0.001' if gated.p_adjusted < 0.001 else f'{gated.p_adjusted:.3f}'}, " if gated.p_adjusted is not None else ""
-    size = f"{p}n = {row.n}, {row.clusters} clusters"
+    size = f"{p}n = {row.n}, {row.clusters} clusters{own_rate(row)}"
     return f"{row.metric} {about}{layer} {changed}, tolerance {gated.tolerance:g}{bound} ({size})"

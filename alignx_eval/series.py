@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignx_eval.findings import align_layer, details, join, mean_difference
+from alignx_eval.findings import align_layer, counted, headline_metrics, join, mean_difference
 from alignx_eval.gate import OUTCOMES, WORDS, Outcome
 
 if TYPE_CHECKING:
@@ -157,55 +157,34 @@ def _trajectories(comparison: Comparison) -> list[Trajectory]:
     layer_note = ""
     if len(set(recorded.values())) > 1:
         layer_note = f"; not all steps record the same align layer: all are shown at that of {last}, the gate judges each at its own"
-    headlines = [
-        ("layers", "precision_at_1", layer, f"Retrieval of translations (precision@1) at {layer_title}", True, 3),
-        ("translation", "chrf++", None, "chrF++", True, 2),
-        ("translation", "bleu", None, "BLEU", True, 2),
-        ("translation", "off_target_rate", None, "Off-target rate", False, 3),
-        ("language_modelling", "bits_per_byte", None, "Bits per byte", False, 3),
-        *_tasks(every),
-    ]
     found = []
-    for suite, metric, wanted_layer, title, higher_is_better, decimals in headlines:
-        chosen = {
-            label: details([row for row in rows if (row.suite, row.metric, row.layer) == (suite, metric, wanted_layer)])
-            for label, rows in own.items()
-        }
-        points, count = _points(comparison, chosen)
+    for metric in headline_metrics(every, layer, layer_title):
+        points, count, of = _points(comparison, {label: metric.rows(rows) for label, rows in own.items()})
         if points:
-            unit = "direction" if suite in ("layers", "translation") else "language"
-            note = f"mean of {count} {unit}{'' if count == 1 else 's'}{layer_note if suite == 'layers' else ''}"
-            found.append(Trajectory(suite, metric, wanted_layer, title, note, higher_is_better, decimals, points))
+            note = "" if metric.unit == "task" else f"mean of {counted(count, of, metric.unit)}"
+            note += layer_note if metric.suite == "layers" else ""
+            of_metric = metric.suite, metric.metric, metric.layer, metric.title
+            found.append(Trajectory(*of_metric, note, metric.higher_is_better, metric.decimals, points))
     return found
 
 
-def _tasks(rows: Sequence[ComparisonRow]) -> list[tuple[str, str, None, str, bool, int]]:
-    """Headlines of all task metrics that have a good direction; one accuracy a task, the plain one."""
-    metrics = {row.metric: row.higher_is_better for row in rows if row.suite == "tasks" and row.language is not None}
-    second = {f"{metric}_norm" for metric in metrics if metric.endswith(".acc")}
-    return [
-        ("tasks", metric, None, f"{metric.removesuffix('.acc')}, accuracy" if metric.endswith(".acc") else metric, higher, 3)
-        for metric, higher in metrics.items()
-        if higher is not None and metric not in second
-    ]
-
-
-def _points(comparison: Comparison, chosen: Mapping[str, Sequence[ComparisonRow]]) -> tuple[tuple[Point, ...], int]:
-    """Points of the base and all steps, over the rows that every measured step has, and the number of these; empty without any."""
+def _points(comparison: Comparison, chosen: Mapping[str, Sequence[ComparisonRow]]) -> tuple[tuple[Point, ...], int, int]:
+    """Points of the base and all steps, over the rows that every measured step has, the number of these, and of how many; or nothing."""
     keys = [{row.key for row in rows if row.se is not None} for rows in chosen.values()]
-    measured = [each for each in keys if each]
+    of = len({row.key for rows in chosen.values() for row in rows})
+    measured = [each for each in keys if each and 2 * len(each) >= of]  # a step that could hardly be judged does not shrink the others
     common = set.intersection(*measured) if measured else set()
-    means = {label: mean_difference(comparison, [row for row in rows if row.key in common]) for label, rows in chosen.items()}
+    means = {label: mean_difference(comparison, [row for row in rows if row.key in common], of=of) for label, rows in chosen.items()}
     count = max((mean.rows for mean in means.values() if mean is not None), default=0)
     # A mean over fewer rows than the others' is another quantity.
     first = next((mean for mean in means.values() if mean is not None and mean.rows == count), None)
     if first is None:
-        return (), 0
+        return (), 0, 0
     points = [Point(comparison.base, first.base, n=first.estimate.n, clusters=first.estimate.clusters)]
     for label, mean in means.items():
         if mean is None or mean.rows < count:
             points.append(Point(label, None))
             continue
-        of = mean.estimate
-        points.append(Point(label, mean.candidate, of.value, of.ci_low, of.ci_high, of.n, of.clusters))
-    return tuple(points), count
+        estimate = mean.estimate
+        points.append(Point(label, mean.candidate, estimate.value, estimate.ci_low, estimate.ci_high, estimate.n, estimate.clusters))
+    return tuple(points), count, of

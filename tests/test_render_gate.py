@@ -81,7 +81,7 @@ def case(name: str) -> tuple[Comparison, Verdict]:
         comparison, policy = together("alignx"), generous()
     else:
         comparison, policy = together("damaged"), Policy(rules=(Rule(suite="language_modelling", metric="*", tolerance=9), WARNING))
-    return comparison, judge(comparison, policy)
+    return comparison, judge(comparison, policy, enforced=True)
 
 
 WARNING = Rule(suite="translation", metric="chrf++", tolerance=0.5, level="warn")
@@ -102,7 +102,7 @@ CASES = {
 class Said:
     """What a reader of one rendering takes from it."""
 
-    outcome: str
+    outcome: str | None  # None where it says nothing about the whole
     counts: dict[tuple[str, str, str], int]  # (candidate, level, status), those that are not 0
     text: str = ""  # what is read by people, unescaped; empty for tables
     red: bool | None = None  # whether a CI system shows an error, if it reads this rendering
@@ -143,12 +143,9 @@ def from_json(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
 
 def from_csv(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
     lines = list(csv.DictReader(io.StringIO(tables.render_csv(comparison, verdict))))
-    outcomes = {line["candidate_name"]: line["gate_outcome"] for line in lines}
-    assert outcomes == {each.candidate: each.outcome for each in verdict.candidates}
     gated = [line for line in lines if line["gate_status"]]
-    order = ("fail", "incomplete", "inconclusive", "pass")
     counts = Counter((line["candidate_name"], line["gate_level"], line["gate_status"]) for line in gated)
-    return Said(min(outcomes.values(), key=order.index), dict(counts))
+    return Said(None, dict(counts))
 
 
 def from_markdown(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
@@ -239,7 +236,7 @@ def test_S11_every_rendering_and_the_exit_code_say_the_same(name, strict):
     worst = verdict.worst(1)
     for rendering, read in READERS.items():
         said = read(comparison, verdict, strict)
-        assert said.outcome == outcome, rendering
+        assert said.outcome in (outcome, None), rendering
         if rendering != "annotations":  # ten lines have no room for counts beyond those of the sentence
             assert said.counts == dict(expected), rendering
         if said.red is not None:
@@ -263,7 +260,7 @@ def test_the_cases_have_what_they_are_named_after():
 
 def every_rendering(comparison: Comparison, verdict: Verdict) -> dict[str, str]:
     return {
-        "console": console.render(comparison, verdict),
+        "console": console.render(comparison, verdict, report_path="run/report.html"),
         "json": tables.render_json(comparison, verdict),
         "csv": tables.render_csv(comparison, verdict),
         "markdown": markdown.render(comparison, verdict),
@@ -280,7 +277,7 @@ def test_the_rule_is_one_sentence_in_every_rendering_for_people():
             assert verdict.rule in one_line(html_text.unescape(text.replace("\\", ""))), rendering
 
 
-def test_verdict_first():
+def test_an_enforced_verdict_comes_first():
     comparison, verdict = case("fail")
     shown = every_rendering(comparison, verdict)
     assert shown["console"].startswith("FAIL: damaged against base: 26 of 29 judged rows lost")
@@ -289,6 +286,21 @@ def test_verdict_first():
     assert list(json.loads(shown["json"]))[:3] == ["schema_version", "verdict", "mismatches"]
     first = ET.fromstring(shown["junit"]).find("testsuite/testcase")
     assert first.get("name") == "verdict" and first.find("failure").get("message").startswith("FAIL: damaged against base")
+
+
+def test_a_verdict_that_is_not_enforced_is_one_line_below_the_findings():
+    comparison, enforced = case("fail")
+    verdict = dataclasses.replace(enforced, enforced=False)
+    shown = every_rendering(comparison, verdict)
+    lines = shown["console"].splitlines()
+    assert [line for line in lines if "FAIL" in line] == [lines[-2]]
+    assert lines[-2] == "Gate (default policy, not enforced): FAIL, rows: 26 regression, 3 not settled"
+    assert lines[-1].startswith("Report")
+    assert shown["markdown"].startswith("# damaged against base\n")
+    assert shown["markdown"].index("## Findings") < shown["markdown"].index("## Gate (default policy, not enforced): ✕ FAIL")
+    assert json.loads(shown["json"])["verdict"]["enforced"] is False
+    assert "::error" not in shown["annotations"] and "not enforced" in shown["annotations"].splitlines()[0]
+    assert {each.get("value") for each in ET.fromstring(shown["junit"]).iter("property") if each.get("name") == "enforced"} == {"no"}
 
 
 def test_json_has_every_field_of_a_gated_row_and_the_policy():
@@ -315,6 +327,10 @@ def test_csv_joins_the_gate_to_its_rows():
     comparison, verdict = case("rule without rows")
     last = list(csv.DictReader(io.StringIO(tables.render_csv(comparison, verdict))))[-1]
     assert last["gate_status"] == "missing" and "no_such_task.acc" in last["gate_reason"] and not last["suite"]
+    comparison, verdict = case("nothing measured")
+    *rows, last = csv.DictReader(io.StringIO(tables.render_csv(comparison, verdict)))
+    assert rows and "gate_outcome" not in last and last["gate_reason"] == verdict.candidates[0].sentence
+    assert not any(line[name] for line in rows for name in line if name.startswith("gate_"))
 
 
 def test_allowed_mismatches_are_shown_in_every_rendering():
@@ -357,7 +373,7 @@ def test_S14_hostile_text_breaks_no_rendering():
     comparison.mismatches = [HOSTILE]
     comparison.warnings = [HOSTILE]
     comparison.findings = [HOSTILE]
-    verdict = judge(comparison, default_policy(), policy_name=HOSTILE)
+    verdict = judge(comparison, default_policy(), policy_name=HOSTILE, enforced=True)
     assert verdict.outcome == "fail"
     shown = every_rendering(comparison, verdict)
     for rendering, text in shown.items():
@@ -377,6 +393,8 @@ def test_S14_hostile_text_breaks_no_rendering():
     assert "<script>" not in shown["markdown"] and "@user" not in shown["markdown"] and "`code`" not in shown["markdown"]
     assert "\n# heading" not in shown["markdown"] and "\n# heading" not in shown["console"]
     assert "<script>alert" not in shown["html"]
+    shown["console"] += console.render(comparison, dataclasses.replace(verdict, enforced=False))
+    assert "\n# heading" not in shown["console"]
     assert not any(line.startswith("::") for rendering in ("console", "markdown") for line in shown[rendering].splitlines())
 
 
@@ -433,8 +451,9 @@ def test_diagnoses_with_their_evidence():
         assert each.sentence in summary and all(evidence.text in summary for evidence in each.evidence)
         assert view.brief(each).partition(" ...")[0] in each.sentence
     screen = one_line(shown["console"])
-    for each in view.worst_diagnoses(found):
-        assert one_line(f"against {each.reference}: {view.brief(each)}") in screen
+    for status, word in view.DIAGNOSIS_WORDS.items():
+        rules = [each.rule for each in view.worst_diagnoses(found) if each.status == status]
+        assert not rules or f"{word}: {', '.join(rules)}" in screen
 
 
 def test_series_in_the_renderings():

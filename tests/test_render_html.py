@@ -143,16 +143,17 @@ def test_identifiers_are_unique_and_anchors_resolve(page):
 def test_order_of_the_sections(page):
     order = [
         "<h1>",
+        'id="findings"',
+        'aria-label="Headline numbers, alignx"',
+        'id="curves"',
+        'id="price"',
         'id="verdict"',
         'id="diagnosis"',
-        'id="findings"',
-        'id="curves"',
-        'id="similarity"',
         'id="tables"',
         'id="translation"',
+        'id="similarity"',
         'id="samples-title"',
         'id="pictures"',
-        'id="price"',
         'id="comparability"',
         'id="method"',
     ]
@@ -476,15 +477,50 @@ def rows_of(markup: str) -> list[list[str]]:
     return [[plain(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.S)] for row in re.findall(r"<tr.*?</tr>", body, re.S)]
 
 
-def test_verdict_comes_first_with_word_mark_sentence_and_rule():
+def test_the_verdict_is_below_the_findings_and_at_the_top_where_it_is_enforced():
     verdict = judged(failing())
+    assert verdict.outcome == "fail" and not verdict.enforced
+    said = f"✕ FAIL {verdict.sentence.removeprefix('FAIL: ')}"
     page = html.render(failing(), verdict)
-    assert verdict.outcome == "fail"
     shown = plain(section(page, "verdict"))
-    assert shown.startswith(f"Verdict ✕ FAIL {verdict.sentence.removeprefix('FAIL: ')} {verdict.rule} Policy: default policy.")
-    assert page.index('id="verdict"') < page.index('id="findings"') and "<title>FAIL: damaged against base" in page
+    assert shown.startswith(f"Gate (default policy, not enforced) {said} {verdict.rule} Policy: default policy.")
+    assert page.count('class="banner') == 1 and page.index('id="curves"') < page.index('class="banner')
+    assert "<title>damaged against base" in page
     rules = rows_of(re.search(r'aria-label="Rules of the policy">.*?</table>', page, re.S).group())
     assert len(rules) == len(default_policy().rules) and rules[0][:2] == ["language_modelling", "bits_per_byte"]
+    enforced = html.render(failing(), dataclasses.replace(verdict, enforced=True))
+    assert said in plain(enforced.partition('id="findings"')[0]) and "<title>FAIL: damaged against base" in enforced
+    assert plain(section(enforced, "verdict")).startswith(f"Gate (default policy) {verdict.rule}")
+
+
+def test_headline_numbers_are_a_table_with_the_effect_of_alignment_first(page):
+    table = re.search(r'<table class="headlines">.*?</table>', page, re.S).group()
+    head = [plain(cell) for cell in re.findall(r"<th scope=\"col\".*?</th>", table)]
+    assert head == [
+        "Mean",
+        "Effect of alignment: alignx − tuned (control)",
+        "What training changed: alignx − base",
+        "base",
+        "tuned",
+        "alignx",
+    ]
+    lines = rows_of(table)
+    headlines = small_comparison().headlines
+    assert [headline.metric for headline in headlines] == [
+        "precision_at_1", "bleu", "chrf++", "off_target_rate", "bits_per_byte", "next_sentence.acc"
+    ]  # fmt: skip
+    for headline, cells in zip(headlines, lines, strict=True):
+        assert cells[0].startswith(view.headline_title(headline)) and headline.scope in cells[0]
+        assert [change.contrast for change in headline.changes] == ["candidate-control", "candidate-base"]
+        for change, cell in zip(headline.changes, cells[1:3], strict=True):
+            assert cell == f"{view.MARKS[change.word]} {view.WORDS[change.word]} {view.change_numbers(headline, change)}"
+        control, base = (change.mean.base for change in headline.changes)
+        assert cells[3:] == [view.number(value, headline.metric) for value in (base, control, headline.value)]
+        assert headline.sentence not in plain(page)  # a number is shown once
+
+
+def test_rows_are_not_counted_over_suites(page):
+    assert "Verdicts by suite" not in page and 'class="tile' not in page
 
 
 def test_gated_rows_worst_first_the_rest_folded():
@@ -553,9 +589,9 @@ def test_diagnosis_says_status_sentence_evidence_and_rule(page):
     assert len(articles) == len(found) > 4 and {each.status for each in found} > {"found"}
     for each, article in zip(found, articles, strict=True):
         head, folded = article.split("<details", 1)
-        shown = plain(head)
-        assert shown.startswith(f"{view.DIAGNOSIS_MARKS[each.status]} {view.DIAGNOSIS_WORDS[each.status]} {html.RULE_TITLES[each.rule]} ")
-        assert " ".join(each.sentence.split()) in shown
+        title = f"{view.DIAGNOSIS_MARKS[each.status]} {view.DIAGNOSIS_WORDS[each.status]} {html.RULE_TITLES[each.rule]}"
+        assert plain(head) == " ".join(f"{title} Against {each.reference}: {view.brief(each)}.".split())
+        assert " ".join(each.sentence.split()) in plain(folded)
         for evidence in each.evidence:
             assert " ".join(evidence.text.split()) in plain(folded)
         assert RULES[each.rule] in plain(folded)
@@ -568,7 +604,7 @@ def test_mismatches_are_at_the_top():
     spoilt.mismatches = ["pooling is mean in base and last in alignx (layers)"]
     page = html.render(spoilt, judged(spoilt))
     place = page.index("Compared in spite of 1 difference")
-    assert place < page.index('id="verdict"') and page.index(spoilt.mismatches[0]) < page.index("<nav")
+    assert place < page.index('id="findings"') and page.index(spoilt.mismatches[0]) < page.index("<nav")
     assert "No warnings." not in page
     assert "Compared in spite of" not in html.render(small_comparison())
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import csv
+import html as html_text
 import io
 import json
 import math
 import re
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
-from render_fixture import large_comparison, single_run, small_comparison
+from render_fixture import INTERFACE, large_comparison, single_run, small_comparison
 
 from alignx_eval.comparison import compare
-from alignx_eval.render import console, html, markdown, tables, view
+from alignx_eval.gate import describe_row, judge
+from alignx_eval.policy import default_policy
+from alignx_eval.render import console, github, html, junit, markdown, tables, view
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\x1b[31m\x00\ud800 | `code` @user\r\n# heading"
 
@@ -27,25 +31,172 @@ def width(text: str) -> int:
     return max(console._cells(line) for line in text.splitlines())
 
 
-def test_console_fits_80_columns_and_one_screen():
-    text = console.render(comparison(), report_path="run/report.html", next_command="alignx-eval report run")
+def test_console_fits_80_columns_and_30_lines_with_the_findings_first():
+    verdict = judge(comparison(), default_policy())
+    text = console.render(comparison(), verdict, report_path="run/report.html", next_command="alignx-eval report run")
     body = [line for line in text.splitlines() if not line.startswith(("Report", "Next"))]
     assert width("\n".join(body)) <= 80
-    assert len(text.splitlines()) <= 45
-    parts = ["Effect of alignment", "Worst languages", "Diagnosis", "Report  run/report.html"]
+    assert len(text.splitlines()) <= 30
+    parts = [
+        "Effect of alignment: alignx - tuned",
+        "What training changed: alignx - base",
+        "Worst languages",
+        "Price",
+        "Diagnosis",
+        "Gate (",
+        "Report",
+    ]
     assert [text.index(part) for part in parts] == sorted(text.index(part) for part in parts)
     assert text.rstrip().endswith("Next    alignx-eval report run")
     assert "tur_Latn" in text and "\033" not in text
 
 
-def test_console_shows_the_means_of_the_first_contrast():
+def test_every_rendering_shows_the_same_headline_numbers():
+    headlines = comparison().headlines
+    assert [headline.metric for headline in headlines] == [
+        "precision_at_1", "bleu", "chrf++", "off_target_rate", "bits_per_byte", "next_sentence.acc"
+    ]  # fmt: skip
     screen = console.render(comparison()).replace("-", "−")
-    contrast = view.contrasts(comparison())[0]
-    means = view.headline_means(comparison(), contrast)
-    assert [row.metric for row in means] == ["precision_at_1", "chrf++"]
-    for row in means:
-        number = f"{view.difference(row.difference, row.metric)} {view.interval(row)} {view.WORDS[row.verdict]}, n = {row.n}"
-        assert number in screen and row.contrast == "candidate-control"
+    summary = markdown.render(comparison()).replace("\\", "")
+    page = " ".join(re.sub("<[^>]*>", " ", html.render(comparison())).split())
+    document = json.loads(tables.render_json(comparison()))["headlines"]
+    for headline, written in zip(headlines, document, strict=True):
+        assert written["sentence"] == headline.sentence and written["value"] == headline.value
+        for change in headline.changes:
+            numbers, word = view.change_numbers(headline, change), view.WORDS[change.word]
+            assert f"{numbers} {word}" in screen and f"{word}: {numbers}" in summary and f"{word} {numbers}" in page
+
+
+def test_a_checkpoint_alone_shows_its_headline_numbers():
+    screen = console.render(single_run())
+    assert "precision@1, highest at layer 3" in screen and "language-ID probe, layer 6" in screen
+    assert "bits per byte, worst: zho_Hans" in screen
+    texts = [screen.replace("-", "−"), markdown.render(single_run()).replace("\\", ""), html.render(single_run())]
+    found = view.measured(single_run())
+    assert [each.row.metric for each in found] == [
+        "precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "chrf++", *["next_sentence.acc"] * len(INTERFACE)
+    ]  # fmt: skip
+    for each in found:
+        value, low, high = (view.number(end, each.row.metric) for end in (each.row.value, each.row.ci_low, each.row.ci_high))
+        assert f"{value} [{low}, {high}], n = {each.row.n}" in texts[0] or f"{value} [{low}, {high}]" in texts[0]
+        for text in texts[1:]:
+            assert value in text and f"[{low}, {high}]" in text
+    assert "chance 0.250" in screen
+    assert width(screen) <= 80 and len(screen.splitlines()) <= 30
+
+
+def test_what_is_not_to_be_judged_is_no_claim_anywhere():
+    """Outputs that are mostly empty: numbers and the reason are shown, and nothing is called better."""
+    results = {name: dict(small_comparison().results[name]) for name in ("base", "alignx", "tuned")}
+    reason = "95 % of its outputs are empty"
+    for name in ("base",):
+        suite = results[name]["translation"]
+        rows = [replace(row, unjudged=reason) if row.metric in ("bleu", "chrf++") else row for row in suite.rows]
+        results[name]["translation"] = replace(suite, rows=rows, warnings=["the sentinel warning"])
+    one = results["alignx"]["language_modelling"]
+    rows = [replace(row, unjudged="12 % of the bytes are unknown") if row.language == "tur_Latn" else row for row in one.rows]
+    results["alignx"]["language_modelling"] = replace(one, rows=rows)
+    found = compare(results, base="base", candidates=["alignx"], control="tuned", corpus=comparison().corpus)
+    bleu = next(headline for headline in found.headlines if headline.metric == "bleu")
+    assert [change.word for change in bleu.changes] == ["better", "no-claim"]  # the control was measured well
+    claim = f"against base (what training changed) no claim: base: {reason} (eng_Latn to deu_Latn, and 17 more)"
+    assert claim in bleu.sentence and "against tuned" in bleu.sentence
+    bits = next(headline for headline in found.headlines if headline.metric == "bits_per_byte")
+    assert bits.scope == "mean of 9 of 10 languages" and "mean of 9 of 10 languages: alignx" in bits.sentence
+    assert bits.sentence.endswith("Left out: alignx: 12 % of the bytes are unknown (tur_Latn).")
+    screen, summary, page = console.render(found), markdown.render(found), html.render(found)
+    assert "bits per byte (9 of 10)" in screen
+    assert f"no claim: base: {reason}" in " ".join(screen.split())
+    assert f"no claim: base: {reason}" in summary and f"no verdict, base: {reason}" in summary
+    page = " ".join(re.sub("<[^>]*>", " ", page).split())
+    assert f"no claim base: {reason}" in page and f"no verdict, base: {reason}" in page
+    alone = compare({"base": results["base"]}, base="base", candidates=[])
+    for text in (console.render(alone), markdown.render(alone), html.render(alone)):
+        assert f"not to be judged: {reason}" in " ".join(text.split())
+    only = compare({name: results[name] for name in ("base", "alignx")}, base="base", candidates=["alignx"])
+    assert f"BLEU: no claim: base: {reason} (eng_Latn to deu_Latn, and 17 more)." in only.findings
+
+
+def test_the_references_own_rate_stands_beside_the_off_target_rate():
+    results = {}
+    for name in ("base", "alignx"):
+        results[name] = dict(small_comparison().results[name])
+        suite = results[name]["translation"]
+        rows = [replace(row, null=0.033) if row.metric == "off_target_rate" else row for row in suite.rows]
+        mean = replace(rows[-1], metric="off_target_rate", language=None, other_language=None, null=0.033)
+        results[name]["translation"] = replace(suite, rows=[*rows, mean])
+    found = compare(results, base="base", candidates=["alignx"], corpus=comparison().corpus)
+    off_target = next(headline for headline in found.headlines if headline.metric == "off_target_rate")
+    assert off_target.references_rate == pytest.approx(0.033) and "the references' own rate is 0.033" in off_target.sentence
+    assert "off-target rate of the references themselves: 0.033" in console.render(found)
+    assert "references' own rate 0.033" in markdown.render(found)
+    page = html.render(found).replace("&#39;", "'")
+    assert "references' own rate 0.033" in page and "<b>0.033" not in page
+    table = re.search(r'aria-label="off-target rate, alignx − base">.*?</table>', page, re.S)
+    assert "References' own rate: 0.033." in page and table is not None
+    gated = judge(found, default_policy())
+    assert any("references' own rate 0.033" in describe_row(row) for row in gated.candidates[0].rows if row.row.metric == "off_target_rate")
+    alone = compare({"alignx": results["alignx"]}, base="alignx", candidates=[], corpus=comparison().corpus)
+    for text in (console.render(alone), markdown.render(alone), html.render(alone).replace("&#39;", "'")):
+        assert "references' own rate 0.033" in " ".join(text.split())
+
+
+def test_each_suite_says_on_which_text_it_stands():
+    only = {name: {"tasks": small_comparison().results[name]["tasks"]} for name in ("base", "alignx")}
+    both = {name: small_comparison().results[name] for name in ("base", "alignx")}
+    tasks = "on the task next_sentence (60 documents in each of 10 languages)"
+    for results, said in ((only, f", {tasks}."), (both, f", on 60 parallel lines of interface (test split) in 10 languages, and {tasks}.")):
+        found = compare(results, base="base", candidates=["alignx"], corpus=comparison().corpus)
+        assert said in found.sentence
+        verdict = judge(found, default_policy())
+        alone = compare({"alignx": results["alignx"]}, base="alignx", candidates=[], corpus=comparison().corpus)
+        shown = [render(each, verdict) for each in (found,) for render in (console.render, markdown.render, html.render, junit.render)]
+        shown += [render(alone) for render in (console.render, markdown.render, html.render)]
+        for text in shown:
+            text = " ".join(text.replace("\\", "").split())
+            assert tasks in text
+            assert ("parallel lines of interface" in text) == (results is both)
+        page = html.render(found)
+        assert ("alignx-eval comparison, interface test" in page) == (results is both)
+        assert ("Home Assistant" in page) == (results is both)
+
+
+def test_every_warning_and_every_note_is_in_every_rendering():
+    """Warnings of a checkpoint's numbers, warnings of the environment, and how each checkpoint was opened."""
+    results = {name: dict(small_comparison().results[name]) for name in ("base", "alignx", "tuned")}
+    layers = results["alignx"]["layers"]
+    own = [f"sentinel {number}: one token holds 99 % of the norm" for number in range(4)]
+    results["alignx"]["layers"] = replace(layers, warnings=own, environment={**layers.environment, "sentinel": "bfloat16"})
+    facts = {name: {"notes": [f"the sentinel adapter of {name} was merged", "a revision is not pinned"]} for name in results}
+    found = compare(results, base="base", candidates=["alignx"], control="tuned", checkpoints=facts, corpus=comparison().corpus)
+    environment = 'sentinel is absent in base and "bfloat16" in alignx (layers)'
+    notes = [*(f"{name}: the sentinel adapter of {name} was merged" for name in results), "base, tuned, alignx: a revision is not pinned"]
+    assert found.warnings[:4] == [f"alignx: {text}" for text in own] and environment in found.warnings
+    assert found.sentence.endswith(f"There are {len(found.warnings)} warnings.")
+    verdict = judge(found, default_policy())
+    alone = compare({"alignx": results["alignx"]}, base="alignx", candidates=[], checkpoints=facts, corpus=comparison().corpus)
+    shown = {
+        "console": console.render(found, verdict),
+        "markdown": markdown.render(found, verdict),
+        "html": html.render(found, verdict),
+        "json": tables.render_json(found, verdict),
+        "junit": junit.render(found, verdict),
+        "annotations": github.render(found, verdict),
+    }
+    for rendering, text in shown.items():
+        text = " ".join(html_text.unescape(text.replace('\\"', '"').replace("\\_", "_").replace("%25", "%")).split())
+        for sentence in (*found.warnings[:4], environment, *notes):
+            assert sentence in text, (rendering, sentence)
+    for render in (console.render, markdown.render, html.render, tables.render_json):
+        text = " ".join(render(alone).split())
+        assert own[0] in text and "the sentinel adapter of alignx was merged" in text and "There are 4 warnings" in text, render
+    # Loud: above the findings, or a kind of their own.
+    assert shown["html"].index("sentinel 0") < shown["html"].index('id="findings"') and "No warnings" not in shown["html"]
+    assert shown["markdown"].index("sentinel 0") < shown["markdown"].index("## Findings")
+    assert re.search(r"^::warning title=[^:]*::alignx: sentinel 0", shown["annotations"], re.M)
+    root = ET.fromstring(shown["junit"])
+    assert [each.get("value") for each in root.iter("property") if each.get("name") == "warning"] == found.warnings
+    assert "warning: alignx: sentinel 0" in next(root.iter("system-out")).text
 
 
 def test_console_narrow_and_wide_labels():
@@ -75,24 +226,18 @@ def test_S5_no_evidence_is_never_called_equal():
         assert not re.search(r"\b(equal|identical|the same score)\b", text)
 
 
-def test_S11_renderers_agree_on_every_count():
+def test_S11_counts_of_rows_are_data_and_no_headline():
     together = comparison()
     document = json.loads(tables.render_json(together))
-    screen, summary, page = console.render(together), markdown.render(together), html.render(together)
-    tiles = [
-        dict(zip(("better", "worse", "no-evidence", "insufficient-data"), map(int, re.findall(r"<dd>(\d+)</dd>", group))))
-        for group in re.findall(r'<dl class="tiles">.*?</dl>', page, re.S)
-    ]
-    assert len(tiles) == len(document["counts"]) == 2
-    for tile, counts in zip(tiles, document["counts"], strict=True):
+    assert len(document["counts"]) == 2
+    for counts in document["counts"]:
         rows = [row for row in together.rows if row.contrast == counts["contrast"] and row.candidate_name == counts["candidate"]]
-        for verdict in tile:
-            expected = sum(row.verdict == verdict for row in rows)
-            assert tile[verdict] == counts[verdict] == expected
-        shown = [f"{counts[verdict]} {view.WORDS[verdict]}" for verdict in tile]
-        assert "  " + ", ".join(shown) in screen
-        assert "| " + " | ".join(str(counts[verdict]) for verdict in tile) + " |" in summary
         assert len(rows) == sum(counts[verdict] for verdict in view.VERDICTS)
+        for verdict in view.VERDICTS:
+            assert counts[verdict] == sum(row.verdict == verdict for row in rows)
+        # Rows of one suite are not independent: no headline is made of how many there are.
+        for text in (console.render(together), markdown.render(together), html.render(together)):
+            assert f"{counts['better']} better" not in text and f"<dd>{counts['better']}</dd>" not in text
 
 
 def test_S9_a_checkpoint_with_itself():
@@ -100,7 +245,7 @@ def test_S9_a_checkpoint_with_itself():
     same = compare({"a": results, "b": results}, base="a", candidates=["b"])
     assert view.count_verdicts(same.rows)["better"] == view.count_verdicts(same.rows)["worse"] == 0
     screen = console.render(same)
-    assert "0 better, 0 worse" in screen and "none is below" in screen
+    assert "none is below" in screen and "no evidence" in screen and not re.search(r"\b(better|worse)\b", screen)
     assert not re.search(r"[-−]0\.0+(?!\d)", markdown.render(same))  # no minus before a zero
 
 
@@ -133,9 +278,9 @@ def test_csv_reads_back():
     assert single and single[0]["checkpoint"] == "alignx"
 
 
-def test_markdown_verdict_first_and_balanced_details():
+def test_markdown_findings_first_and_balanced_details():
     text = markdown.render(comparison())
-    parts = ["## Diagnosis", "## Worst languages", "## What changed", "✓ better", "## Price", "Findings", "Alignment by layer, layer 3"]
+    parts = ["## Findings", "✓ better", "## Worst languages", "## Price", "## Diagnosis", "Alignment by layer, layer 3"]
     assert [text.index(part) for part in parts] == sorted(text.index(part) for part in parts)
     assert text.count("<details>") == text.count("</details>") > 0
     header = 0

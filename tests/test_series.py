@@ -146,7 +146,7 @@ def test_S10_languages_that_one_step_lacks_are_in_no_mean():
     comparison = compare(steps, base="base", candidates=["one", "two"], series=True)
     series = make_series(comparison, judge(comparison, default_policy()))
     chrf = next(each for each in series.trajectories if each.metric == "chrf++")
-    assert chrf.note == "mean of 4 directions"
+    assert chrf.note == "mean of 4 of 6 directions"
     of_all = [row.base for row in comparison.rows if row.metric == "chrf++" and row.candidate_name == "two" and row.language is not None]
     assert len(of_all) == 6 and chrf.points[0].value != pytest.approx(np.mean(of_all), abs=1e-6)
     assert series.steps[1].outcome == "incomplete"

@@ -65,8 +65,8 @@ def compare(
 ) -> None:
     """Measure checkpoints and compare each candidate with the base, and with the control if there is one.
 
-    Writes a run directory with results.json, samples.jsonl, report.html, summary.md and junit.xml, and prints the verdict of the gate and
-    the findings. Without --gate or --strict, the exit code does not depend on the verdict.
+    Writes a run directory with results.json, samples.jsonl, report.html, summary.md and junit.xml, and prints the findings.
+    With --gate or --strict the verdict of the gate comes first, and the exit code follows it.
     Interrupted, it goes on where it stopped when the same command is given again. Works without a network.
 
     \b

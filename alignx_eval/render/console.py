@@ -1,4 +1,4 @@
-"""The first screen after a comparison: the verdict, what changed, for whom it is worst, the diagnosis, and where to read on."""
+"""The first screen after a comparison: what changed, what must be known of it, for whom it is worst, the price, and where to read on."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import os
 import re
 import textwrap
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from alignx_eval.findings import AMOUNTS, amount, cost_ratios, costs_of, own_rate
 from alignx_eval.gate import describe_row
 from alignx_eval.render import view
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison, ComparisonRow
+    from alignx_eval.comparison import Comparison
+    from alignx_eval.findings import Headline
     from alignx_eval.gate import GateRow, Verdict
 
 _STYLES = {
-    "bold": "1", "better": "34", "worse": "31", "no-evidence": "0", "insufficient-data": "2",
+    "bold": "1", "better": "34", "worse": "31", "no-evidence": "0", "insufficient-data": "2", "no-claim": "33",
     "fail": "1;31", "incomplete": "1;31", "inconclusive": "1;33", "pass": "1;34",
     "red": "31", "missing": "31", "amber": "33", "grey": "2", "green": "34",
     "found": "31", "cannot-tell": "33", "not-found": "0",
 }  # fmt: skip
 WORST = 3
 MISMATCHES = 5
+ENVIRONMENT_WARNINGS = 2  # those about a checkpoint's own numbers are all shown
+CANDIDATES = 3  # with headline numbers; a series shows its last step
+HEADLINES = 8
+MEASURED = 20
 Style = Callable[[str, str], str]
 
 
@@ -39,7 +46,7 @@ def render(
     """Plain text of at most `width` columns (paths and commands are never broken). `NO_COLOR` in the environment beats `colour`."""
     style = _painter(colour and not os.environ.get("NO_COLOR"))
     blocks: list[list[str]] = []
-    if verdict is not None:
+    if verdict is not None and verdict.enforced:
         blocks.append(_gate(verdict, width, style))
     if verdict is not None and comparison.series:
         from alignx_eval.series import make_series
@@ -47,27 +54,37 @@ def render(
         blocks.append([style("bold", line) for line in _wrap(f"Series: {make_series(comparison, verdict).sentence}", width)])
     if comparison.mismatches:
         blocks.append(_mismatches(comparison, width, style))
-    blocks.append(_compared(comparison, width, style))
+    blocks.append(_changes(comparison, width, style) if comparison.candidates else _measured(comparison, width, style))
+    if comparison.warnings:
+        blocks.append(_warnings(comparison, width, style))
     note = view.no_control_sentence(comparison)
     if note:
         blocks.append(_wrap(note, width))
-    if comparison.candidates and not (verdict is not None and verdict.worst(1)):
-        blocks.append(_worst_languages(comparison, width, style))
-    diagnoses = _diagnosis(comparison, width, style)
-    if diagnoses:
-        blocks.append(diagnoses)
-    elif comparison.findings:
-        findings = [line for finding in comparison.findings for line in _wrap(finding, width, "  * ", "    ")]
-        blocks.append([style("bold", "Findings"), *findings])
-    if comparison.warnings:
-        blocks.append([style("bold", f"Warnings ({len(comparison.warnings)})")])
-        blocks[-1] += [line for warning in comparison.warnings[:3] for line in _wrap(warning, width, "  ! ", "    ")]
-        if len(comparison.warnings) > 3:
-            blocks[-1].append(f"  ({len(comparison.warnings) - 3} more in the report)")
+    rest = [line for text in view.opening_notes(comparison) for line in _wrap(f"Opened: {text}", width, "", "  ")]
+    if comparison.candidates:
+        rest += _worst_languages(comparison, width, style)
+        rest += [line for candidate in _shown(comparison) for line in _price(comparison, candidate, width)]
+        rest += _diagnosis(comparison, width, style)
+    if verdict is not None and not verdict.enforced:
+        rest.append(_gate_in_short(verdict, width))
     ends = [("Report  ", report_path), ("Next    ", next_command)]
-    if report_path or next_command:
-        blocks.append([title + " ".join(view.clean(text).split("\n")) for title, text in ends if text])
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+    rest += [title + " ".join(view.clean(text).split("\n")) for title, text in ends if text]
+    return "\n\n".join("\n".join(block) for block in [*blocks, rest] if block) + "\n"
+
+
+def _gate_in_short(verdict: Verdict, width: int) -> str:
+    """One line, "Gate (...): INCOMPLETE, rows: 84 not judged"; of several candidates, how many have which outcome."""
+    if len(verdict.candidates) > 1:
+        counts = {word: sum(each.outcome == outcome for each in verdict.candidates) for outcome, word in view.OUTCOME_WORDS.items()}
+        said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    else:
+        counts = {view.STATUS_WORDS[status]: count for status, count in verdict.candidates[0].counts().items()}
+        rows = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        said = f"{view.OUTCOME_WORDS[verdict.outcome]}, {f'rows: {rows}' if rows else 'no row'}"
+    title = view.gate_title(verdict)
+    if _cells(title) > width // 2:  # a long path must not push the outcome out of the line
+        title = view.gate_title(replace(verdict, policy_name=f"...{verdict.policy_name[-width // 4 :]}"))
+    return _fit(" ".join(_ascii(f"{title}: {said}").split()), width)
 
 
 def _gate(verdict: Verdict, width: int, style: Style) -> list[str]:
@@ -103,87 +120,122 @@ def _mismatches(comparison: Comparison, width: int, style: Style) -> list[str]:
     return lines
 
 
-def _compared(comparison: Comparison, width: int, style: Style) -> list[str]:
-    """How many numbers got better and worse on which text; of one candidate, also the means of the first contrast."""
-    if not comparison.candidates:
-        return _wrap(view.title_sentence(comparison).partition(". ")[0].rstrip(".") + ".", width) + _single(comparison, width)
-    lines = _wrap(f"Paired differences{view.text_measured(comparison)}; brackets are 95 % intervals.", width)
-    for number, contrast in enumerate(view.contrasts(comparison)):
-        counts = view.count_verdicts(contrast.rows)
+def _shown(comparison: Comparison) -> list[str]:
+    """The candidates whose numbers are on the screen."""
+    return comparison.candidates[-1:] if comparison.series else comparison.candidates[:CANDIDATES]
+
+
+def _changes(comparison: Comparison, width: int, style: Style) -> list[str]:
+    """The headline numbers of each contrast, a line each; of several candidates only those of the first contrast."""
+    shown = _shown(comparison)
+    sizes = view.headline_sizes(headline for headline in comparison.headlines if headline.candidate in shown)
+    lines = _wrap(f"Means and 95 % intervals{f' ({sizes})' if sizes else ''}{view.text_measured(comparison)}.", width)
+    for contrast in (each for each in view.contrasts(comparison) if each.candidate in shown):
+        if len(shown) > 1 and contrast.kind != view.contrasts(comparison)[0].kind:
+            continue
         lines += [style("bold", line) for line in _wrap(f"{contrast.title}: {contrast.formula}", width)]
-        parts = [f"{counts[verdict]} {view.WORDS[verdict]}" for verdict in view.VERDICTS if verdict != "no-direction"]
-        lines += _wrap(", ".join(parts), width, "  ", "    ")
-        if number == 0 and len(comparison.candidates) == 1:
-            lines += _means(view.headline_means(comparison, contrast), width, style)
-    return lines
+        lines += _headlines(comparison, contrast, width, style)
+    # The texts are the same for all checkpoints, so one line is enough.
+    rate = next((each.references_rate for each in comparison.headlines if each.references_rate is not None), None)
+    if rate is not None:
+        lines.append(f"  off-target rate of the references themselves: {view.number(rate)}")
+    left_out = len(comparison.candidates) - len(shown)
+    return lines + ([f"  ({left_out} more candidates in the report)"] if left_out else [])
 
 
-def _means(rows: Sequence[ComparisonRow], width: int, style: Style) -> list[str]:
-    """A line for each mean over languages: title, value of the candidate, difference."""
-    titles = [view.row_title(row) for row in rows]
-    widest = max(map(len, titles), default=0)
-    widest = max(widest, len("mean over languages"))
-    lines = [f"  {'mean over languages'.ljust(widest)} value difference"] if rows else []
-    for title, row in zip(titles, rows, strict=True):
-        text = f"  {_ascii(title).ljust(widest)} {_ascii(view.number(row.candidate, row.metric)).rjust(5)} {_ascii(_judged(row))}"
+def _headlines(comparison: Comparison, contrast: view.Contrast, width: int, style: Style) -> list[str]:
+    found = view.changes_of(comparison, contrast)
+    if not found:
+        return ["  nothing that both were measured with has enough data"]
+    titles = [_ascii(_short_title(headline)) for headline, _ in found[:HEADLINES]]
+    widest = max(map(_cells, titles))
+    lines = []
+    for (headline, change), title in zip(found, titles, strict=False):
+        text = f"  {_padded(title, widest)} no claim: {change.reason}"
+        if change.mean is not None:
+            values = [view.headline_value(headline, kind) for kind in (contrast.kind, "")]
+            word = view.WORDS[change.word] + (f": {change.reason}" if change.word == "no-claim" else "")
+            text = f"  {_padded(title, widest)} {values[0]:>5} -> {values[1]:>5} {view.change_numbers(headline, change)} {word}"
+        text = _ascii(text)
         whole = [text] if _cells(text) <= width else _wrap(text, width, "  ", "    ")
-        lines += [style(row.verdict, line) for line in whole]
+        lines += [style(change.word, line) for line in whole]
+    return lines + ([f"  ({len(found) - HEADLINES} more in the report)"] if len(found) > HEADLINES else [])
+
+
+def _short_title(headline: Headline) -> str:
+    """Names the rows of the mean only where some are left out."""
+    mean = next((change.mean for change in headline.changes if change.mean is not None), None)
+    partly = f" ({mean.rows} of {mean.of})" if mean is not None and mean.rows < mean.of else ""
+    return view.headline_title(headline) + partly
+
+
+def _measured(comparison: Comparison, width: int, style: Style) -> list[str]:
+    """One checkpoint alone: its headline numbers with interval and n."""
+    lines = _wrap(view.title_sentence(comparison), width)
+    found = view.measured(comparison)
+    if not found:
+        return [*lines, "", "  No suite gave a headline number; the report has every number."]
+    titles = [_ascii(each.title) for each in found[:MEASURED]]
+    widest = max(map(_cells, titles))
+    lines += ["", style("bold", f"  {_padded('', widest)} value, 95 % interval and n")]
+    for each, title in zip(found, titles, strict=False):
+        unjudged = f"not to be judged: {each.row.unjudged}" if each.row.unjudged else ""
+        rest = "".join(f", {text}" for text in (f"n = {each.row.n}", each.beside, unjudged) if text)
+        text = _ascii(f"  {_padded(title, widest)} {view.measured_numbers(each.row)}{rest}")
+        lines += [text] if _cells(text) <= width else _wrap(text, width, "  ", "    ")
+    return lines + ([f"  ({len(found) - MEASURED} more in the report)"] if len(found) > MEASURED else [])
+
+
+def _warnings(comparison: Comparison, width: int, style: Style) -> list[str]:
+    own = view.checkpoint_warnings(comparison)
+    others = [warning for warning in comparison.warnings if warning not in own]
+    lines = [style("incomplete", f"Warnings ({len(comparison.warnings)})")]
+    for warning in [*own, *others[:ENVIRONMENT_WARNINGS]]:
+        lines += [style("amber", line) for line in _wrap(warning, width, "  ! ", "    ")]
+    if len(others) > ENVIRONMENT_WARNINGS:
+        lines.append(f"  ({len(others) - ENVIRONMENT_WARNINGS} more in the report)")
     return lines
 
 
-def _judged(row: ComparisonRow) -> str:
-    numbers = f"{view.difference(row.difference, row.metric)} {view.interval(row)}".rstrip()
-    return f"{numbers} {view.WORDS[row.verdict]}, n = {row.n}"
-
-
-def _single(comparison: Comparison, width: int) -> list[str]:
-    """One checkpoint alone: how many numbers each suite found."""
-    lines = [""]
-    for label in view.labels(comparison):
-        for suite, result in comparison.results.get(label, {}).items():
-            undefined = sum(row.value is None for row in result.rows)
-            text = f"{view.SUITE_TITLES.get(suite, suite)}: {len(result.rows)} numbers" + (f", {undefined} undefined" if undefined else "")
-            lines += _wrap(text, width, "  ", "    ")
-    return lines
+def _price(comparison: Comparison, candidate: str, width: int) -> list[str]:
+    """What the candidate's own training took, and how often the control's."""
+    own, control = costs_of(comparison, candidate)
+    if not own:
+        return []
+    ratios = cost_ratios(own, control)
+    parts = [f"{amount(name, own[name])}{f' ({ratios[name]:.2f})' if name in ratios else ''}" for name in AMOUNTS if name in own]
+    title = f"Price{f' of {candidate}' if len(comparison.candidates) > 1 else ''}"
+    return _wrap(f"{title}{f' (times that of {comparison.control})' if ratios else ''}: {', '.join(parts)}", width, "", "  ")
 
 
 def _worst_languages(comparison: Comparison, width: int, style: Style) -> list[str]:
     contrast = view.contrasts(comparison)[0]
-    worst = view.worst_languages(comparison, contrast, WORST)
     lines = [style("bold", line) for line in _wrap(f"Worst languages ({contrast.formula})", width)]
+    worst = view.worst_languages(comparison, contrast, WORST)
     for code, row in worst:
-        pair = f" {view.pair_title(row)}" if row.other_language else ""
-        text = f"{view.language_name(code)} ({code}): {view.row_title(row)}{pair} {_judged(row)}"
+        about = view.pair_title(row) if row.other_language else f"{view.language_name(code)} ({code})"
+        numbers = f"{view.difference(row.difference, row.metric)} {view.interval(row)}".rstrip()
+        text = f"{about}: {view.row_title(row)} {numbers} {view.WORDS[row.verdict]}{own_rate(row)}"
         lines += [style(row.verdict, line) for line in _wrap(text, width, "  ", "    ")]
     return lines if worst else [*lines, "  none is below in any metric that has an interval"]
 
 
 def _diagnosis(comparison: Comparison, width: int, style: Style) -> list[str]:
-    """One candidate: a line of text for each rule, with the worst of its contrasts. Several: who has what."""
-    every = comparison.diagnoses
-    shown = view.worst_diagnoses(every)
-    if not shown:
-        return []
-    title = "Diagnosis (! found, - not found, ? cannot tell; the evidence is in the report)"
-    lines = [style("bold", line) for line in _wrap(title, width)]
-    if len(comparison.candidates) == 1:
+    """Which rules found something, each with the worst of its contrasts; the evidence is in the report."""
+    shown = view.worst_diagnoses(comparison.diagnoses)
+    parts = []
+    for status, word in view.DIAGNOSIS_WORDS.items():
+        by_rule: dict[str, list[str]] = {}
         for each in shown:
-            text = f"{_DIAGNOSIS_MARKS[each.status]} against {each.reference}: {view.brief(each)}"
-            lines += [style(each.status, line) for line in _wrap(text, width, "  ", "    ")]
-        return lines
-    for rule in dict.fromkeys(each.rule for each in shown):
-        parts = []
-        for status, word in view.DIAGNOSIS_WORDS.items():
-            names = [each.candidate for each in shown if (each.rule, each.status) == (rule, status)]
-            if names:
-                parts.append(f"{word}: {', '.join(names)}")
-        worst = next(status for status in _DIAGNOSIS_MARKS if any((each.rule, each.status) == (rule, status) for each in shown))
-        text = f"{_DIAGNOSIS_MARKS[worst]} {rule}, {'; '.join(parts)}"
-        lines += [style(worst, line) for line in _wrap(text, width, "  ", "    ")]
-    return lines
-
-
-_DIAGNOSIS_MARKS = {"found": "!", "cannot-tell": "?", "not-found": "-"}
+            if each.status == status:
+                by_rule.setdefault(each.rule, []).append(each.candidate)
+        several = len(comparison.candidates) > 1
+        names = [f"{rule} ({', '.join(candidates)})" if several else rule for rule, candidates in by_rule.items()]
+        if names:
+            parts.append(f"{word}: {', '.join(names)}")
+    text = f"Diagnosis, evidence in the report: {'; '.join(parts)}"
+    found = "found" if any(each.status == "found" for each in shown) else "not-found"
+    return [style(found, line) for line in _wrap(text, width, "", "  ")] if shown else []
 
 
 def _painter(colour: bool) -> Style:
@@ -200,6 +252,10 @@ def _ascii(text: str) -> str:
 def _cells(text: str) -> int:
     """Columns that `text` takes on a terminal."""
     return sum(0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _cells(text))
 
 
 def _fit(text: str, width: int) -> str:

@@ -1,4 +1,4 @@
-"""The verdict and the worst rows as workflow commands, which GitHub shows as annotations of a run and of a pull request."""
+"""The verdict, the warnings and the worst rows as workflow commands, which GitHub shows as annotations of a run and of a pull request."""
 
 from __future__ import annotations
 
@@ -16,12 +16,21 @@ MAXIMUM_MESSAGE = 4000  # characters
 
 
 def render(comparison: Comparison, verdict: Verdict, *, strict: bool = False) -> str:
-    """At most ten lines: the verdict, the allowed mismatches, the worst rows. `strict`: what is not settled is an error too."""
+    """At most ten lines: the verdict, the warnings, the allowed mismatches, how the checkpoints were opened, the worst rows.
+
+    `strict`: what is not settled is an error too. Where the exit code does not follow the verdict, nothing is an error.
+    """
     kinds = {"fail": "error", "incomplete": "error", "inconclusive": "error" if strict else "warning", "pass": "notice"}
-    first = f"{view.verdict_line(verdict)} {view.rule_line(verdict)}"
-    lines = [_command(kinds[verdict.outcome], f"alignx-eval: {view.OUTCOME_WORDS[verdict.outcome]}", first)]
+    kind = kinds[verdict.outcome] if verdict.enforced else kinds[verdict.outcome].replace("error", "warning")
+    title = "alignx-eval: " + ("" if verdict.enforced else f"{view.gate_title(verdict)}: ") + view.OUTCOME_WORDS[verdict.outcome]
+    lines = [_command(kind, title, f"{view.verdict_line(verdict)} {view.rule_line(verdict)}")]
+    if comparison.warnings:
+        title = f"alignx-eval: {len(comparison.warnings)} warning{'' if len(comparison.warnings) == 1 else 's'}"
+        lines.append(_command("warning", title, "\n".join(comparison.warnings)))
     if comparison.mismatches:
         lines.append(_command("warning", "alignx-eval: measured differently (--allow-mismatch)", "; ".join(comparison.mismatches)))
+    if notes := view.opening_notes(comparison):
+        lines.append(_command("notice", "alignx-eval: how the checkpoints were opened", "\n".join(notes)))
     everything = len(verdict.worst(10**9))
     rows = verdict.worst(MAXIMUM - len(lines))
     for number, gated in enumerate(rows, start=1):
@@ -29,13 +38,15 @@ def render(comparison: Comparison, verdict: Verdict, *, strict: bool = False) ->
         reason = f"; {gated.reason}" if gated.reason else ""
         rest = f" ({everything - number} more rows in the report)" if number == len(rows) < everything else ""
         title = f"{view.STATUS_WORDS[gated.status]}{about}: {gated.candidate}"
-        lines.append(_command(_kind(gated, strict), title, f"{describe_row(gated)}{reason}{rest}"))
+        lines.append(_command(_kind(gated, strict, verdict.enforced), title, f"{describe_row(gated)}{reason}{rest}"))
     return "\n".join(lines) + "\n"
 
 
-def _kind(gated: GateRow, strict: bool) -> str:
+def _kind(gated: GateRow, strict: bool, enforced: bool) -> str:
     if gated.level != "block":
         return "warning" if gated.level == "warn" else "notice"
+    if not enforced:
+        return "warning"
     return "error" if gated.status in ("red", "missing") or strict else "warning"
 
 

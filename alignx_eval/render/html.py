@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from alignx_eval.assets import asset_folder
 from alignx_eval.diagnosis import RULES
-from alignx_eval.findings import find
+from alignx_eval.findings import find, uses_corpus
 from alignx_eval.gate import STATUSES
 from alignx_eval.render import figures, view
 from alignx_eval.series import Series, Trajectory, make_series
 
 if TYPE_CHECKING:
     from alignx_eval.comparison import Comparison
+    from alignx_eval.findings import Headline
     from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
     from alignx_eval.results import LayerSimilarity, Row
 
@@ -78,20 +79,17 @@ def render(comparison: Comparison, verdict: Verdict | None = None, *, samples: b
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
         subject=_subject(comparison),
+        corpus=comparison.corpus if uses_corpus(comparison) else {},
         detail=detail,
         verdict=_verdict(verdict, detail.candidates) if verdict is not None else None,
         series=_series(comparison, series) if series is not None else None,
         diagnoses=_diagnoses(detail),
         css=_safe((folder / "report.css").read_text(encoding="utf-8")),
         javascript=_safe((folder / "report.js").read_text(encoding="utf-8")),
-        contrasts=[
-            {
-                "contrast": contrast,
-                "counts": view.count_verdicts(contrast.rows),
-                "suites": _suite_counts(detail, contrast),
-            }
-            for contrast in view.contrasts(detail)
-        ],
+        headlines=[_headlines(detail, candidate) for candidate in detail.candidates],
+        others=view.other_findings(detail),
+        measured=view.measured(detail) if not detail.candidates else [],
+        opened=view.opening_notes(comparison),
         no_control=view.no_control_sentence(comparison),
         styles=_styles(detail),
         labels=view.labels(comparison),
@@ -154,6 +152,7 @@ def _detail(comparison: Comparison, series: Series | None) -> Comparison:
         layer_similarity=[each for each in comparison.layer_similarity if each.candidate in chosen],
         results={label: suites for label, suites in comparison.results.items() if label in kept},
     )
+    detail = replace(detail, headlines=[each for each in comparison.headlines if each.candidate in chosen])
     return replace(detail, findings=find(detail))
 
 
@@ -167,13 +166,35 @@ def _styles(comparison: Comparison) -> dict[str, int]:
     return styles
 
 
-def _suite_counts(comparison: Comparison, contrast: view.Contrast) -> list[dict[str, Any]]:
-    table = []
-    for suite in view.suites(comparison):
-        rows = [row for row in contrast.rows if row.suite == suite]
-        if rows:
-            table.append({"title": view.SUITE_TITLES.get(suite, suite), "counts": view.count_verdicts(rows), "total": len(rows)})
-    return table
+def _headlines(comparison: Comparison, candidate: str) -> dict[str, Any]:
+    """The headline numbers of a candidate as a table: its contrasts, the effect of alignment first, then the values."""
+    headlines = [headline for headline in comparison.headlines if headline.candidate == candidate]
+    contrasts = [contrast for contrast in view.contrasts(comparison) if contrast.candidate == candidate]
+    kinds = {contrast.other: contrast.kind for contrast in reversed(contrasts)} | {candidate: ""}  # base, control, candidate
+    lines = [
+        {
+            "title": view.headline_title(headline),
+            "note": view.headline_note(headline),
+            "long": headline.title,
+            "changes": [_change(headline, contrast) for contrast in contrasts],
+            "values": [view.headline_value(headline, kind) for kind in kinds.values()],
+        }
+        for headline in headlines
+    ]
+    return {"candidate": candidate, "contrasts": contrasts, "names": list(kinds), "lines": lines, "size": view.headline_sizes(headlines)}
+
+
+def _change(headline: Headline, contrast: view.Contrast) -> dict[str, str]:
+    change = next((each for each in headline.changes if each.contrast == contrast.kind), None)
+    if change is None:
+        return {"verdict": "insufficient-data", "mark": "", "word": "not measured", "numbers": "", "reason": ""}
+    return {
+        "verdict": change.word,
+        "mark": view.MARKS[change.word],
+        "word": view.WORDS[change.word],
+        "numbers": view.change_numbers(headline, change),
+        "reason": change.reason,
+    }
 
 
 # --- verdict, series, diagnosis ---------------------------------------------------------------------------------------------------
@@ -193,6 +214,8 @@ def _verdict(verdict: Verdict, candidates: Sequence[str]) -> dict[str, Any]:
         "rule": verdict.rule,
         "policy": verdict.policy,
         "policy_name": verdict.policy_name,
+        "title": view.gate_title(verdict),
+        "enforced": verdict.enforced,
         "several": several,
         "candidates": [_candidate_verdict(each) for each in verdict.candidates if each.candidate in candidates],
         "left_out": sum(each.candidate not in candidates for each in verdict.candidates),
@@ -370,6 +393,7 @@ def _diagnoses(comparison: Comparison) -> list[dict[str, Any]]:
                     "title": RULE_TITLES.get(diagnosis.rule, diagnosis.rule),
                     "definition": RULES[diagnosis.rule],
                     "status": diagnosis.status,
+                    "brief": f"Against {diagnosis.reference}: {view.brief(diagnosis)}.",
                     "sentence": diagnosis.sentence,
                     "evidence": [evidence.text for evidence in diagnosis.evidence],
                     "more": diagnosis.more,
@@ -715,7 +739,7 @@ def _metric_table(
         # One chance level for all rows is said once, above the table.
         "floor": lines[0]["floor"] if len({line["floor"] for line in lines}) == 1 else "",
         "has_floor": len({line["floor"] for line in lines}) > 1,
-        "floor_title": "references" if metric == "off_target_rate" else "floor" if first.suite == "translation" else "chance",
+        "floor_title": "references' own rate" if metric == "off_target_rate" else "floor" if first.suite == "translation" else "chance",
         "opened": metric.rpartition(".")[2] in OPEN_METRICS
         and not by_layer
         and (contrast is None or contrast.kind == "candidate-control" or not comparison.control),
@@ -759,6 +783,8 @@ def _table_line(
         "reason": row.reason or "",
     }
     if contrast is None:
+        if row.unjudged:
+            line["reason"] = f"not to be judged: {row.unjudged}"
         interval = (
             f"[{view.number(row.ci_low, row.metric)}, {view.number(row.ci_high, row.metric)}]"
             if row.ci_low is not None and row.ci_high is not None
@@ -1072,7 +1098,8 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
         {"suite": view.SUITE_TITLES.get(suite, suite), "times": [_seconds(comparison, label, suite) for label in view.labels(comparison)]}
         for suite in view.suites(comparison)
     ]
-    corpus = {name.replace("_", " "): _plain(value) for name, value in comparison.corpus.items() if value not in (None, "", [], {})}
+    used = comparison.corpus if uses_corpus(comparison) else {}
+    corpus = {name.replace("_", " "): _plain(value) for name, value in used.items() if value not in (None, "", [], {})}
     return {"checkpoints": checkpoints, "fingerprints": fingerprints, "environments": environments, "seconds": seconds, "corpus": corpus}
 
 

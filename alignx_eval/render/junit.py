@@ -53,7 +53,11 @@ def _verdict_suite(comparison: Comparison, verdict: Verdict, candidate: Candidat
         ("policy", verdict.policy_name),
         *((f"rows of level {level}", view.status_counts(candidate, level)) for level in view.levels(candidate)),
         ("n", _range(n)),
+        ("enforced", "yes" if verdict.enforced else "no"),
+        ("compared", view.title_sentence(comparison)),
+        *(("warning", warning) for warning in comparison.warnings),
         *(("mismatch", mismatch) for mismatch in comparison.mismatches),
+        *(("opened", note) for note in view.opening_notes(comparison)),
     ]
     for name, value in facts:
         ET.SubElement(properties, "property", name=name, value=view.clean(value))
@@ -63,8 +67,10 @@ def _verdict_suite(comparison: Comparison, verdict: Verdict, candidate: Candidat
         "inconclusive": ("failure", "inconclusive") if strict else ("skipped", ""),
         "pass": None,
     }
-    output = [candidate.sentence, view.rule_line(verdict)]
+    output = [candidate.sentence, view.rule_line(verdict), view.title_sentence(comparison)]
+    output += [f"warning: {warning}" for warning in comparison.warnings]
     output += [f"measured differently, and compared all the same: {mismatch}" for mismatch in comparison.mismatches]
+    output += [f"opened: {note}" for note in view.opening_notes(comparison)]
     _case(suite, who, "verdict", outcomes[candidate.outcome], candidate.sentence, "\n".join(output))
     _count(suite, list(suite.iter("testcase")))
     return suite

@@ -1,4 +1,4 @@
-"""A summary for a job page or a comment: the verdict first, then diagnosis and worst languages, then everything else folded away."""
+"""A summary for a job page or a comment: what changed, the price, the verdict of the gate, the diagnosis; everything else folded away."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from alignx_eval.findings import own_rate
 from alignx_eval.gate import STATUSES
 from alignx_eval.render import view
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # A job summary on GitHub is dropped as a whole beyond 1 MiB.
 MAXIMUM_BYTES = 900_000
 WORST = 10
+MISMATCHES = 20
 
 
 def render(comparison: Comparison, verdict: Verdict | None = None) -> str:
@@ -40,45 +42,47 @@ def render(comparison: Comparison, verdict: Verdict | None = None) -> str:
 
 
 def _head(comparison: Comparison, verdict: Verdict | None) -> list[str]:
-    """What is never left out: outcome, rule, mismatches, what was compared."""
-    mismatches = comparison.mismatches[:20]
-    lines = []
-    if verdict is not None:
-        title = f"{view.OUTCOME_MARKS[verdict.outcome]} {view.OUTCOME_WORDS[verdict.outcome]}: {_title(comparison)}"
-        lines += [f"# {_text(title)}", "", f"**{_text(view.verdict_line(verdict))}**", "", _text(view.rule_line(verdict)), ""]
-    else:
-        lines += [f"# {_text(_title(comparison))}", ""]
-    if mismatches:
-        lines += ["> **Measured differently, and compared all the same (`--allow-mismatch`):**", ">"]
-        lines += [f"> - {_text(mismatch)}" for mismatch in mismatches]
-        more = len(comparison.mismatches) - len(mismatches)
-        lines += [f"> - and {more} more, in `results.json`"] * bool(more)
-        lines.append("")
+    """What is never left out: the outcome where it is enforced, warnings, mismatches, what was compared, how checkpoints were opened."""
+    lines = [f"# {_text(_title(comparison))}", ""]
+    if verdict is not None and verdict.enforced:
+        lines = [f"# {_text(f'{_outcome(verdict)}: {_title(comparison)}')}", "", f"**{_text(view.verdict_line(verdict))}**", ""]
+    warnings = comparison.warnings
+    lines += _callout(f"{len(warnings)} warning{'' if len(warnings) == 1 else 's'}:", warnings, len(warnings))
+    lines += _callout("Measured differently, and compared all the same (`--allow-mismatch`):", comparison.mismatches, MISMATCHES)
     lines += [_text(view.title_sentence(comparison)), ""]
     note = view.no_control_sentence(comparison)
-    return lines + ([f"> {_text(note)}", ""] if note else [])
+    lines += [f"> {_text(note)}", ""] if note else []
+    notes = view.opening_notes(comparison)
+    return lines + (["How the checkpoints were opened:", "", *(f"- {_text(each)}" for each in notes), ""] if notes else [])
+
+
+def _callout(title: str, texts: list[str], most: int) -> list[str]:
+    """A block that stands out, with at most `most` of `texts`; nothing without any."""
+    if not texts:
+        return []
+    lines = [f"> **{title}**", ">", *(f"> - {_text(text)}" for text in texts[:most])]
+    return [*lines, *([f"> - and {len(texts) - most} more, in `results.json`"] if len(texts) > most else []), ""]
+
+
+def _outcome(verdict: Verdict) -> str:
+    return f"{view.OUTCOME_MARKS[verdict.outcome]} {view.OUTCOME_WORDS[verdict.outcome]}"
 
 
 def _sections(comparison: Comparison, verdict: Verdict | None) -> Iterator[tuple[str, list[str]]]:
     """(title, lines), the most important first."""
-    if verdict is not None:
-        yield "Gate", _gate(verdict)
-        if comparison.series:
-            yield "Series", _series(comparison, verdict)
-    if comparison.diagnoses:
-        yield "Diagnosis", _diagnosis(comparison)
     contrasts = view.contrasts(comparison)
+    yield "Findings", _findings(comparison)
+    if verdict is not None and comparison.series:
+        yield "Series", _series(comparison, verdict)
     for contrast in contrasts[:1]:
         yield "Worst languages", _worst_languages(comparison, contrast)
-    if contrasts:
-        yield "What changed", _changes(comparison, contrasts)
-    if comparison.warnings:
-        yield "Warnings", ["## Warnings", "", *(f"- {_text(warning)}" for warning in comparison.warnings), ""]
     costs = _costs(comparison)
     if costs:
         yield "Price", costs
-    if comparison.findings:
-        yield "Findings", _folded("Findings: the means in sentences", [f"- {_text(finding)}" for finding in comparison.findings])
+    if verdict is not None:
+        yield "Gate", _gate(verdict)
+    if comparison.diagnoses:
+        yield "Diagnosis", _diagnosis(comparison)
     for candidate in verdict.candidates if verdict is not None else ():
         title = f"All {len(candidate.rows)} gated rows: {candidate.candidate} against {candidate.reference}"
         if candidate.rows:
@@ -87,13 +91,65 @@ def _sections(comparison: Comparison, verdict: Verdict | None) -> Iterator[tuple
         yield title, _folded(title, table)
 
 
+def _findings(comparison: Comparison) -> list[str]:
+    """The headline numbers as tables, then what else was found, in sentences."""
+    lines = ["## Findings", ""]
+    for candidate in comparison.candidates:
+        lines += _headlines(comparison, candidate)
+    if not comparison.candidates:
+        found = view.measured(comparison)
+        lines += ["| number | value | 95 % interval | n | beside it |", "|---|---:|---|---:|---|"] if found else []
+        for each in found:
+            value, _, interval = view.measured_numbers(each.row).partition(" [")
+            unjudged = f"not to be judged: {each.row.unjudged}" if each.row.unjudged else ""
+            beside = "; ".join(filter(None, (each.beside, unjudged)))
+            lines.append(
+                f"| {_text(each.title)} | {_text(value)} | {f'[{interval}' if interval else ''} | {each.row.n} | {_text(beside)} |"
+            )
+        lines.append("")
+    others = [f"- {_text(finding)}" for finding in view.other_findings(comparison)]
+    for similarity in comparison.layer_similarity:
+        title = f"{view.CONTRAST_TITLES[similarity.contrast]}, {similarity.candidate} against {similarity.reference}"
+        others.append(f"- {_text(f'{title}, layer against layer: {view.similarity_sentence(similarity)}')}")
+    return [*lines, *others, ""] if others else lines
+
+
+def _headlines(comparison: Comparison, candidate: str) -> list[str]:
+    """The means of one candidate, the effect of alignment first."""
+    headlines = [headline for headline in comparison.headlines if headline.candidate == candidate]
+    if not headlines:
+        return []
+    contrasts = [contrast for contrast in view.contrasts(comparison) if contrast.candidate == candidate]
+    names = [*dict.fromkeys([comparison.base, *(contrast.other for contrast in contrasts)]), candidate]
+    kinds = {contrast.other: contrast.kind for contrast in contrasts}
+    head = [f"{contrast.title}: {contrast.formula}" for contrast in contrasts]
+    lines = [f"| {' | '.join(map(_text, ['mean', *head, *names]))} |", "|---|" + "---|" * len(head) + "---:|" * len(names)]
+    for headline in headlines:
+        note = view.headline_note(headline)
+        cells = [_text(view.headline_title(headline) + (f" ({note})" if note else ""))]
+        by_kind = {change.contrast: change for change in headline.changes}
+        for contrast in contrasts:
+            change = by_kind.get(contrast.kind)  # type: ignore[call-overload]
+            cells.append("–" if change is None else f"{view.MARKS[change.word]} {_text(view.change_text(headline, change))}")
+        cells += [view.headline_value(headline, kinds.get(name, "")) for name in names]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, "", f"In brackets: 95 % intervals of the difference, {view.headline_sizes(headlines)}. {view.HEADLINE_RULE}", ""]
+
+
 def _folded(title: str, lines: list[str]) -> list[str]:
     return ["<details>", f"<summary>{_html(title)}</summary>", "", *lines, "", "</details>", ""]
 
 
 def _gate(verdict: Verdict) -> list[str]:
     """Counts by candidate and level, and the worst rows."""
-    lines = ["## Gate", "", "| candidate | outcome | level | " + " | ".join(_status(status) for status in STATUSES) + " |"]
+    lines = [f"## {_text(f'{view.gate_title(verdict)}: {_outcome(verdict)}')}", ""]
+    if not verdict.enforced:  # else it is the first line
+        lines += [_text(view.verdict_line(verdict)), ""]
+    lines += [
+        _text(view.rule_line(verdict)),
+        "",
+        "| candidate | outcome | level | " + " | ".join(_status(status) for status in STATUSES) + " |",
+    ]
     lines.append("|---|---|---|" + "---:|" * len(STATUSES))
     for candidate in verdict.candidates:
         for level in view.levels(candidate):
@@ -122,7 +178,7 @@ def _gate_table(rows: Iterable[GateRow]) -> list[str]:
         what = [_text(gated.wanted), "", "–", "–", "", "", "–", "", ""]
         if row is not None:
             what = [
-                _text(view.row_title(row)),
+                _text(view.row_title(row) + own_rate(row)),
                 _code(view.pair_title(row)) + (" (protected)" if gated.protected else ""),
                 view.gate_loss(gated),
                 view.gate_tolerance(gated),
@@ -188,39 +244,11 @@ def _worst_languages(comparison: Comparison, contrast: view.Contrast) -> list[st
         return [*lines, "None is below in any metric that has an interval.", ""]
     lines += ["| language | metric | difference | 95 % interval | n | verdict |", "|---|---|---:|---|---:|---|"]
     for code, row in worst:
-        what = _text(view.row_title(row)) + (f" {_code(view.pair_title(row))}" if row.other_language else "")
+        what = _text(view.row_title(row) + own_rate(row)) + (f" {_code(view.pair_title(row))}" if row.other_language else "")
         numbers = f"{view.difference(row.difference, row.metric)} | {view.interval(row)} | {row.n}"
         verdict = f"{view.MARKS[row.verdict]} {view.WORDS[row.verdict]}"
         lines.append(f"| {_text(view.language_name(code))} {_code(code)} | {what} | {numbers} | {verdict} |")
     return [*lines, ""]
-
-
-def _changes(comparison: Comparison, contrasts: list[view.Contrast]) -> list[str]:
-    """How many rows got which verdict, and the means over languages."""
-    shown = [verdict for verdict in view.VERDICTS if verdict != "no-direction"]
-    lines = [
-        "## What changed",
-        "",
-        "| all results | " + " | ".join(f"{view.MARKS[verdict]} {view.WORDS[verdict]}" for verdict in shown) + " |",
-        "|---|" + "---:|" * len(shown),
-    ]
-    for contrast in contrasts:
-        counts = view.count_verdicts(contrast.rows)
-        lines.append(f"| {contrast.title}: {_text(contrast.formula)} | " + " | ".join(str(counts[verdict]) for verdict in shown) + " |")
-    lines.append("")
-    for contrast in contrasts:
-        means = view.headline_means(comparison, contrast)
-        if means:
-            lines += [
-                f"{contrast.title}: {_text(contrast.formula)}, means over languages or directions",
-                "",
-                *_row_table(contrast, means),
-                "",
-            ]
-    for similarity in comparison.layer_similarity:
-        title = f"{view.CONTRAST_TITLES[similarity.contrast]}, {similarity.candidate} against {similarity.reference}"
-        lines.append(f"- {_text(f'{title}, layer against layer: {view.similarity_sentence(similarity)}')}")
-    return [*lines, ""] if comparison.layer_similarity else lines
 
 
 def _title(comparison: Comparison) -> str:
@@ -258,11 +286,11 @@ def _row_table(contrast: view.Contrast, rows: Iterable[ComparisonRow]) -> list[s
     ]
     for row in rows:
         cells = [
-            _text(view.metric_title(row.metric)),
+            _text(view.metric_title(row.metric) + own_rate(row)),
             _code(view.pair_title(row)),
             *(view.number(value, row.metric) for value in (row.base, row.candidate)),
             view.difference(row.difference, row.metric),
-            view.interval(row),
+            _text(view.interval_or_reason(row)),
             view.probability(row.p_adjusted).replace("<", "&lt;"),
             view.size(row.minimum_detectable_effect, row.metric),
             str(row.n),
@@ -300,10 +328,10 @@ def _tables(comparison: Comparison) -> Iterable[tuple[str, list[str]]]:
                 continue
             ends = [view.number(end, single.metric) for end in (single.ci_low, single.ci_high) if end is not None]
             interval = f"[{', '.join(ends)}]" if len(ends) == 2 else _text(single.reason or "")
-            value = view.number(single.value, single.metric)
-            lines.append(
-                f"| {_text(view.metric_title(single.metric))} | {_code(view.pair_title(single))} | {value} | {interval} | {single.n} |"
-            )
+            interval += f", not to be judged: {_text(single.unjudged)}" if single.unjudged else ""
+            title = _text(view.metric_title(single.metric) + own_rate(single))
+            cells = (title, _code(view.pair_title(single)), view.number(single.value, single.metric), interval, str(single.n))
+            lines.append(f"| {' | '.join(cells)} |")
         yield view.SUITE_TITLES.get(suite, suite) + (f", layer {layer}" if layer is not None else ""), lines
 
 

@@ -16,7 +16,8 @@ from alignx_eval.results import SCHEMA_VERSION
 if TYPE_CHECKING:
     from alignx_eval.comparison import Comparison, ComparisonRow
     from alignx_eval.diagnosis import Diagnosis
-    from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
+    from alignx_eval.findings import Headline
+    from alignx_eval.gate import GateRow, Verdict
 
 COLUMNS = (
     "suite",
@@ -44,10 +45,11 @@ COLUMNS = (
     "higher_is_better",
     "verdict",
     "reason",
+    "null",
 )
 
 
-GATE_COLUMNS = ("gate_outcome", "gate_status", "gate_level", "gate_tolerance", "gate_loss", "gate_p_adjusted", "gate_reason", "mismatches")
+GATE_COLUMNS = ("gate_status", "gate_level", "gate_tolerance", "gate_loss", "gate_p_adjusted", "gate_reason", "mismatches")
 
 
 def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
@@ -64,9 +66,13 @@ def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
             {"contrast": contrast.kind, "candidate": contrast.candidate, "against": contrast.other, **view.count_verdicts(contrast.rows)}
             for contrast in view.contrasts(comparison)
         ],
+        "headlines": [_headline(each) for each in comparison.headlines]
+        if comparison.candidates
+        else [{"title": each.title, "beside": each.beside, "key": each.row.key} for each in view.measured(comparison)],
         "diagnoses": [_diagnosis(each) for each in comparison.diagnoses],
         "findings": list(comparison.findings),
         "warnings": list(comparison.warnings),
+        "opened": view.opening_notes(comparison),
         "corpus": comparison.corpus,
         "checkpoints": comparison.checkpoints,
         "layer_similarity": [dataclasses.asdict(each) for each in comparison.layer_similarity],
@@ -88,6 +94,7 @@ def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {
         "outcome": verdict.outcome,
+        "enforced": verdict.enforced,
         "exit_code": verdict.exit_code(),
         "exit_code_strict": verdict.exit_code(strict=True),
         "sentence": verdict.sentence,
@@ -118,6 +125,10 @@ def _gate_row(gated: GateRow) -> dict[str, Any]:
     return {"key": gated.key, **own, **row, **pair}
 
 
+def _headline(headline: Headline) -> dict[str, Any]:
+    return {**dataclasses.asdict(headline), "value": headline.value, "scope": headline.scope, "sentence": headline.sentence}
+
+
 def _diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
     fields = {field.name: getattr(diagnosis, field.name) for field in dataclasses.fields(diagnosis)}
     evidence = [{"key": None if each.row is None else each.row.key, "text": each.text} for each in diagnosis.evidence]
@@ -127,8 +138,9 @@ def _diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
 def render_csv(comparison: Comparison, verdict: Verdict | None = None) -> str:
     """Comparison rows as CSV (RFC 4180, header line); of a single checkpoint, its rows. Undefined is an empty field.
 
-    `gate_outcome` is that of the row's candidate; the other gate columns are empty where a row is not gated. What the policy wants and
-    nobody measured, and a candidate without any gated row, have a line of their own at the end.
+    `gate_status` and the other gate columns are those of the row itself, and empty where the policy does not gate it; no column repeats
+    the verdict on the whole. What the policy wants and nobody measured has a line of its own at the end, with the status "missing"; so
+    has a candidate without any gated row, with no status and the verdict's sentence as the reason.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
@@ -148,27 +160,25 @@ def _lines(comparison: Comparison, verdict: Verdict | None) -> Iterator[list[obj
     judged = {} if verdict is None else {candidate.candidate: candidate for candidate in verdict.candidates}
     gated_rows = {_identity(gated.row): gated for candidate in judged.values() for gated in candidate.rows if gated.row is not None}
     for row in comparison.rows:
-        candidate, gated = judged.get(row.candidate_name), gated_rows.get(_identity(row))
-        yield [*(getattr(row, column) for column in COLUMNS), *_gate_cells(candidate, gated), mismatches]
+        yield [*(getattr(row, column) for column in COLUMNS), *_gate_cells(gated_rows.get(_identity(row))), mismatches]
     for candidate in judged.values():
         unmeasured = [gated for gated in candidate.rows if gated.row is None]
         names = {"base_name": candidate.reference, "candidate_name": candidate.candidate}
         for gated in unmeasured:
-            yield [*(names.get(column) for column in COLUMNS), *_gate_cells(candidate, gated), mismatches]
+            yield [*(names.get(column) for column in COLUMNS), *_gate_cells(gated), mismatches]
         if not candidate.rows:
-            yield [*(names.get(column) for column in COLUMNS), candidate.outcome, *[None] * 5, candidate.sentence, mismatches]
+            yield [*(names.get(column) for column in COLUMNS), *[None] * 5, candidate.sentence, mismatches]
 
 
 def _identity(row: ComparisonRow) -> tuple[str, ...]:
     return row.candidate_name, row.base_name, row.contrast, row.key
 
 
-def _gate_cells(candidate: CandidateVerdict | None, gated: GateRow | None) -> list[object]:
-    outcome = None if candidate is None else candidate.outcome
+def _gate_cells(gated: GateRow | None) -> list[object]:
     if gated is None:
-        return [outcome, *[None] * 6]
+        return [None] * 6
     reason = gated.reason if gated.row is not None else f"{gated.wanted}: {gated.reason}"
-    return [outcome, gated.status, gated.level, gated.tolerance, gated.loss, gated.p_adjusted, reason]
+    return [gated.status, gated.level, gated.tolerance, gated.loss, gated.p_adjusted, reason]
 
 
 def _field(value: object) -> object:

@@ -6,12 +6,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from alignx_eval.comparison import is_mean as is_mean
 from alignx_eval.comparison import own_language as own_language
-from alignx_eval.findings import CONTRAST_MEANING
+from alignx_eval.findings import CONTRAST_MEANING, own_rate, text_measured, warning_count
 from alignx_eval.gate import LEVELS, STATUSES
 from alignx_eval.gate import WORDS as OUTCOME_WORDS
 from alignx_eval.languages import LANGUAGES
@@ -19,19 +19,21 @@ from alignx_eval.languages import LANGUAGES
 if TYPE_CHECKING:
     from alignx_eval.comparison import Comparison, ComparisonRow
     from alignx_eval.diagnosis import Diagnosis
+    from alignx_eval.findings import Change, Headline
     from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
     from alignx_eval.policy import Level
     from alignx_eval.results import LayerSimilarity, Row
 
 VERDICTS = ("better", "worse", "no-evidence", "insufficient-data", "no-direction")
 # A mark and a word, never colour alone.
-MARKS = {"better": "✓", "worse": "✕", "no-evidence": "○", "insufficient-data": "…", "no-direction": "·"}
+MARKS = {"better": "✓", "worse": "✕", "no-evidence": "○", "insufficient-data": "…", "no-direction": "·", "no-claim": "…"}
 WORDS = {
     "better": "better",
     "worse": "worse",
     "no-evidence": "no evidence",
     "insufficient-data": "insufficient data",
     "no-direction": "descriptive",
+    "no-claim": "no claim",  # of a headline
 }
 # Of a gated row, of the gate, and of a diagnosis. The words of an outcome are `gate.WORDS`.
 STATUS_MARKS = {"red": "✕", "missing": "!", "amber": "?", "grey": "…", "green": "✓"}
@@ -118,6 +120,10 @@ SUFFIXES = {"_peak": ", highest", "_middle_gain": ", middle layers above layer 0
 PERCENT_SCALE = ("bleu", "chrf", "spbleu", "ter", "comet")
 
 
+HEADLINE_RULE = (
+    "Better and worse: the interval does not hold 0; it is not adjusted for the number of means. No evidence: it holds 0, and all in it is "
+    "compatible with the data."
+)
 CONTRAST_TITLES = {"candidate-control": "Effect of alignment", "candidate-base": "What training changed"}
 
 
@@ -240,17 +246,25 @@ def row_key(row: ComparisonRow | Row) -> str:
 
 def title_sentence(comparison: Comparison) -> str:
     """What was compared with what on which text; of a single checkpoint, what was measured."""
-    return comparison.sentence or f"{comparison.base} was measured alone, without a comparison{text_measured(comparison)}."
+    alone = f"{comparison.base} was measured alone, without a comparison{text_measured(comparison)}."
+    return comparison.sentence or alone + warning_count(comparison)
 
 
-def text_measured(comparison: Comparison) -> str:
-    """ ", on 452 parallel lines of interface (test split) in 10 languages", or empty where the text is not known."""
-    corpus = comparison.corpus
-    if not corpus.get("name"):
-        return ""
-    text = f", on {corpus['lines']} parallel lines of" if corpus.get("lines") else ", on"
-    text += f" {corpus['name']}" + (f" ({corpus['split']} split)" if corpus.get("split") else "")
-    return text + (f" in {len(corpus['languages'])} languages" if corpus.get("languages") else "")
+def checkpoint_warnings(comparison: Comparison) -> list[str]:
+    """Those of `comparison.warnings` that are about a checkpoint's own numbers; the others are about how the checkpoints were measured."""
+    own = {
+        f"{label}: {warning}" for label, suites in comparison.results.items() for result in suites.values() for warning in result.warnings
+    }
+    return [warning for warning in comparison.warnings if warning in own]
+
+
+def opening_notes(comparison: Comparison) -> list[str]:
+    """How the checkpoints were opened (an adapter merged, tensors left out), each note once, under the names of those it is about."""
+    found: dict[str, list[str]] = {}
+    for label in labels(comparison):
+        for note in comparison.checkpoints.get(label, {}).get("notes") or []:
+            found.setdefault(str(note), []).append(label)
+    return [f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in found.items()]
 
 
 def no_control_sentence(comparison: Comparison) -> str | None:
@@ -276,6 +290,11 @@ def verdict_line(verdict: Verdict) -> str:
     """The verdict's sentence, which starts with the word of its outcome."""
     word = OUTCOME_WORDS[verdict.outcome]
     return verdict.sentence if verdict.sentence.startswith(word) else f"{word}: {verdict.sentence}"
+
+
+def gate_title(verdict: Verdict) -> str:
+    """ "Gate (default policy, not enforced)"."""
+    return f"Gate ({verdict.policy_name}{'' if verdict.enforced else ', not enforced'})"
 
 
 def rule_line(verdict: Verdict) -> str:
@@ -313,22 +332,6 @@ def gate_loss(gated: GateRow) -> str:
 
 def gate_tolerance(gated: GateRow) -> str:
     return "–" if gated.tolerance is None else f"{gated.tolerance:g}"
-
-
-def headline_means(comparison: Comparison, contrast: Contrast) -> list[ComparisonRow]:
-    """The means over languages or directions that a reader asks for first, where they were measured."""
-    layer = table_layer(comparison, contrast.candidate, contrast.rows)
-    means = [row for row in contrast.rows if row.language is None and row.other_language is None and row.base is not None]
-    found = []
-    for suite, metric, wanted in (
-        ("layers", "precision_at_1", layer),
-        ("translation", "bleu", None),
-        ("translation", "chrf++", None),
-        ("translation", "off_target_rate", None),
-        ("language_modelling", "bits_per_byte", None),
-    ):
-        found += [row for row in means if (row.suite, row.metric, row.layer) == (suite, metric, wanted)]
-    return found + [row for row in means if row.suite == "tasks" and row.metric.endswith(".acc")]
 
 
 def worst_diagnoses(found: Iterable[Diagnosis]) -> list[Diagnosis]:
@@ -369,6 +372,125 @@ def similarity_sentence(similarity: LayerSimilarity) -> str:
         f"Layer {lowest['layer']} is the one least like the same layer of {similarity.reference}: "
         f"debiased CKA {lowest['value']:.3f}{interval} ({size})."
     )
+
+
+# --- headline numbers ------------------------------------------------------------------------------------------------------------
+
+
+def changes_of(comparison: Comparison, contrast: Contrast) -> list[tuple[Headline, Change]]:
+    """The headlines of a contrast."""
+    return [
+        (headline, change)
+        for headline in comparison.headlines
+        for change in headline.changes
+        if (headline.candidate, change.contrast, change.reference) == (contrast.candidate, contrast.kind, contrast.other)
+    ]
+
+
+def headline_title(headline: Headline) -> str:
+    """ "precision@1, layer 3"."""
+    return metric_title(headline.metric) + (f", layer {headline.layer}" if headline.layer is not None else "")
+
+
+def headline_note(headline: Headline) -> str:
+    """What the number is a mean of, and what it has to be read against."""
+    rate = headline.references_rate
+    return "; ".join(filter(None, (headline.scope, "" if rate is None else f"references' own rate {number(rate, headline.metric)}")))
+
+
+def headline_value(headline: Headline, contrast: str) -> str:
+    """The mean of the control, the base or ("") the candidate."""
+    means = [change.mean for change in headline.changes if change.mean is not None and contrast in ("", change.contrast)]
+    if not means:
+        return "–"
+    return number(means[0].base if contrast else means[0].candidate, headline.metric)
+
+
+def change_numbers(headline: Headline, change: Change) -> str:
+    """ "+0.153 [+0.105, +0.205]", empty without a mean."""
+    if change.mean is None:
+        return ""
+    low, high = change.mean.estimate.ci_low, change.mean.estimate.ci_high
+    ends = "" if low is None or high is None else f" [{difference(low, headline.metric)}, {difference(high, headline.metric)}]"
+    return difference(change.mean.estimate.value, headline.metric) + ends
+
+
+def change_text(headline: Headline, change: Change) -> str:
+    """ "better: +0.153 [+0.105, +0.205]", "no claim: x: 95 % of its outputs are empty"."""
+    word, numbers = WORDS[change.word], change_numbers(headline, change)
+    if change.word == "no-claim":
+        return f"{word}: {change.reason}" + (f" ({numbers})" if numbers else "")
+    return f"{word}: {numbers}" + (f"; left out: {change.reason}" if change.reason else "")
+
+
+def headline_sizes(headlines: Iterable[Headline]) -> str:
+    """ "n = 40, 36 clusters", or the ranges; empty without means."""
+    estimates = [change.mean.estimate for headline in headlines for change in headline.changes if change.mean is not None]
+    if not estimates:
+        return ""
+    ranges = [sorted({each.n for each in estimates}), sorted({each.clusters for each in estimates})]
+    n, clusters = (str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}" for sizes in ranges)
+    return f"n = {n}, {clusters} clusters"
+
+
+def other_findings(comparison: Comparison) -> list[str]:
+    """The findings that are not the sentence of a headline, for renderings that show the headlines as a table."""
+    told = {headline.sentence for headline in comparison.headlines}
+    return [text for text in comparison.findings if text not in told]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One headline number of a checkpoint that was measured alone. `beside` is what it has to be read against."""
+
+    title: str
+    row: Row
+    beside: str = ""
+
+
+def measured(comparison: Comparison) -> list[Measured]:
+    """The headline numbers of a checkpoint without a comparison, suite by suite."""
+    rows = [row for result in comparison.results.get(comparison.base, {}).values() for row in result.rows]
+
+    def find(metric: str, suite: str, layer: str | None = None) -> list[Row]:
+        return [row for row in rows if (row.suite, row.metric, row.layer) == (suite, metric, layer)]
+
+    def means(metric: str, suite: str, layer: str | None = None) -> list[Row]:
+        return [row for row in find(metric, suite, layer) if row.language is None and row.other_language is None]
+
+    found = []
+    for peak, metric in (("peak_layer", "precision_at_1"), ("peak_layer_centred", "precision_at_1_centred")):
+        for row in means(peak, "layers"):
+            layer = None if row.value is None else str(round(row.value))
+            found += [Measured(f"{metric_title(metric)}, highest at layer {layer}", each) for each in means(metric, "layers", layer)]
+    probed = sorted({row.layer for row in rows if row.metric == "probe_balanced_accuracy" and row.layer is not None}, key=layer_order)
+    if last := [layer for layer in probed if "+" not in layer][-1:]:
+        found += [Measured(f"{row_title(row)}", row) for row in means("probe_balanced_accuracy", "language_id", last[0])]
+    bits = find("bits_per_byte", "language_modelling")
+    found += [Measured(f"{metric_title(row.metric)}, mean over languages", row) for row in bits if row.language is None]
+    if by_language := [row for row in bits if row.language is not None and row.value is not None]:
+        worst = max(by_language, key=lambda row: row.value or 0.0)
+        found.append(Measured(f"{metric_title(worst.metric)}, worst: {worst.language}", worst))
+    for metric in ("bleu", "chrf++", "off_target_rate"):
+        found += [Measured(f"{metric_title(metric)}, mean over directions", row) for row in means(metric, "translation")]
+    tasks = [row for row in rows if row.suite == "tasks" and row.metric.endswith((".acc", ".exact_match"))]
+    for metric in dict.fromkeys(row.metric for row in tasks):
+        of_task = [row for row in tasks if row.metric == metric]
+        mean = [row for row in of_task if row.language is None]
+        found += [Measured(row_title(row) + ("" if row.language is None else f", {row.language}"), row) for row in mean or of_task]
+    return [replace(each, beside=_beside(each.row)) for each in found]
+
+
+def _beside(row: Row) -> str:
+    return f"chance {number(row.chance, row.metric)}" if row.chance is not None else own_rate(row).removeprefix(", ")
+
+
+def measured_numbers(row: Row) -> str:
+    """ "0.611 [0.475, 0.739]", or why there is no number."""
+    if row.value is None:
+        return f"undefined: {row.reason or 'no reason given'}"
+    ends = [number(end, row.metric) for end in (row.ci_low, row.ci_high) if end is not None]
+    return number(row.value, row.metric) + (f" [{', '.join(ends)}]" if len(ends) == 2 else "")
 
 
 # --- price -----------------------------------------------------------------------------------------------------------------------
@@ -521,6 +643,11 @@ def _plain(value: float | None, metric: str) -> str:
 def size(value: float | None, metric: str = "") -> str:
     """The size of a difference, without a sign."""
     return difference(None if value is None else abs(value), metric).removeprefix("+")
+
+
+def interval_or_reason(row: ComparisonRow) -> str:
+    """The interval of the difference; where there is none, why."""
+    return interval(row) or row.reason or ""
 
 
 def interval(row: ComparisonRow) -> str:
