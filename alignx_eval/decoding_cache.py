@@ -1,8 +1,8 @@
-"""How a model decodes several texts at once, so that each gets what it would get alone.
+"""How a model runs several texts at once, so that each gets what it would get alone.
 
-Causal models keep what they have read in many ways: keys and values, windows of them, recurrent states, under several names; some do not keep
-a state out of reach of padding, and some keep nothing. No list of names says which is which: the ways are tried, fastest first, on a few
-tokens, and the first is taken whose logits are those of the plain forward pass over each text alone.
+Causal models keep what they have read in many ways: keys and values, windows of them, recurrent states, under several names; some do not
+keep a state out of reach of padding, and some keep nothing. No list of names says which is which: the ways are tried, fastest first, on a
+few tokens, and the first is taken whose logits are those of the plain forward pass over each text alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.encode import plan_batches
+from alignx_eval.errors import InputError
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 PROBE_LENGTHS = (9, 3, 6)
@@ -114,7 +115,7 @@ def find_way(model: Any) -> Way:
                 return way
         except (MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception:  # noqa: S112  (whatever a model raises when it is used in a way that it does not know)
+        except Exception:  # whatever a model raises when it is used in a way that it does not know
             continue
     return WITHOUT_CACHE
 
@@ -126,16 +127,43 @@ def _same_as_alone(model: Any, way: Way) -> bool:
     vocabulary = model.get_input_embeddings().weight.shape[0]
     lengths = PROBE_LENGTHS if way.padded else (max(PROBE_LENGTHS),) * len(PROBE_LENGTHS)
     texts = [[(17 + 7 * row + 13 * place) % vocabulary for place in range(length + PROBE_STEPS)] for row, length in enumerate(lengths)]
-    tolerance = TOLERANCE if torch.finfo(model.dtype).bits > 16 else TOLERANCE_16_BIT
     with torch.inference_mode():
         plain = [model(input_ids=torch.tensor([text], device=model.device)).logits[0, -PROBE_STEPS - 1 :].float() for text in texts]
         batch = Batch(model, way, [text[:-PROBE_STEPS] for text in texts])
         for step in range(PROBE_STEPS):
             for logits, expected in zip(batch.next_logits().float(), plain, strict=True):
-                if not (logits - expected[step]).square().mean().sqrt() <= tolerance * expected[step].std():
+                if _differ(logits, expected[step], model.dtype):
                     return False
             batch.append(torch.tensor([text[step - PROBE_STEPS] for text in texts], device=model.device))
             if step == 1 and way.drops_rows:
                 batch.keep(np.arange(1, len(texts)))
                 texts, plain = texts[1:], plain[1:]
     return True
+
+
+def check_padding(model: Any) -> None:
+    """Raise InputError where padding on the right, masked as it is, changes the logits of the tokens before it."""
+    import torch
+
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    texts = [[(17 + 7 * row + 13 * place) % vocabulary for place in range(length)] for row, length in enumerate(PROBE_LENGTHS)]
+    ids = torch.zeros(len(texts), max(PROBE_LENGTHS), dtype=torch.long)
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(text)
+    mask = torch.arange(ids.shape[1])[None] < torch.tensor(PROBE_LENGTHS)[:, None]
+    options = {"attention_mask": mask.long().to(model.device)} if "attention_mask" in inspect.signature(model.forward).parameters else {}
+    with torch.inference_mode():
+        together = model(input_ids=ids.to(model.device), **options).logits
+        for logits, text in zip(together, texts, strict=True):
+            alone = model(input_ids=torch.tensor([text], device=model.device)).logits[0].float()
+            if logits[: len(text)].shape != alone.shape or _differ(logits[: len(text)].float(), alone, model.dtype):
+                raise InputError(
+                    f"{type(model).__name__} gives a text other scores when padding follows it; this architecture is not supported"
+                )
+
+
+def _differ(logits: Any, expected: Any, dtype: Any) -> bool:
+    import torch
+
+    tolerance = TOLERANCE if torch.finfo(dtype).bits > 16 else TOLERANCE_16_BIT
+    return not (logits - expected).square().mean().sqrt() <= tolerance * expected.std()

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+import numpy as np
+import tiny_models
+
+from alignx_eval import decoding_cache
+from alignx_eval.checkpoint import Checkpoint
+from alignx_eval.corpora import load_corpus
+from alignx_eval.encode import encode
+from alignx_eval.errors import InputError
+from alignx_eval.suites.language_modelling import check, sentence_costs
+from alignx_eval.suites.translation import greedy_decode
 
 # Sizes by the names that configurations use for them; a name that a family does not have, or that it leaves at 0, is left alone.
 _NAMES: dict[float, str] = {
@@ -40,7 +52,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}},
     },
-    "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}, "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 64}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
+        "ffn_config": {"hidden_size": 32, "ffn_hidden_size": 64},
+    },
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "falcon_h1": {"mamba_d_ssm": 64},
@@ -61,6 +76,16 @@ CHANGES: dict[str, dict[str, Any]] = {
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
+# Not tried, and why: the one kind of "not supported" that is not found out.
+NOT_BUILT = {
+    "blt": "reads bytes in patches by an entropy model of its own; no small configuration of it is known here",
+    "dots3_note": "its text part is `dots3_note_text`; with it come encoders of images and sound",
+    "gemma3n": "its text part is `gemma3n_text`; with it come encoders that need `timm`",
+    "gemma4_assistant": "drafts for another model and does not run alone",
+    "gemma4_unified_assistant": "drafts for another model and does not run alone",
+    "musicgen": "a model of sound tokens",
+    "musicgen_melody": "a model of sound tokens",
+}
 CHANGES["qwen4_exp"] = {"text_config": CHANGES["qwen4_exp_text"]}
 
 
@@ -116,3 +141,108 @@ def tiny_model(model_type: str, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(tiny_config(model_type)).eval()
+
+
+def tiny_checkpoint(model_type: str) -> Checkpoint:
+    """`tiny_model` with the tokenizer of `tiny_models`."""
+    return Checkpoint(
+        name=model_type, reference=model_type, model=tiny_model(model_type), tokenizer=tiny_models.tokenizer(), prompt_template="plain",
+        heads=None, stage=None, step=None, align_layer=None, provenance={}, recipe={}, content_hash=model_type, format="pt",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What works with an architecture: None, or why it does not. `way`: how it decodes."""
+
+    layers: str | None
+    language_modelling: str | None
+    translation: str | None
+    way: str
+
+
+def lines(count: int = 4) -> list[str]:
+    """The first lines of `interface` in English and Chinese, of unequal length."""
+    corpus = load_corpus("interface", languages=["eng_Latn", "zho_Hans"], limit=count)
+    return [line for texts in corpus.sentences.values() for line in texts]
+
+
+def support(model_type: str) -> Support:
+    """Try an architecture. Every answer in a batch must be the one that a text gets alone; AssertionError where it is not."""
+    checkpoint = tiny_checkpoint(model_type)
+    if not _is_causal(checkpoint.model):
+        reason = "not causal: a later token changes what the model says before it"
+        return Support(reason, reason, reason, "")
+    return Support(
+        _reason(_try_layers, checkpoint),
+        _reason(_try_language_modelling, checkpoint),
+        _reason(_try_translation, checkpoint),
+        _describe(decoding_cache.find_way(checkpoint.model)),
+    )
+
+
+def _reason(attempt: Any, checkpoint: Checkpoint) -> str | None:
+    try:
+        attempt(checkpoint)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _is_causal(model: Any) -> bool:
+    import torch
+
+    ids = torch.arange(20, 32)[None]
+    other = ids.clone()
+    other[0, -1] = 7
+    with torch.inference_mode():
+        first, second = model(input_ids=ids).logits[0, :-1], model(input_ids=other).logits[0, :-1]
+    return bool((first - second).abs().max() <= 0.01 * first.std())
+
+
+def _try_layers(checkpoint: Checkpoint) -> None:
+    together = encode(checkpoint, lines()).vectors
+    alone = encode(checkpoint, lines(), max_tokens_per_batch=1).vectors
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-3 * alone.std())
+
+
+def _try_language_modelling(checkpoint: Checkpoint) -> None:
+    check(checkpoint, load_corpus("interface", languages=["eng_Latn", "zho_Hans"], limit=1))
+    together = sentence_costs(checkpoint.model, checkpoint.tokenizer, lines()).bits
+    alone = sentence_costs(checkpoint.model, checkpoint.tokenizer, lines(), max_tokens_per_batch=1).bits
+    np.testing.assert_allclose(together, alone, rtol=1e-3)
+
+
+def _try_translation(checkpoint: Checkpoint) -> None:
+    """Batched greedy decoding with rows that end at different times, against the plain forward pass over one text at a time."""
+    import torch
+
+    prompts = [[0, *ids] for ids in checkpoint.tokenizer(lines(3), add_special_tokens=False)["input_ids"]]
+    caps = [2 + 2 * (index % 3) for index in range(len(prompts))]
+    ends = frozenset(range(0, 600, 29))
+    decoded = greedy_decode(checkpoint.model, prompts, caps, end_tokens=ends, breaks_line=lambda token: False)
+    for prompt, cap, (tokens, _) in zip(prompts, caps, decoded, strict=True):
+        expected: list[int] = []
+        with torch.inference_mode():
+            while len(expected) < cap:
+                token = int(checkpoint.model(input_ids=torch.tensor([[*prompt, *expected]])).logits[0, -1].argmax())
+                if token in ends:
+                    break
+                expected.append(token)
+        assert tokens == expected
+
+
+def _describe(way: decoding_cache.Way) -> str:
+    if not way.cached:
+        return "without cache"
+    return ("padded batches" if way.padded else "batches of equal length") + ("" if way.drops_rows else ", ended rows stay")
+
+
+def row(model_type: str, found: Support | str) -> str:
+    """The architecture's line in docs/architectures.md; `found` is a reason where it was not tried."""
+    if isinstance(found, str):
+        return f"| {model_type} | not tried: {found} | | | |"
+    suites = (found.layers, found.language_modelling, found.translation)
+    if suites[0] is not None and len(set(suites)) == 1:
+        return f"| {model_type} | no: {suites[0]} | | | |"
+    return f"| {model_type} | " + " | ".join("yes" if reason is None else f"no: {reason}" for reason in suites) + f" | {found.way} |"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
+from alignx_eval.decoding_cache import check_padding
 from alignx_eval.encode import context_length, encoding_environment, plan_batches
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures.bits_per_byte import token_bits, utf8_bytes
@@ -53,6 +54,7 @@ def run(checkpoint: Any, corpus: ParallelCorpus, *, max_tokens_per_batch: int = 
     Intervals treat a cluster of lines as one observation.
     """
     started = time.perf_counter()
+    check(checkpoint, corpus)
     languages = corpus.languages
     sentences = [line for code in languages for line in corpus.sentences[code]]
     role = start_token(checkpoint.tokenizer)[1]
@@ -92,6 +94,7 @@ def run(checkpoint: Any, corpus: ParallelCorpus, *, max_tokens_per_batch: int = 
 
 def check(checkpoint: Any, corpus: ParallelCorpus) -> None:
     """Raise InputError for what `run` could not measure, without measuring."""
+    check_padding(checkpoint.model)
 
 
 def sentence_costs(

@@ -220,7 +220,7 @@ def _load(names: tuple[str, ...]) -> dict[str, Any]:
         if not all(name in manager.all_tasks or (_is_pattern(name) and name.startswith(ours)) for name in names):
             manager = _task_manager(True)
         loaded: dict[str, Any] = {}
-        for name in dict.fromkeys(each for name in names for each in _matches(name, manager)):
+        for name in dict.fromkeys(found for wanted in names for found in _matches(wanted, manager)):
             try:
                 loaded |= manager.load([name])["tasks"]
             except (OSError, ConnectionError) as error:  # what `datasets` raises without network or cache
@@ -281,6 +281,7 @@ def _lm_eval_model(checkpoint: Any, loaded: dict[str, Any]) -> Any:
             size = 1
     return Model(
         pretrained=checkpoint.model,
+        backend="causal",  # the decoder of an encoder-decoder family too, which lm-eval would run as one
         tokenizer=tokenizer,
         batch_size=size,
         max_length=context_length(checkpoint.model),
