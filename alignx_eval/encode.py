@@ -127,7 +127,8 @@ def special_token_ids(tokenizer: Any) -> frozenset[int]:
 def context_length(model: Any) -> int | None:
     """Number of tokens the model was made for, None where its configuration does not say."""
     config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions", "model_max_length", "n_ctx")
+    return next((length for name in names if (length := getattr(config, name, None))), None)
 
 
 def plan_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
@@ -141,6 +142,15 @@ def plan_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
     return batches
 
 
+def text_decoder(model: Any) -> Any:
+    """The part of `model` that turns token ids into states: without the language-model head. Raises InputError where there is none."""
+    embeddings = model.get_input_embeddings()
+    for part in (model.get_decoder(), model.base_model, *model.children()):
+        if part is not model and any(module is embeddings for module in part.modules()):
+            return part
+    raise InputError(f"cannot find the decoder of {type(model).__name__}; this architecture is not supported")
+
+
 def decoder_blocks(decoder: Any, layers: int) -> Any:
     """The module list that holds the decoder's `layers` blocks. Raises InputError for an architecture without one."""
     import torch
@@ -148,6 +158,9 @@ def decoder_blocks(decoder: Any, layers: int) -> Any:
     for module in decoder.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == layers:
             return module
+    lists = [module for module in decoder.children() if isinstance(module, torch.nn.ModuleList)]
+    if len(lists) == 1:  # a block of several attention layers counts more than once in some configurations
+        return lists[0]
     raise InputError(f"cannot find the {layers} blocks of {type(decoder).__name__}; only decoders with one list of blocks are supported")
 
 
@@ -175,7 +188,7 @@ def encode(
     if not len(sentences):
         raise InputError("there are no sentences to encode")
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
-    decoder = model.get_decoder()
+    decoder = text_decoder(model)
     device = model.get_input_embeddings().weight.device
     if max_tokens_per_batch is None:
         max_tokens_per_batch = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ACCELERATOR)
@@ -214,6 +227,11 @@ def encode(
     content: Any = None
 
     def pool(hidden: Any) -> None:
+        if hidden.shape != (*weights.shape, config.hidden_size):
+            raise InputError(
+                f"the blocks of {type(decoder).__name__} do not hand on one vector of {config.hidden_size} numbers per token; "
+                "this architecture is not supported"
+            )
         states = hidden.float()
         pooled.append(torch.bmm(weights.to(states.device).unsqueeze(1), states).squeeze(1))
         squares = torch.linalg.vector_norm(states, dim=2).square() * content.to(states.device)

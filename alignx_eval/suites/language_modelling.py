@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
+from alignx_eval.decoding_cache import check_padding
 from alignx_eval.encode import check_token_ids, context_length, encoding_environment, plan_batches, start_token
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
@@ -107,7 +108,9 @@ def run(
 
 
 def check(checkpoint: Any, corpus: ParallelCorpus, *, window: int = WINDOW) -> None:
-    """Raise InputError for what `run` could not measure, without measuring: lines that need more positions than the model has."""
+    """Raise InputError for what `run` could not measure, without measuring: lines that need more positions than the model has, and a model
+    that padding on the right disturbs."""
+    check_padding(checkpoint.model)
     if window < 2:
         raise InputError(f"a window of {window} tokens has no context; at least 2 are needed")
     limit = context_length(checkpoint.model)

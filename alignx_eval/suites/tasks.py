@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import fnmatch
 import hashlib
 import io
 import logging
@@ -13,19 +14,21 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
+from alignx_eval import decoding_cache
 from alignx_eval.assets import asset_folder
 from alignx_eval.corpora import load_corpus
-from alignx_eval.encode import encoding_environment
+from alignx_eval.encode import context_length, encoding_environment
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean
-from alignx_eval.suites.shared import interval_fields
+from alignx_eval.suites.shared import interval_fields, start_token
 
 SUITE = "tasks"
 DEFAULT_TASKS = ("interface_choice",)
@@ -42,28 +45,46 @@ Progress = Callable[[int, int, str], None]
 def run(checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | None = None, progress: Progress | None = None) -> SuiteResult:
     """Run lm-eval tasks: ours under `tasks/`, or any other that lm-eval knows; the default is `interface_choice` in all its languages.
 
-    `limit` is the number of documents of each task, the first ones (`DEFAULT_LIMIT` for None).
+    `tasks` are names of tasks, groups and tags, and patterns of task names (`interface_choice_*`). `limit` is the number of documents of
+    each task, the first ones (`DEFAULT_LIMIT` for None).
+
+    Prompts start as lm-eval starts them, unlike the texts of the other suites: with what the tokenizer adds by itself; an empty prompt with
+    BOS, else EOS, else a line break. Where a document is longer than the model's context, lm-eval cuts its beginning: such a task decides
+    nothing (its rows are `unjudged`, and a warning names it).
 
     Rows: metric `TASK.METRIC` in lm-eval's names, such as `interface_choice.acc` and `interface_choice.acc_norm` (log-likelihood divided by
     the answer's characters). A task called FAMILY_xxx_Yyyy gives rows of its family with `language` xxx_Yyyy, and where all tasks of a
     family have the same documents also their mean over the languages (no `language`). Metrics that are means over documents have items
     [mean]; lm-eval's other metrics (perplexity, corpus BLEU) have a value alone. `chance` is 1 / choices for accuracies of multiple choice.
 
-    Raises InputError for an unknown task, MissingAssetError where a task's data cannot be had.
+    Raises InputError for an unknown task and for a context that has no room for an answer, MissingAssetError where a task's data cannot
+    be had.
     """
     started = time.perf_counter()
     check(tasks, limit)
-    tasks = DEFAULT_TASKS if tasks is None else tuple(tasks)
+    loaded = _load(_names(tasks))
+    documents_of_each = DEFAULT_LIMIT if limit is None else limit
     if progress is not None:
         progress(0, 1, "tasks")
-    report = _run_lm_eval(checkpoint, tasks, DEFAULT_LIMIT if limit is None else limit)
+    with _quiet():
+        model = _lm_eval_model(checkpoint, loaded)
+        cut = _cut_documents(model, loaded, documents_of_each)
+        report = _evaluate(model, loaded, documents_of_each)
     if progress is not None:
         progress(1, 1, "tasks")
 
+    start, empty_start = _starts(checkpoint.tokenizer)
     result = SuiteResult(
         suite=SUITE,
         rows=[],
-        environment=encoding_environment(checkpoint) | {"lm_eval": _lm_eval_version()},
+        fingerprint={"start": "as lm-eval: what the tokenizer adds; an empty prompt: BOS, else EOS, else a line break"},
+        environment=encoding_environment(checkpoint)
+        | {"lm_eval": _lm_eval_version(), "start_token": start, "start_token_of_empty_prompt": empty_start, "context": model.max_length},
+        notes=[
+            f"Prompts of tasks start as lm-eval starts them, for {checkpoint.name} with "
+            + {"none": "no start token, as its tokenizer adds none", "bos": "the BOS token that its tokenizer adds"}.get(start, start)
+            + f" (an empty prompt with {empty_start.upper() if empty_start != 'line break' else 'a line break'})."
+        ],
     )
     families: dict[tuple[str, bool], list[tuple[Row, tuple[str, ...]]]] = {}
     for task in sorted(report["samples"]):
@@ -80,6 +101,8 @@ def run(checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | Non
                 row, values = _metric_row(checkpoint.name, task, family, language, metric, filter_name, chosen, clusters, report)
                 if row is None:
                     continue
+                if task in cut:
+                    row = replace(row, unjudged=_cut_text(cut[task], report, task, model.max_length))
                 result.rows.append(row)
                 if values is not None:
                     result.items[row.key] = Items("mean", values)
@@ -91,16 +114,25 @@ def run(checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | Non
         mean = _family_row(checkpoint.name, metric, higher_is_better, members, result)
         if mean is not None:
             result.rows.append(mean)
+    result.warnings += [f"{task}: {_cut_text(count, report, task, model.max_length)}" for task, count in sorted(cut.items())]
     result.seconds = time.perf_counter() - started
     return result
 
 
 def check(tasks: Sequence[str] | None = None, limit: int | None = None) -> None:
-    """Raise InputError for what `run` could not measure, without a model."""
+    """Raise what `run` would raise later, without a model: InputError for an unknown task, MissingAssetError for data that is not at hand.
+
+    The tasks are loaded for that, and kept for `run`.
+    """
     if tasks is not None and not tasks:
         raise InputError("no task given; `alignx-eval ls tasks` lists what there is")
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; a task needs at least 1 document")
+    _load(_names(tasks))
+
+
+def _names(tasks: Sequence[str] | None) -> tuple[str, ...]:
+    return DEFAULT_TASKS if tasks is None else tuple(tasks)
 
 
 def list_tasks() -> list[str]:
@@ -179,39 +211,145 @@ def _hash(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _run_lm_eval(checkpoint: Any, tasks: Sequence[str], limit: int) -> dict[str, Any]:
-    """lm-eval's results and samples for the named tasks."""
+@lru_cache(maxsize=1)
+def _load(names: tuple[str, ...]) -> dict[str, Any]:
+    """lm-eval's task objects by name, their data read, for names of tasks, groups and tags and for patterns."""
     with _quiet():
-        from lm_eval import evaluate
-        from lm_eval.models.huggingface import HFLM
-
         manager = _task_manager(False)
-        if any(task not in manager.all_tasks for task in tasks):
+        ours = (*manager.all_tasks, *(f"{group}_" for group in manager.all_groups))
+        if not all(name in manager.all_tasks or (_is_pattern(name) and name.startswith(ours)) for name in names):
             manager = _task_manager(True)
-        for task in tasks:
-            if task not in manager.all_tasks:
-                near = difflib.get_close_matches(task, manager.all_tasks, n=4)
-                hint = f"nearest: {', '.join(near)}" if near else "`alignx-eval ls tasks` lists ours"
-                raise InputError(f"unknown task {task!r}; {hint}")
-        vocabulary = checkpoint.model.get_output_embeddings().weight.shape[0]
-        model = HFLM(
-            pretrained=checkpoint.model,
-            tokenizer=copy.deepcopy(checkpoint.tokenizer),  # lm-eval changes padding
-            batch_size=max(1, min(64, LOGITS_AT_ONCE // (64 * vocabulary))),
-        )
-        # `evaluate` and not `simple_evaluate`, which seeds the global generators and runs `pip list` for its record of the environment.
-        # What else it would do follows here: zero examples in the prompt unless the task says otherwise, and its seed for choosing them.
-        try:
-            loaded = manager.load(list(tasks))
-            for task in loaded["tasks"].values():
-                if task.get_config("num_fewshot") is None:
-                    task.set_config(key="num_fewshot", value=0)
-                task.set_fewshot_seed(seed=EXAMPLES_SEED)
-            return evaluate(lm=model, task_dict=loaded, limit=limit, log_samples=True, bootstrap_iters=0)
-        except (OSError, ConnectionError) as error:  # what `datasets` raises without network or cache
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            message = f"the data of task {', '.join(tasks)} is not at hand: {first}; download it once with the network on"
-            raise MissingAssetError(message) from error
+        loaded: dict[str, Any] = {}
+        for name in dict.fromkeys(found for wanted in names for found in _matches(wanted, manager)):
+            try:
+                loaded |= manager.load([name])["tasks"]
+            except (OSError, ConnectionError) as error:  # what `datasets` raises without network or cache
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise MissingAssetError(
+                    f"the data of task {name} is not at hand: {first}; download it once with the network on"
+                ) from error
+    return loaded
+
+
+def _is_pattern(name: str) -> bool:
+    return any(character in name for character in "*?[")
+
+
+def _matches(name: str, manager: Any) -> list[str]:
+    """The names that `name` stands for. A pattern stands for single tasks; for groups and tags only where no task matches, as they would
+    bring the same tasks again."""
+    if name in manager.all_tasks:
+        return [name]
+    found = []
+    if _is_pattern(name):
+        found = fnmatch.filter(manager.all_subtasks, name) or fnmatch.filter(manager.all_tasks, name)
+    if not found:
+        near = difflib.get_close_matches(name.rstrip("*_"), manager.all_tasks, n=4)
+        hint = f"nearest: {', '.join(near)}" if near else "`alignx-eval ls tasks` lists ours"
+        raise InputError(f"no task matches {name!r}; {hint}" if _is_pattern(name) else f"unknown task {name!r}; {hint}")
+    return found
+
+
+def _starts(tokenizer: Any) -> tuple[str, str]:
+    """What stands at the start of a prompt, and of an empty prompt, when lm-eval makes it: "bos", "eos", "none", "line break"."""
+    first = next(iter(tokenizer("a")["input_ids"]), None)
+    roles = {tokenizer.bos_token_id: "bos", tokenizer.eos_token_id: "eos"}
+    empty = start_token(tokenizer)[1]
+    return roles.get(first, "none") if first is not None else "none", empty if empty != "none" else "line break"
+
+
+def _lm_eval_model(checkpoint: Any, loaded: dict[str, Any]) -> Any:
+    from lm_eval.models.huggingface import HFLM
+
+    class Model(HFLM):
+        """lm-eval's model, which may have no end token: a generation then ends at the task's own stops or at its length."""
+
+        def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
+            return None if tokens is None else super().tok_decode(tokens, skip_special_tokens=skip_special_tokens)
+
+    tokenizer = copy.deepcopy(checkpoint.tokenizer)  # lm-eval changes padding
+    start, _ = start_token(tokenizer)
+    prefix = None
+    if start is None:  # lm-eval needs a token before an empty prompt; a line break is what stands between texts where nothing else does
+        prefix = next(ids[-1] for text in ("\n", ".") if (ids := tokenizer(text, add_special_tokens=False)["input_ids"]))
+    vocabulary = checkpoint.model.get_output_embeddings().weight.shape[0]
+    size = max(1, min(64, LOGITS_AT_ONCE // (64 * vocabulary)))
+    # `generate` pads on the left, which needs a token for padding, and a model that keeps its state clean of it.
+    if any(task.OUTPUT_TYPE == "generate_until" for task in loaded.values()):
+        paddings = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)  # what lm-eval takes, in this order
+        if all(token is None for token in paddings) or not decoding_cache.find_way(checkpoint.model).padded:
+            size = 1
+    return Model(
+        pretrained=checkpoint.model,
+        backend="causal",  # the decoder of an encoder-decoder family too, which lm-eval would run as one
+        tokenizer=tokenizer,
+        batch_size=size,
+        max_length=context_length(checkpoint.model),
+        prefix_token_id=prefix,
+    )
+
+
+def _prepare(task: Any) -> None:
+    """What `simple_evaluate` does to a task besides seeding the global generators and running `pip list`: zero examples in the prompt
+    unless the task says otherwise, and lm-eval's seed for choosing them."""
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=EXAMPLES_SEED)
+
+
+def _evaluate(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, Any]:
+    """lm-eval's results and samples."""
+    from lm_eval import evaluate
+
+    for task in loaded.values():
+        _prepare(task)
+    return evaluate(lm=model, task_dict={"tasks": loaded}, limit=limit, log_samples=True, bootstrap_iters=0)
+
+
+def _cut_documents(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, int]:
+    """By task, how many of its first `limit` documents lm-eval will cut on the left; tasks without any are left out.
+
+    Raises InputError where not even an answer has room in the model's context.
+    """
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    counts = {}
+    for name, task in loaded.items():
+        _prepare(task)
+        task.build_all_requests(limit=limit)
+        cut = set()
+        for request in task.instances:
+            answer = 0
+            if request.request_type == "loglikelihood":
+                context, continuation = request.args
+                pair = model._encode_pair(context, continuation) if context else ([0], model.tok_encode(continuation))
+                answer, room = len(pair[1]), model.max_length
+                length = len(pair[0]) + answer - 1  # the last token of the answer is scored and never read
+            elif request.request_type == "generate_until":
+                context, options = request.args
+                answer = normalize_gen_kwargs(dict(options), model.max_gen_toks)["max_gen_toks"]
+                room = model.max_length - 1  # an answer that fills the context leaves none for the prompt
+                length = len(model.tok_encode(context)) + answer - 1
+            else:  # rolling windows score everything
+                continue
+            if answer > room:
+                raise InputError(
+                    f"task {name} needs room for an answer of {answer} tokens, and the context of this checkpoint is {model.max_length} "
+                    "tokens: leave the task out"
+                )
+            if length > room:
+                cut.add(request.doc_id)
+        if cut:
+            counts[name] = len(cut)
+    return counts
+
+
+def _cut_text(count: int, report: dict[str, Any], task: str, context: int) -> str:
+    documents = len({sample["doc_id"] for sample in report["samples"][task]})
+    return (
+        f"{count} of {documents} documents are longer than the model's context of {context} tokens and lost their beginning, so the score "
+        "is that of another text and decides nothing"
+    )
 
 
 @cache
@@ -318,7 +456,10 @@ def _family_row(
     clusters = result.clusters[first.key]
     fields = interval_fields(clustered_mean(values, clusters))
     fields["method"] = f"mean of {len(members)} languages; {fields['method']}"
-    row = Row(suite=SUITE, metric=metric, checkpoint=name, n=len(values), chance=first.chance, higher_is_better=higher_is_better, **fields)
+    row = Row(
+        suite=SUITE, metric=metric, checkpoint=name, n=len(values), chance=first.chance, higher_is_better=higher_is_better,
+        unjudged=next((f"{row.language}: {row.unjudged}" for row, _ in members if row.unjudged), None), **fields,
+    )  # fmt: skip
     result.items[row.key] = Items("mean", values)
     result.clusters[row.key] = clusters
     return row

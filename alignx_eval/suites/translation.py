@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from alignx_eval import decoding_cache
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import context_length, encoding_environment, plan_batches, start_before, start_token
+from alignx_eval.encode import context_length, encoding_environment, start_before, start_token
 from alignx_eval.errors import InputError
 from alignx_eval.measures.bleu import TEXT_POLICY, bleu_signature, bleu_statistics, prepare
 from alignx_eval.measures.chrf import chrf_signature, chrf_statistics
@@ -174,9 +175,9 @@ def greedy_decode(
 ) -> list[tuple[list[int], str]]:
     """The most probable token after each prompt, again and again: per prompt the new tokens (without the end token) and what ended them.
 
-    breaks_line: whether the new tokens so far end with the end of their line.
-    prompts: token ids; caps: most new tokens of each. Batches hold sequences of similar length, padded on the left with masked positions,
-    and positions are counted from the first real token, so neighbours change nothing. Rows that have ended are dropped from the batch.
+    prompts: token ids; caps: most new tokens of each; breaks_line: whether the new tokens so far end with the end of their line. Batches
+    hold sequences of similar length, and neighbours change nothing: how the model is run, with padding and a cache where it can be, is
+    found out first (see `decoding_cache`). Rows that have ended leave the batch.
     """
     import torch
 
@@ -185,25 +186,15 @@ def greedy_decode(
     done = 0
     with torch.inference_mode():
         work = np.array([index for index in range(len(prompts)) if caps[index] > 0], dtype=np.int64)
+        way = decoding_cache.find_way(model) if len(work) else decoding_cache.WITHOUT_CACHE
+        starts = np.array([len(prompts[index]) for index in work], dtype=np.int64)
         lengths = np.array([len(prompts[index]) + caps[index] for index in work], dtype=np.int64)
-        for batch in plan_batches(lengths, max_tokens_per_batch):
+        for batch in decoding_cache.plan(way, starts, lengths, max_tokens_per_batch):
             rows = work[batch]
-            width = max(len(prompts[index]) for index in rows)
-            ids = torch.zeros(len(rows), width, dtype=torch.long)
-            mask = torch.zeros(len(rows), width, dtype=torch.long)
-            for row, index in enumerate(rows):
-                ids[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
-                mask[row, width - len(prompts[index]) :] = 1
-            ids, mask = ids.to(model.device), mask.to(model.device)
-            positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
-            cache = None
+            texts = decoding_cache.Batch(model, way, [prompts[index] for index in rows])
             alive = np.ones(len(rows), dtype=bool)
             while True:
-                output = model(
-                    input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-                )
-                cache = output.past_key_values
-                chosen = output.logits[:, -1].argmax(dim=-1)
+                chosen = texts.next_logits().argmax(dim=-1)
                 for row, token in enumerate(chosen.tolist()):
                     if not alive[row]:
                         continue
@@ -220,15 +211,10 @@ def greedy_decode(
                         alive[row] = False
                 if not alive.any():
                     break
-                last = positions[:, -1:]
-                if alive.sum() <= 0.75 * len(alive):  # dropping rows copies the cache, so not for every single one
-                    kept = torch.from_numpy(np.flatnonzero(alive)).to(model.device)
-                    cache.batch_select_indices(kept)
-                    mask, last, chosen = mask[kept], last[kept], chosen[kept]
+                texts.append(chosen)
+                if way.drops_rows and alive.sum() <= 0.75 * len(alive):  # dropping rows copies the cache, so not for every single one
+                    texts.keep(np.flatnonzero(alive))
                     rows, alive = rows[alive], alive[alive]
-                ids = chosen[:, None].to(model.device)
-                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
-                positions = last + 1
             done += len(batch)
             if progress is not None:
                 progress(done, len(prompts), "translating")
