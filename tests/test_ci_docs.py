@@ -45,8 +45,8 @@ def place(tmp_path_factory) -> Path:
         "recipe": {},
         "provenance": {},
     }
-    write_checkpoint(folder / "base.pt", model=tiny_model(0), **facts)
-    worse = tiny_model(0)
+    write_checkpoint(folder / "base.pt", model=tiny_model(0, max_position_embeddings=512), **facts)
+    worse = tiny_model(0, max_position_embeddings=512)
     with torch.no_grad():
         worse.get_input_embeddings().weight.mul_(30.0)
     write_checkpoint(folder / "worse.pt", model=worse, **facts)

@@ -526,6 +526,10 @@ def test_an_option_without_effect_is_refused_with_the_reason(own, monkeypatch, c
 
 
 def test_the_window_of_bits_per_byte_is_an_option_and_part_of_the_result(place, tmp_path, monkeypatch, capsys):
+    from alignx_eval.cli.options import Settings
+    from alignx_eval.evaluate import Options
+    from alignx_eval.suites import language_modelling
+
     monkeypatch.chdir(place)
     common = ("--corpus", "text", "--suites", "language_modelling", "--quiet")
     assert call(monkeypatch, capsys, "run", "a.pt", *common, "--window", "1", "--out", tmp_path / "none")[0] == 2
@@ -534,6 +538,7 @@ def test_the_window_of_bits_per_byte_is_an_option_and_part_of_the_result(place, 
     fingerprint = RunDirectory.read(tmp_path / "4").results("a")["language_modelling"].fingerprint
     assert fingerprint["window"] == 4
     assert RunDirectory.read(tmp_path / "4").manifest["options"]["window"] == 4
+    assert Settings().window == Options().window == language_modelling.WINDOW  # one default in three places
     code, _, err = call(monkeypatch, capsys, "compare", tmp_path / "4", tmp_path / "8", "--quiet", "--out", tmp_path / "both")
     assert code == 5 and "window" in err
     # Whoever measures beside a run does it in the run's window.

@@ -375,6 +375,11 @@ def test_empty_lines_and_broken_weights_give_a_reason_not_nan(corpus):
     assert all(np.isfinite(items.values).all() for items in result.items.values())
 
 
+def test_a_token_that_the_model_does_not_have_is_one_line(corpus):
+    with pytest.raises(InputError, match="300 embeddings"):
+        run(tiny_models.checkpoint(vocabulary=300), corpus)
+
+
 def test_progress_counts_every_line_once(corpus):
     seen = []
     run(tiny_models.checkpoint(), corpus, max_tokens_per_batch=100, progress=lambda done, total, what: seen.append((done, total, what)))
