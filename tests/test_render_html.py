@@ -30,6 +30,7 @@ from alignx_eval.diagnosis import RULES
 from alignx_eval.gate import STATUSES, Verdict, judge
 from alignx_eval.policy import default_policy
 from alignx_eval.render import figures, html, view
+from alignx_eval.results import Row
 from alignx_eval.series import make_series
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -788,3 +789,8 @@ def walk_text(markup: str) -> str:
     walker = Walker()
     walker.feed(markup)
     return "".join(walker.text)
+
+
+def test_the_references_own_rate_stands_beside_an_off_target_rate_under_its_name():
+    own = Row(suite="translation", metric="off_target_rate", checkpoint="a", value=0.05, n=9, null=0.03, higher_is_better=False)
+    assert html._floor(own, own, "a", {}) == (0.03, "the references themselves 0.030")
