@@ -8,9 +8,10 @@ import pytest
 import tiny_models
 
 from alignx_eval.corpora import load_corpus
+from alignx_eval.errors import InputError
 from alignx_eval.statistics.clustered import clustered_ratio
 from alignx_eval.suites import language_modelling
-from alignx_eval.suites.language_modelling import run, sentence_costs
+from alignx_eval.suites.language_modelling import check, run, sentence_costs
 
 LANGUAGES = ["eng_Latn", "deu_Latn", "zho_Hans"]
 
@@ -184,3 +185,10 @@ def test_progress_counts_every_line_once(corpus):
     run(tiny_models.checkpoint(), corpus, max_tokens_per_batch=100, progress=lambda done, total, what: seen.append((done, total, what)))
     assert seen[-1][:2] == (len(corpus) * len(LANGUAGES),) * 2
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+
+
+def test_a_model_that_padding_disturbs_is_refused():
+    import tiny_architectures
+
+    with pytest.raises(InputError, match="other scores when padding follows"):
+        check(tiny_architectures.tiny_checkpoint("cpmant"), load_corpus("interface", languages=["eng_Latn"], limit=1))
