@@ -20,8 +20,8 @@ from alignx_eval.errors import InputError
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 PROBE_LENGTHS = (9, 3, 6)
 PROBE_STEPS = 6
-# Root mean square difference of two sets of logits, in their standard deviations. Rounding moves trained models by 5e-5 in float32 and by
-# 0.06 in bfloat16; a state that padding got into, or a wrong position, by 0.2 and more.
+# Root mean square difference of two sets of logits, in their standard deviations. Rounding was seen to move trained models by 5e-5 in
+# float32 and 0.06 in bfloat16; padding in a state or a position off by its length moves random ones by 0.3 and more.
 TOLERANCE = 1e-4
 TOLERANCE_16_BIT = 0.2
 
@@ -156,6 +156,8 @@ def check_padding(model: Any) -> None:
         together = model(input_ids=ids.to(model.device), **options).logits
         for logits, text in zip(together, texts, strict=True):
             alone = model(input_ids=torch.tensor([text], device=model.device)).logits[0].float()
+            if not alone.isfinite().all():  # damaged weights: the rows say so
+                return
             if logits[: len(text)].shape != alone.shape or _differ(logits[: len(text)].float(), alone, model.dtype):
                 raise InputError(
                     f"{type(model).__name__} gives a text other scores when padding follows it; this architecture is not supported"

@@ -13,7 +13,7 @@ from alignx_eval.corpora import load_corpus
 from alignx_eval.suites import language_id, language_modelling, layers, tasks, translation
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "architectures.md").read_text(encoding="utf-8")
-LISTED = {line.split(" | ")[0].removeprefix("| "): line for line in PAGE.splitlines() if line.count(" | ") >= 4}
+LISTED = {line.split(" | ")[0].removeprefix("| "): line for line in PAGE.splitlines() if line.startswith("| ") and line.count("|") == 6}
 SAME_VERSION = f"With transformers {transformers.__version__}:" in PAGE
 # All suites, with the statistics behind them; the others go through the forward passes of the suites alone.
 FAMILIES = (

@@ -385,3 +385,10 @@ def test_progress_counts_every_line_once(corpus):
     run(tiny_models.checkpoint(), corpus, max_tokens_per_batch=100, progress=lambda done, total, what: seen.append((done, total, what)))
     assert seen[-1][:2] == (len(corpus) * len(LANGUAGES),) * 2
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+
+
+def test_a_model_that_padding_disturbs_is_refused():
+    import tiny_architectures
+
+    with pytest.raises(InputError, match="other scores when padding follows"):
+        check(tiny_architectures.tiny_checkpoint("cpmant"), load_corpus("interface", languages=["eng_Latn"], limit=1))

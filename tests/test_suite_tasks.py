@@ -14,7 +14,7 @@ from alignx_eval.assets import asset_folder
 from alignx_eval.corpora import load_corpus
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.prompts import translation_prompt
-from alignx_eval.suites.tasks import choice_lines, interface_choice, list_tasks, run
+from alignx_eval.suites.tasks import check, choice_lines, interface_choice, list_tasks, run
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("interface_choice_deu_Latn", "interface_choice_zho_Hans")
@@ -133,6 +133,111 @@ def test_wrong_input():
         run(tiny_models.checkpoint(), tasks=[])
     with pytest.raises(InputError, match="at least 1"):
         run(tiny_models.checkpoint(), tasks=TASKS, limit=0)
+
+
+@pytest.mark.parametrize("name", ["interface_choise", "interface_choise_*", "interface_choice_xx*"])
+def test_a_wrong_task_name_is_told_before_anything_is_measured(name):
+    with pytest.raises(InputError, match="nearest: .*interface_choice"):
+        check([name])
+
+
+def test_patterns_groups_and_single_tasks_together_measure_each_task_once():
+    result = run(tiny_models.checkpoint(), tasks=["interface_choice_[dz]*", "interface_choice_deu_Latn"], limit=2)
+    assert {row.language for row in result.rows} == {"deu_Latn", "zho_Hans", None}
+    group = run(tiny_models.checkpoint(), tasks=["interface_choice", "interface_choice_*"], limit=1)
+    assert len({row.language for row in group.rows} - {None}) == 9
+    assert len(group.rows) == len({row.key for row in group.rows})
+
+
+def test_data_is_looked_for_before_anything_is_measured(monkeypatch, tmp_path):
+    import datasets
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(MissingAssetError, match="belebele_deu_Latn"):
+        check(["interface_choice_deu_Latn", "belebele_deu_Latn"])
+
+
+def test_a_tokenizer_without_start_and_end_works_and_says_what_stands_at_the_start():
+    tokens = tiny_models.tokenizer(bos=False, eos=False)
+    result = run(tiny_models.checkpoint(tokens=tokens), tasks=TASKS[:1], limit=4)
+    assert {row.metric for row in result.rows} == {"interface_choice.acc", "interface_choice.acc_norm"}
+    assert result.environment["start_token"] == "none" and result.environment["start_token_of_empty_prompt"] == "line break"
+    assert "no start token" in result.notes[0] and "line break" in result.notes[0]
+    # Prompts are not empty, so the same model with a BOS that is never added scores the same.
+    with_start = run(tiny_models.checkpoint(), tasks=TASKS[:1], limit=4)
+    assert [row.value for row in with_start.rows] == [row.value for row in result.rows]
+    assert with_start.environment["start_token_of_empty_prompt"] == "bos"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_generation_and_empty_prompts_need_no_special_token(ends):
+    from lm_eval.api.instance import Instance
+
+    from alignx_eval.suites.tasks import _lm_eval_model
+
+    class Generating:
+        OUTPUT_TYPE = "generate_until"
+
+    tokens = tiny_models.tokenizer(bos=ends, eos=ends)
+    tokens = tokens if ends else without_padding(tokens)
+    model = _lm_eval_model(tiny_models.checkpoint(tokens=tokens), {"made up": Generating()})
+    assert model.batch_size == (1 if not ends else 64)
+    requests = [Instance("generate_until", {}, (text, {"until": ["x"], "max_gen_toks": 5}), 0) for text in ("Open the", "Save")]
+    assert len(model.generate_until(requests, disable_tqdm=True)) == 2
+    ((score, _),) = model.loglikelihood([Instance("loglikelihood", {}, ("", "Open"), 0)], disable_tqdm=True)
+    assert np.isfinite(score) and score < 0
+
+
+def without_padding(tokenizer):
+    import copy
+
+    changed = copy.deepcopy(tokenizer)
+    changed.pad_token = None
+    return changed
+
+
+def test_documents_longer_than_the_context_are_named_and_decide_nothing():
+    whole = run(tiny_models.checkpoint(), tasks=TASKS, limit=6)
+    assert not whole.warnings and not any(row.unjudged for row in whole.rows)
+    lengths = prompt_lengths("interface_choice_deu_Latn", 6)
+    positions = sorted(lengths)[3]
+    expected = sum(length > positions for length in lengths)
+    assert 0 < expected < 6
+    cut = run(tiny_models.checkpoint(positions=positions), tasks=TASKS, limit=6)
+    row = next(row for row in cut.rows if row.language == "deu_Latn")
+    assert row.value is not None and row.unjudged.startswith(f"{expected} of 6 documents are longer than the model's context")
+    assert any(warning.startswith(f"interface_choice_deu_Latn: {expected} of 6") for warning in cut.warnings)
+    assert next(row for row in cut.rows if row.language is None).unjudged
+    with pytest.raises(InputError, match="room for an answer"):
+        run(tiny_models.checkpoint(positions=2), tasks=TASKS[:1], limit=6)
+
+
+def prompt_lengths(task, limit):
+    """Tokens that a model has to read of the longest choice of each document: all but the last."""
+    tokenizer = tiny_models.tokenizer()
+    documents = interface_choice(task.removeprefix("interface_choice_"))["test"].select(range(limit))
+    return [
+        max(
+            len(tokenizer(translation_prompt("plain", "eng_Latn", "deu_Latn", document["source"]) + choice)["input_ids"]) - 1
+            for choice in document["choices"]
+        )
+        for document in documents
+    ]
+
+
+def test_a_model_that_keeps_padding_in_its_state_generates_text_by_text():
+    import tiny_architectures
+
+    from alignx_eval.suites.tasks import _lm_eval_model
+
+    class Generating:
+        OUTPUT_TYPE = "generate_until"
+
+    for kind, size in (("mamba", 1), ("llama", 64)):
+        assert _lm_eval_model(tiny_architectures.tiny_checkpoint(kind), {"made up": Generating()}).batch_size == size
 
 
 def test_data_that_is_not_at_hand_is_a_missing_asset(monkeypatch, tmp_path):

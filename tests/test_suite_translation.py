@@ -58,6 +58,24 @@ def test_R10_batched_decoding_with_left_padding_equals_generate_one_by_one(famil
         assert tokens == expected and end == "length"
 
 
+@pytest.mark.parametrize("family", ["mamba", "mamba2", "qwen3_next", "recurrent_gemma", "rwkv", "minimax", "bart"])
+def test_decoding_of_every_kind_of_cache_equals_the_plain_forward_pass(family, corpus):
+    """Recurrent states, hybrids, caches under other names and none at all; rows end at different times."""
+    import tiny_architectures
+    import torch
+
+    model = tiny_architectures.tiny_model(family)
+    prompts = prompts_of(corpus)
+    caps = [1 + 3 * index for index in range(len(prompts))]
+    decoded = greedy_decode(model, prompts, caps, end_tokens=frozenset(), breaks_line=never)
+    for prompt, cap, (tokens, _) in zip(prompts, caps, decoded, strict=True):
+        text = list(prompt)
+        with torch.inference_mode():
+            for _ in range(cap):
+                text.append(int(model(input_ids=torch.tensor([text])).logits[0, -1].argmax()))
+        assert tokens == text[len(prompt) :]
+
+
 def test_R10_batch_size_changes_nothing(corpus):
     model = tiny_models.model()
     prompts = prompts_of(corpus)

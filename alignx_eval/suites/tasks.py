@@ -81,9 +81,9 @@ def run(checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | Non
         environment=encoding_environment(checkpoint)
         | {"lm_eval": _lm_eval_version(), "start_token": start, "start_token_of_empty_prompt": empty_start, "context": model.max_length},
         notes=[
-            f"Prompts of tasks start as lm-eval starts them, for {checkpoint.name} with "
-            + {"none": "no start token, as its tokenizer adds none", "bos": "the BOS token that its tokenizer adds"}.get(start, start)
-            + f" (an empty prompt with {empty_start.upper() if empty_start != 'line break' else 'a line break'})."
+            f"Prompts of tasks start as lm-eval starts them. For {checkpoint.name}: "
+            + ("with no start token, as its tokenizer adds none" if start == "none" else f"with {start}, which its tokenizer adds")
+            + f"; an empty prompt with {empty_start}."
         ],
     )
     families: dict[tuple[str, bool], list[tuple[Row, tuple[str, ...]]]] = {}
@@ -251,11 +251,15 @@ def _matches(name: str, manager: Any) -> list[str]:
 
 
 def _starts(tokenizer: Any) -> tuple[str, str]:
-    """What stands at the start of a prompt, and of an empty prompt, when lm-eval makes it: "bos", "eos", "none", "line break"."""
+    """What stands at the start of a prompt when lm-eval makes it ("bos", "eos", another special token, "none"), and of an empty prompt
+    ("bos", "eos", "line break")."""
     first = next(iter(tokenizer("a")["input_ids"]), None)
-    roles = {tokenizer.bos_token_id: "bos", tokenizer.eos_token_id: "eos"}
+    start = "none"
+    if first in tokenizer.all_special_ids:
+        roles = {tokenizer.eos_token_id: "eos", tokenizer.bos_token_id: "bos"}
+        start = roles.get(first) or str(tokenizer.convert_ids_to_tokens(first))
     empty = start_token(tokenizer)[1]
-    return roles.get(first, "none") if first is not None else "none", empty if empty != "none" else "line break"
+    return start, "line break" if empty == "none" else empty
 
 
 def _lm_eval_model(checkpoint: Any, loaded: dict[str, Any]) -> Any:
