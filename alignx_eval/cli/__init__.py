@@ -12,6 +12,7 @@ import typer
 
 from alignx_eval import __version__
 from alignx_eval.cli import bless, compare, gate, ls, report, run, schema
+from alignx_eval.cli.options import ensure_home
 from alignx_eval.errors import AlignxError
 
 app = typer.Typer(
@@ -67,6 +68,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # sentences in every script, whatever the locale says
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
+    ensure_home()
     try:
         app()
     except SystemExit as stopped:

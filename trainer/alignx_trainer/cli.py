@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from alignx_eval import processes
-from alignx_eval.cli.options import prepare_environment
+from alignx_eval.cli.options import ensure_home, prepare_environment
 from alignx_eval.errors import AlignxError, InputError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__)
@@ -187,6 +187,7 @@ def report(
 
 def main() -> None:
     """Entry point: errors for users are one line and an exit code."""
+    ensure_home()
     try:
         arguments = sys.argv[1:]
         # `alignx-train RECIPE` is short for `alignx-train train RECIPE`.
