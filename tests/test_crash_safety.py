@@ -724,7 +724,7 @@ def test_an_interrupted_comparison_ends_with_130_and_goes_on(fresh, full):
     assert process.returncode == 130 and out == b"", lines
     remarks, last = lines[:-1], lines[-1]
     assert last == "interrupted; the same command goes on where it was"
-    assert all(line.startswith(("run directory: ", "a: ")) for line in remarks), remarks
+    assert all(line.startswith(("run directory: ", "a: ", "b: opened")) for line in remarks), remarks
     assert RunDirectory.read(folder / "run").labels() == ["a"]
     check_run_and_cache(folder)
     assert not list(folder.rglob("*.tmp")) and not list(folder.rglob(f"{vector_cache.TEMPORARY_PREFIX}*"))

@@ -180,7 +180,8 @@ def run_directory(plan: Plan, display: Display) -> Iterator[tuple[RunDirectory, 
     out, writable = plan.settings.out, processes.is_main()
     directory = RunDirectory(Path(out).expanduser(), writable=writable) if out else None
     with contextlib.ExitStack() as stack:
-        if directory is not None and directory.manifest:  # that another process is at work there is told before models are opened
+        # That another process is at work there is told before models are opened; a directory that was never locked stays as it is.
+        if directory is not None and (directory.path / ".lock").exists():
             stack.enter_context(directory.lock())
             ready = prepare(plan, display)
         else:
