@@ -21,18 +21,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from alignx_eval import __version__
 from alignx_eval.errors import InputError
 from alignx_eval.results import SCHEMA_VERSION, Items, LayerSimilarity, Row, SuiteResult
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "alignx-eval run"
 ROW_FIELDS = tuple(field.name for field in fields(Row))
@@ -70,11 +73,12 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 def sole_writer(folder: Path) -> Iterator[None]:
     """Keep other processes from writing to `folder`, which is made. The lock goes with the process, whatever ends it.
 
-    Raises InputError where the lock is taken or the folder cannot be written.
+    A file system without locks (some network file systems) is warned about, and there is no protection then. Raises InputError where the
+    lock is taken or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")
+        file = _open_lock(folder / ".lock")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
     with file:
@@ -84,9 +88,19 @@ def sole_writer(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except ImportError:  # no such locks on Windows
             pass
-        except OSError as error:
+        except BlockingIOError as error:
             raise InputError(f"{folder}: another process is writing there; wait for it or choose another --out") from error
+        except OSError as error:
+            logger.warning("%s: this file system has no locks (%s); let no other process write there meanwhile", folder, error.strerror)
         yield
+
+
+def _open_lock(path: Path) -> IO[str]:
+    """The file of a lock, made where it is missing. That of another user can be locked without being written."""
+    try:
+        return open(path, "a", encoding="ascii")
+    except PermissionError:
+        return open(path, encoding="ascii")
 
 
 def suite_key(*, label: str, content_hash: str, suite: str, options: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 Files are written under a temporary name, flushed to the disk and renamed, so several processes may share a cache, and a killed process or
 machine leaves nothing half done under a final name; every tensor is checked against its checksum when it is read. The cache is capped: the
 files that were used longest ago go first, except those of the checkpoint at hand, which stay even if they alone are more than the cap.
-Deleting any file is always safe, it is made again.
+Deleting any file is always safe, it is made again. Files get the rights that the umask leaves, so users may share a cache; entries that
+cannot be read, and a cache that cannot be written, are said and done without.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
-import tempfile
+import secrets
+import stat
 import time
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from alignx_eval.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 TEMPORARY_PREFIX = ".writing-"
@@ -45,28 +50,55 @@ def expected_bytes(*, languages: int, lines: int, layers: int, width: int) -> in
     return 4 * languages * lines * layers * width
 
 
-def store(cache_dir: str | Path, key: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Path:
-    """Write an entry atomically and return its path. Raises InputError where the cache cannot be written."""
+def store(cache_dir: str | Path, key: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Path | None:
+    """Write an entry atomically and return its path; None, and a warning, where the cache cannot be written."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path = cache_path(cache_dir, key)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
-        try:
+        with _temporary(path.parent) as (temporary, mode):
             arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
             checksums = {name: zlib.crc32(array.data) for name, array in arrays.items()}
             save_file(arrays, temporary, metadata={**metadata, CHECKSUMS: json.dumps(checksums)})
-            os.fsync(handle)
+            with open(temporary, "rb") as file:  # safetensors has put another file there, which only its owner may read
+                os.chmod(temporary, mode)
+                os.fsync(file.fileno())
             os.replace(temporary, path)
-        finally:
-            os.close(handle)
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-        raise InputError(f"{path.parent}: the vector cache cannot be written ({error}); name another --cache-dir") from error
+        logger.warning("%s", unwritable(cache_dir, error))
+        return None
     return path
+
+
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[tuple[Path, int]]:
+    """A new empty file in `folder`, which is made, and the rights that the umask leaves it; removed unless it was renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
+        yield path, mode
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def why_unwritable(cache_dir: str | Path) -> OSError | None:
+    """What keeps this process from writing entries; None where it can."""
+    try:
+        with _temporary(Path(cache_dir) / "vectors"):
+            return None
+    except OSError as error:
+        return error
+
+
+def unwritable(cache_dir: str | Path, error: Exception) -> str:
+    """What is done about it, for the user."""
+    reason = error.strerror if isinstance(error, OSError) else error
+    return f"{cache_dir}: the vector cache cannot be written ({reason}); sentence vectors stay in memory, --cache-dir names another place"
 
 
 class Entry:
@@ -97,10 +129,13 @@ class Entry:
 
 
 def open_entry(cache_dir: str | Path, key: str) -> Entry | None:
-    """The entry called `key`, or None where there is none. One that cannot be opened is removed."""
+    """The entry called `key`, or None where there is none that this user may read. A damaged one is removed."""
     from safetensors import SafetensorError, safe_open
 
     path = cache_path(cache_dir, key)
+    if os.path.exists(path) and not os.access(path, os.R_OK):
+        logger.warning("%s: holds entries of other users that cannot be read here; their sentences are encoded again", cache_dir)
+        return None
     try:
         entry = Entry(path, safe_open(str(path), framework="numpy"))
     except FileNotFoundError:
@@ -128,9 +163,10 @@ def prune(cache_dir: str | Path, max_bytes: int = DEFAULT_MAX_BYTES, keep: Colle
     for path in vectors.glob("*/*" + SUFFIX):
         try:
             status = path.stat()
-        except FileNotFoundError:  # evicted by another process meanwhile
+        except OSError:  # evicted by another process meanwhile
             continue
-        entries.append((status.st_mtime_ns, status.st_size, path))
+        if os.access(path, os.R_OK):  # what cannot be read is somebody else's to remove
+            entries.append((status.st_mtime_ns, status.st_size, path))
     total = sum(size for _, size, _ in entries)
     deleted = []
     for _, size, path in sorted(entries):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -13,15 +14,20 @@ from alignx_eval.results import SuiteResult
 
 
 class Display:
-    """Context manager. `say` writes a line, `bar(label)` gives the callable that `evaluate` wants for the progress of each suite."""
+    """Context manager. `say` writes a line, `bar(label)` gives the callable that `evaluate` wants for the progress of each suite. Warnings
+    that the package logs are said as lines too, each once."""
 
     def __init__(self, *, quiet: bool):
         self.quiet = quiet
         self._progress: Any = None
         self._task: Any = None
         self._started = time.monotonic()
+        self._warnings = _Warnings(self.say)
 
     def __enter__(self) -> Display:
+        logger = logging.getLogger("alignx_eval")
+        logger.addHandler(self._warnings)
+        logger.propagate = False
         if not self.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,6 +38,9 @@ class Display:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        logger = logging.getLogger("alignx_eval")
+        logger.removeHandler(self._warnings)
+        logger.propagate = True
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -64,3 +73,18 @@ class Display:
             self.say(f"{label}: {suite} " + ("was done before" if reused else f"{result.seconds:.1f} s"))
 
         return report
+
+
+class _Warnings(logging.Handler):
+    """Passes each message on once."""
+
+    def __init__(self, say: Callable[[str], None]):
+        super().__init__(logging.WARNING)
+        self._say = say
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)

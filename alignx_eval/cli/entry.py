@@ -13,7 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from alignx_eval import __version__
-from alignx_eval.errors import AlignxError
+from alignx_eval.cli.options import ensure_home
+from alignx_eval.errors import AlignxError, NotComparableError
 
 
 def _print_version(value: bool) -> None:
@@ -32,6 +33,7 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):  # sentences in every script, whatever the locale says
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
+    ensure_home()
     try:
         code = app(args=list(arguments), prog_name=name, standalone_mode=False) or 0  # 130 is what typer makes of KeyboardInterrupt
     except KeyboardInterrupt:
@@ -46,7 +48,8 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str]) -> NoReturn:
         code = error.exit_code
         if debug:
             traceback.print_exc()
-        _say(f"error: {_one_line(error)}")
+        # The table of what differs is easier to read as one.
+        _say(f"error: {error if isinstance(error, NotComparableError) else _one_line(error)}")
     except Exception as error:
         code = 1
         if debug:

@@ -180,7 +180,8 @@ def run_directory(plan: Plan, display: Display) -> Iterator[tuple[RunDirectory, 
     out, writable = plan.settings.out, processes.is_main()
     directory = RunDirectory(Path(out).expanduser(), writable=writable) if out else None
     with contextlib.ExitStack() as stack:
-        if directory is not None and directory.manifest:  # that another process is at work there is told before models are opened
+        # That another process is at work there is told before models are opened; a directory that was never locked stays as it is.
+        if directory is not None and (directory.path / ".lock").exists():
             stack.enter_context(directory.lock())
             ready = prepare(plan, display)
         else:
@@ -222,6 +223,8 @@ def prepare(plan: Plan, display: Display) -> Ready:
             label = checkpoint.name = unique_label(checkpoint.name, ready.labels)
             assert plan.corpus is not None
             check(checkpoint, plan.corpus, settings.suites, _options(plan))
+            if {"layers", "language_id"} & set(settings.suites):
+                _check_cache(checkpoint, plan.corpus, settings.cache_dir or default_cache_dir())
             ready.checkpoints[label] = describe_checkpoint(checkpoint)
             weight = next(checkpoint.model.parameters())
             facts = {"content": checkpoint.content_hash, "dtype": str(weight.dtype).removeprefix("torch."), "device": weight.device.type}
@@ -356,6 +359,11 @@ def _room(settings: Settings) -> float:
         import torch
 
         return torch.cuda.mem_get_info(device)[0] / 4
+    return _free_memory() / 4
+
+
+def _free_memory() -> float:
+    """Bytes that this process may still take, an equal share where a launcher started several here; 0 where that is not known."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -365,7 +373,7 @@ def _room(settings: Settings) -> float:
             free = min(free, int(limit) - int((group / "memory.current").read_text(encoding="ascii")))
     except (OSError, ValueError, StopIteration):
         return 0.0
-    return free / 4 / int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return free / int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
 
 
 def _utc(moment: float) -> str:
@@ -824,16 +832,36 @@ def _resolve_template(sources: Sequence[Source], settings: Settings) -> str:
     return settings.template or next((template for template in recorded if template), "plain")
 
 
+def _bytes_of_vectors(checkpoint: Any, corpus: ParallelCorpus) -> int:
+    from alignx_eval import vector_cache
+
+    config = checkpoint.model.config.get_text_config()
+    return vector_cache.expected_bytes(
+        languages=len(corpus.languages), lines=len(corpus), layers=config.num_hidden_layers + 2, width=config.hidden_size
+    )
+
+
+def _check_cache(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -> None:
+    """Raise InputError where the cache cannot be written and the vectors do not fit into memory either. Where they do, it is said when
+    they are made."""
+    from alignx_eval import vector_cache
+
+    error, size = vector_cache.why_unwritable(cache_dir), _bytes_of_vectors(checkpoint, corpus)
+    if error is not None and size > _free_memory() / 2:
+        raise InputError(
+            f"{cache_dir}: the vector cache cannot be written ({error.strerror}), and {_readable(size)} of sentence vectors are too much "
+            "for the memory; name another --cache-dir"
+        )
+
+
 def _announce_vectors(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -> str:
     """How large the sentence vectors of one checkpoint are, before they are made."""
     from alignx_eval import vector_cache
 
-    config = checkpoint.model.config.get_text_config()
-    size = vector_cache.expected_bytes(
-        languages=len(corpus.languages), lines=len(corpus), layers=config.num_hidden_layers + 2, width=config.hidden_size
-    )
+    size = _bytes_of_vectors(checkpoint, corpus)
     cap = vector_cache.DEFAULT_MAX_BYTES
-    text = f"sentence vectors take up to {_readable(size)} in {cache_dir}"
+    place = cache_dir if vector_cache.why_unwritable(cache_dir) is None else "memory"
+    text = f"sentence vectors take up to {_readable(size)} in {place}"
     return text + (f", more than the cap of {_readable(cap)}: they stay until another checkpoint is encoded" if size > cap else "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from alignx_eval import processes
 from alignx_eval.errors import InputError
 from alignx_eval.evaluate import SUITES
 
@@ -296,6 +298,38 @@ def default_cache_dir() -> str:
     return str(Path(base) / "alignx-eval")
 
 
+def ensure_home() -> None:
+    """Give the process a home folder where the system knows none, as for a user of a container without an entry in /etc/passwd: our cache
+    and those of torch, numba, matplotlib and the Hugging Face libraries lie there. It is said on stderr.
+
+    A home that is there and cannot be written stays, since models may be cached in it; only numba and matplotlib get another place.
+    """
+    try:
+        home = Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = folder = _own_temporary_folder()
+        os.environ.setdefault("LOGNAME", "nobody")  # torch asks for a name
+        if not {"-q", "--quiet"} & set(sys.argv) and processes.is_main():
+            print(f"this user has no home folder: caches go to {folder}", file=sys.stderr)
+        return
+    if not os.access(home, os.W_OK):
+        for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
+            if name not in os.environ:
+                os.environ[name] = _own_temporary_folder()
+
+
+def _own_temporary_folder() -> str:
+    """A folder for temporary files that belongs to this user alone, the same one each time."""
+    folder = Path(tempfile.gettempdir()) / f"alignx-eval-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not folder.is_symlink() and folder.stat().st_uid == os.getuid():
+            return str(folder)
+    except OSError:
+        pass
+    return tempfile.mkdtemp(prefix="alignx-eval-")
+
+
 def prepare_environment(offline: bool) -> None:
     """Settle network and chatter of the Hugging Face libraries. Must run before any of them is imported."""
     os.environ["TOKENIZERS_PARALLELISM"] = os.environ.get("TOKENIZERS_PARALLELISM", "false")
@@ -315,3 +349,4 @@ def prepare_environment(offline: bool) -> None:
 
         warnings.simplefilter("ignore")
         logging.getLogger().setLevel(logging.ERROR)
+        logging.getLogger("alignx_eval").setLevel(logging.WARNING)
