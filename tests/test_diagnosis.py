@@ -345,6 +345,44 @@ def test_loss_in_english_is_found(planted, words):
     assert "n = 500, 250 clusters" in diagnosis.sentence
 
 
+def not_to_judge(results: dict[str, SuiteResult], metric: str, *languages: str) -> dict[str, SuiteResult]:
+    """The results with rows of a metric that are a bound, in `languages` or in all."""
+    return {
+        suite: dataclasses.replace(
+            result,
+            rows=[
+                dataclasses.replace(row, unjudged="a bound")
+                if row.metric == metric and (not languages or row.language in languages)
+                else row
+                for row in result.rows
+            ],
+        )
+        for suite, result in results.items()
+    }
+
+
+def test_rows_that_must_not_be_judged_establish_nothing_and_rule_nothing_out():
+    lost = measured("alignx", retrieval=0.1, bits={"tur_Latn": 0.5})
+    assert against(lost)["over-alignment"].status == "found"
+    found = against(not_to_judge(lost, "bits_per_byte", "tur_Latn"))["over-alignment"]
+    assert found.status == "cannot-tell" and "(1 not judged: tur_Latn)" in found.sentence
+    kept = measured("alignx", retrieval=0.1)
+    assert against(kept)["over-alignment"].status == "not-found"
+    assert against(not_to_judge(kept, "bits_per_byte", "tur_Latn"))["over-alignment"].status == "cannot-tell"
+    gained = measured("alignx", correct={pair: 1 for code in OTHERS for pair in (f"{PIVOT}-{code}", f"{code}-{PIVOT}")})
+    assert "under the means that improved: BLEU +" in against(gained)["hidden-losers"].sentence
+    told = against(not_to_judge(gained, "bleu")).values()
+    assert not any("BLEU +" in diagnosis.sentence for diagnosis in told)
+
+
+def test_headlines_without_enough_clusters_make_no_claim():
+    sides = {name: measured(name, retrieval=shift, per_document=100) for name, shift in (("base", 0.0), ("alignx", 0.2))}
+    comparison = compare(sides, base="base", candidates=["alignx"], checkpoints={"base": {}, "alignx": {"align_layer": 2}})
+    changes = [change for headline in comparison.headlines for change in headline.changes]
+    assert changes and {change.word for change in changes} == {"no-claim"}
+    assert "no claim (5 clusters, a claim needs 10): +0.2" in comparison.findings[0] and "better" not in " ".join(comparison.findings)
+
+
 def test_loss_in_english_is_not_that_of_another_language():
     planted = {"bits": {"deu_Latn": 0.1}, "task": {"deu_Latn": -0.2}, "correct": {f"{PIVOT}-{code}": -1 for code in OTHERS}}
     diagnosis = against(measured("alignx", **planted))["loss-in-english"]

@@ -156,9 +156,7 @@ def _headlines(comparison: Comparison, contrast: view.Contrast, width: int, styl
             values = [view.headline_value(headline, kind) for kind in (contrast.kind, "")]
             word = view.WORDS[change.word] + (f": {change.reason}" if change.word == "no-claim" else "")
             text = f"  {_padded(title, widest)} {values[0]:>5} -> {values[1]:>5} {view.change_numbers(headline, change)} {word}"
-        text = _ascii(text)
-        whole = [text] if _cells(text) <= width else _wrap(text, width, "  ", "    ")
-        lines += [style(change.word, line) for line in whole]
+        lines += [style(change.word, line) for line in _wrap_table(_ascii(text), width)]
     return lines + ([f"  ({len(found) - HEADLINES} more in the report)"] if len(found) > HEADLINES else [])
 
 
@@ -176,14 +174,22 @@ def _measured(comparison: Comparison, width: int, style: Style) -> list[str]:
     if not found:
         return [*lines, "", "  No suite gave a headline number; the report has every number."]
     titles = [_ascii(each.title) for each in found[:MEASURED]]
-    widest = max(map(_cells, titles))
-    lines += ["", style("bold", f"  {_padded('', widest)} value, 95 % interval and n")]
-    for each, title in zip(found, titles, strict=False):
-        unjudged = f"not to be judged: {each.row.unjudged}" if each.row.unjudged else ""
-        rest = "".join(f", {text}" for text in (f"n = {each.row.n}", each.beside, unjudged) if text)
-        text = _ascii(f"  {_padded(title, widest)} {view.measured_numbers(each.row)}{rest}")
-        lines += [text] if _cells(text) <= width else _wrap(text, width, "  ", "    ")
+    numbers = [_ascii(view.measured_numbers(each.row)) for each in found[:MEASURED]]
+    widest, widest_number = max(map(_cells, titles)), max(map(len, numbers))
+    lines += ["", style("bold", f"  {_padded('', widest)} {'value, 95 % interval'.ljust(widest_number)}    n")]
+    for each, title, number in zip(found, titles, numbers, strict=False):
+        lines += _wrap_table(f"  {_padded(title, widest)} {number.ljust(widest_number)} {each.row.n:>4}", width)
+        for text in filter(None, (each.beside, f"not to be judged: {each.row.unjudged}" if each.row.unjudged else "")):
+            if _cells(f"{lines[-1]}  {text}") <= width:
+                lines[-1] += f"  {_ascii(text)}"
+            else:
+                lines += _wrap(text, width, "    ", "    ")
     return lines + ([f"  ({len(found) - MEASURED} more in the report)"] if len(found) > MEASURED else [])
+
+
+def _wrap_table(line: str, width: int) -> list[str]:
+    """A line of columns, which is broken only where it does not fit."""
+    return [line] if _cells(line) <= width else _wrap(line, width, "  ", "    ")
 
 
 def _warnings(comparison: Comparison, width: int, style: Style) -> list[str]:

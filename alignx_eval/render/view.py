@@ -462,17 +462,17 @@ def measured(comparison: Comparison) -> list[Measured]:
     for peak, metric in (("peak_layer", "precision_at_1"), ("peak_layer_centred", "precision_at_1_centred")):
         for row in means(peak, "layers"):
             layer = None if row.value is None else str(round(row.value))
-            found += [Measured(f"{metric_title(metric)}, highest at layer {layer}", each) for each in means(metric, "layers", layer)]
+            found += [Measured(f"{metric_title(metric)} (peak: layer {layer})", each) for each in means(metric, "layers", layer)]
     probed = sorted({row.layer for row in rows if row.metric == "probe_balanced_accuracy" and row.layer is not None}, key=layer_order)
     if last := [layer for layer in probed if "+" not in layer][-1:]:
-        found += [Measured(f"{row_title(row)}", row) for row in means("probe_balanced_accuracy", "language_id", last[0])]
+        found += [Measured(row_title(row), row) for row in means("probe_balanced_accuracy", "language_id", last[0])]
     bits = find("bits_per_byte", "language_modelling")
-    found += [Measured(f"{metric_title(row.metric)}, mean over languages", row) for row in bits if row.language is None]
+    found += [Measured(f"{metric_title(row.metric)} (mean)", row) for row in bits if row.language is None]
     if by_language := [row for row in bits if row.language is not None and row.value is not None]:
         worst = max(by_language, key=lambda row: row.value or 0.0)
-        found.append(Measured(f"{metric_title(worst.metric)}, worst: {worst.language}", worst))
+        found.append(Measured(f"{metric_title(worst.metric)} (worst: {worst.language})", worst))
     for metric in ("bleu", "chrf++", "off_target_rate"):
-        found += [Measured(f"{metric_title(metric)}, mean over directions", row) for row in means(metric, "translation")]
+        found += [Measured(f"{metric_title(metric)} (mean)", row) for row in means(metric, "translation")]
     tasks = [row for row in rows if row.suite == "tasks" and row.metric.endswith((".acc", ".exact_match"))]
     for metric in dict.fromkeys(row.metric for row in tasks):
         of_task = [row for row in tasks if row.metric == metric]
