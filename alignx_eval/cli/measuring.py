@@ -200,16 +200,15 @@ def prepare(plan: Plan, display: Display) -> Ready:
     Checkpoints that fit into memory together stay open. Raises what opening and the suites' checks raise, and NotComparableError where
     results that are there already do not compare with each other or with what would be measured. Writes nothing.
     """
-    from alignx_eval import checkpoint as checkpoints
+    from alignx_eval.checkpoint import check_checkpoint
 
     settings = plan.settings
     own = _identity_of_options(plan)
     _check_runs_compare(plan, own)
     to_measure = [source for source in plan.sources if source.run is None]
-    check_checkpoint = getattr(checkpoints, "check_checkpoint", None)
-    if check_checkpoint is not None:  # header, tokenizer and weights of all of them, before the first model is built
-        for source in to_measure:
-            check_checkpoint(source.reference, offline=settings.offline)
+    # Headers, tokenizer and weights of those that come later, before the first model is built; opening it does the same for the first.
+    for reference in dict.fromkeys(source.reference for source in to_measure[1:]):
+        check_checkpoint(reference, offline=settings.offline)
     ready = Ready([], {}, {}, {})
     entries: list[dict[str, Any]] = []
     room: float | None = None  # bytes that further models may take

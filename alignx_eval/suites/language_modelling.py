@@ -12,7 +12,7 @@ import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
 from alignx_eval.decoding_cache import check_padding
-from alignx_eval.encode import check_token_ids, context_length, encoding_environment, plan_batches, start_token
+from alignx_eval.encode import check_token_ids, context_length, encoding_environment, plan_batches, start_name, start_token
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures.bits_per_byte import bytes_not_in, token_bits, unknown_bytes, utf8_bytes
@@ -90,7 +90,7 @@ def run(
         default_clusters=corpus.groups,
         item_ids=corpus.ids,
         fingerprint=corpus_fingerprint(corpus) | {"unit": "bits per UTF-8 byte", "context": "each line alone", "window": window},
-        environment=encoding_environment(checkpoint) | {"start_token": role, "vocabulary": len(checkpoint.tokenizer)},
+        environment=encoding_environment(checkpoint) | {"start_token": start_name(checkpoint.tokenizer), "vocabulary": len(checkpoint.tokenizer)},
     )
     if role != "bos":
         first = "is conditioned on EOS" if role == "eos" else "is charged log2 of the vocabulary, as there is no EOS token either"

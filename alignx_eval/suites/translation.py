@@ -14,7 +14,7 @@ import numpy as np
 
 from alignx_eval import decoding_cache
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import context_length, encoding_environment, start_before, start_token
+from alignx_eval.encode import context_length, encoding_environment, start_before, start_name
 from alignx_eval.errors import InputError
 from alignx_eval.measures.bleu import TEXT_POLICY, bleu_signature, bleu_statistics, prepare
 from alignx_eval.measures.chrf import chrf_signature, chrf_statistics
@@ -138,7 +138,7 @@ def run(
             "language_identification": off_target_signature(),
         },
         environment=encoding_environment(checkpoint)
-        | {"start_token": start_token(checkpoint.tokenizer)[1], "end_tokens": _end_names(checkpoint)},
+        | {"start_token": start_name(checkpoint.tokenizer), "end_tokens": _end_names(checkpoint)},
     )
     groups = _jackknife_groups(corpus.groups)
     left_out: dict[str, LeftOut] = {"bleu": {}, "chrf++": {}, "off_target_rate": {}, "off_target_rate_reference": {}}
