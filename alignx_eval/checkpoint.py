@@ -347,6 +347,8 @@ def export_folder(reference: str | os.PathLike[str], folder: str | os.PathLike[s
         raise InputError(f"{folder} exists and is not empty; name a new folder")
     checkpoint = _open(reference, "cpu", None, offline, None)
     sidecar = {key: getattr(checkpoint, key) for key in ("stage", "step", "prompt_template", "recipe", "notes", "provenance")}
+    found_again = _start_notes(checkpoint.provenance, checkpoint.tokenizer, reference)
+    sidecar["notes"] = [note for note in checkpoint.notes if note not in found_again]
     if checkpoint.format != "pt":
         origin = {key: getattr(checkpoint, key) for key in ("name", "format", "content_hash")}
         sidecar["provenance"] = checkpoint.provenance | {"exported_from": origin}

@@ -90,7 +90,8 @@ def run(
         default_clusters=corpus.groups,
         item_ids=corpus.ids,
         fingerprint=corpus_fingerprint(corpus) | {"unit": "bits per UTF-8 byte", "context": "each line alone", "window": window},
-        environment=encoding_environment(checkpoint) | {"start_token": start_name(checkpoint.tokenizer), "vocabulary": len(checkpoint.tokenizer)},
+        environment=encoding_environment(checkpoint)
+        | {"start_token": start_name(checkpoint.tokenizer), "vocabulary": len(checkpoint.tokenizer)},
     )
     if role != "bos":
         first = "is conditioned on EOS" if role == "eos" else "is charged log2 of the vocabulary, as there is no EOS token either"
