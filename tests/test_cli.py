@@ -52,8 +52,8 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     for seed, name in enumerate("ab"):
         write_checkpoint(
-            folder / f"{name}.pt", model=tiny_model(seed), tokenizer=tiny_tokenizer(), stage="pretrain", step=1, prompt_template="plain",
-            heads=None, recipe={}, provenance={"align_layer": 1} if name == "b" else {},
+            folder / f"{name}.pt", model=tiny_model(seed, max_position_embeddings=512), tokenizer=tiny_tokenizer(), stage="pretrain",
+            step=1, prompt_template="plain", heads=None, recipe={}, provenance={"align_layer": 1} if name == "b" else {},
         )  # fmt: skip
     write_corpus(folder / "text", LINES)
     return folder
