@@ -10,13 +10,13 @@ import numpy as np
 
 from alignx_eval.checkpoint import Checkpoint
 from alignx_eval.corpora import BUNDLED, ParallelCorpus, load_corpus
-from alignx_eval.encode import check_lengths, context_length, encode_corpus
+from alignx_eval.encode import check_lengths, encode_corpus
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures import cosine, probe, retrieval
 from alignx_eval.measures.cka import number_groups
 from alignx_eval.statistics.clustered import clustered_mean, clustered_mean_difference, lower_bound
-from alignx_eval.suites.language_modelling import WINDOW, corpus_costs, unknown_languages
+from alignx_eval.suites.language_modelling import corpus_costs, unknown_languages
 from alignx_trainer.config import Recipe
 from alignx_trainer.data import default_split
 
@@ -65,7 +65,6 @@ def _same_path(one: str, two: str) -> bool:
 def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int, seed: int) -> Measured:
     """Measure `model`, which is left as it was. Under a launcher all processes must call it.
 
-    Bits per byte are in the evaluator's windows, or in windows of the model's context where that is shorter.
     Raises InputError for text with sentences that are longer than the model's context.
     """
     training = model.training
@@ -74,7 +73,7 @@ def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int
         checkpoint = Checkpoint("the model", "the model", model, tokenizer, None, None, None, None, align_layer, {}, {}, "", "pt")
         check_lengths(checkpoint, corpus)
         vectors = encode_corpus(checkpoint, corpus)
-        costs = corpus_costs(model, tokenizer, corpus, window=min(WINDOW, context_length(model) or WINDOW))
+        costs = corpus_costs(model, tokenizer, corpus)
     finally:
         model.train(training)
     last = vectors.layer_names[-2]
