@@ -294,7 +294,7 @@ def test_a_verdict_that_is_not_enforced_is_one_line_below_the_findings():
     shown = every_rendering(comparison, verdict)
     lines = shown["console"].splitlines()
     assert [line for line in lines if "FAIL" in line] == [lines[-2]]
-    assert lines[-2] == "Gate (default policy, not enforced): FAIL, rows: 26 regression, 3 not settled"
+    assert lines[-2] == "Gate (default policy, not enforced): FAIL, 26 regression, 3 not settled"
     assert lines[-1].startswith("Report")
     assert shown["markdown"].startswith("# damaged against base\n")
     assert shown["markdown"].index("## Findings") < shown["markdown"].index("## Gate (default policy, not enforced): ✕ FAIL")

@@ -73,14 +73,14 @@ def render(
 
 
 def _gate_in_short(verdict: Verdict, width: int) -> str:
-    """One line, "Gate (...): INCOMPLETE, rows: 84 not judged"; of several candidates, how many have which outcome."""
+    """One line, "Gate (...): INCOMPLETE, 84 not judged"; of several candidates, how many have which outcome."""
     if len(verdict.candidates) > 1:
         counts = {word: sum(each.outcome == outcome for each in verdict.candidates) for outcome, word in view.OUTCOME_WORDS.items()}
         said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     else:
-        counts = {view.STATUS_WORDS[status]: count for status, count in verdict.candidates[0].counts().items()}
-        rows = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
-        said = f"{view.OUTCOME_WORDS[verdict.outcome]}, {f'rows: {rows}' if rows else 'no row'}"
+        of_rows = verdict.candidates[0].counts()
+        told = [f"{count} {view.STATUS_WORDS[status]}" for status, count in of_rows.items() if count and status != "green"]
+        said = f"{view.OUTCOME_WORDS[verdict.outcome]}, {', '.join(told) or f'{sum(of_rows.values())} rows within tolerance'}"
     title = view.gate_title(verdict)
     if _cells(title) > width // 2:  # a long path must not push the outcome out of the line
         title = view.gate_title(replace(verdict, policy_name=f"...{verdict.policy_name[-width // 4 :]}"))
@@ -216,6 +216,8 @@ def _price(comparison: Comparison, candidate: str, width: int) -> list[str]:
 
 def _worst_languages(comparison: Comparison, width: int, style: Style) -> list[str]:
     contrast = view.contrasts(comparison)[0]
+    if not any(row.se is not None for row in contrast.rows):  # nothing could be judged, so nobody can be said to be worst
+        return []
     lines = [style("bold", line) for line in _wrap(f"Worst languages ({contrast.formula})", width)]
     worst = view.worst_languages(comparison, contrast, WORST)
     for code, row in worst:
