@@ -165,10 +165,11 @@ def place(tmp_path_factory) -> Path:
         shutil.copyfile(folder / "base.pt", folder / name)
     for name in ("llama", "llama-aligned"):
         export_folder(folder / "base.pt", folder / name)
-    text = folder / "flores200" / "devtest"
-    text.mkdir(parents=True)
-    for code in ("eng_Latn", "deu_Latn", "fra_Latn", "zho_Hans", "swh_Latn", "tur_Latn", "hin_Deva"):
-        (text / f"{code}.devtest").write_text("".join(f"{code[:3]} line {number}\n" for number in range(110)), encoding="utf-8")
+    for name, ending in (("devtest", "devtest"), ("dev-510", "dev")):
+        text = folder / "flores200" / name
+        text.mkdir(parents=True)
+        for code in ("eng_Latn", "deu_Latn", "fra_Latn", "zho_Hans", "swh_Latn", "tur_Latn", "hin_Deva"):
+            (text / f"{code}.{ending}").write_text("".join(f"{code[:3]} line {number}\n" for number in range(110)), encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         for command in BEFOREHAND:
             assert run(command, folder, patch) == (0, ""), command

@@ -213,8 +213,11 @@ def test_the_share_of_one_token_is_reported_for_each_layer_with_a_warning(monkey
     assert all((row.higher_is_better, row.language, row.n) == (None, None, 40) for row in found.values())
     assert found["1"].method == "mean over 120 sentences of at least 8 tokens, no interval"
     (warning,) = result.warnings
-    assert warning.startswith("In layers 1 to 2, 4 one token holds up to 90.0% of a sentence's squared norm")
+    assert warning.startswith("In layers 1 to 2, 4 one token holds on average up to 90.0% of a sentence's squared norm")
     assert layers.run(make_checkpoint(), make_corpus(), pooling="last").warnings == []  # it takes one token anyway
+    planted(monkeypatch, align_then_diverge(), shares=[0.2, 0.9, 0.3, 0.3, 0.4, 0.5])
+    (warning,) = layers.run(make_checkpoint(), make_corpus()).warnings
+    assert warning.startswith("In layer 1 one token holds on average 90.0% of a sentence's squared norm: ")
 
 
 def test_sentences_of_few_tokens_do_not_count_for_the_share_of_one(monkeypatch):

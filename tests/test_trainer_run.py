@@ -646,7 +646,8 @@ def test_a_run_begins_again_without_its_damaged_state(place: Path, interrupted: 
     (run / "state.pt").unlink()
     said: list[str] = []
     train(damaged_recipe(place), run, device="cpu", say=said.append)
-    assert len(said) == 1 and "beginning again at the first of 5" in said[0]
+    assert "beginning again at the first of 5" in said[0] and said[1].startswith("validation before the first step"), said
+    assert len(said) == 2
     whole = train(damaged_recipe(place), tmp_path / "whole", device="cpu").parent
     assert contents(run) == contents(whole)
 
@@ -963,6 +964,16 @@ def test_the_start_token_of_training_is_recorded_and_validation_measures_with_it
     assert result.environment["start_token"] == checkpoint.provenance["start_token"]
     (row,) = [row for row in result.rows if (row.metric, row.layer, row.language) == ("precision_at_1", "1", None)]
     assert read_log(tmp_path / "run")[-1]["validation"]["precision_at_1"]["value"] == pytest.approx(row.value, abs=1e-6)
+
+
+def test_the_languages_of_validation_are_said_before_it_begins(place: Path, tmp_path: Path):
+    """Without `eval_languages` it is all of the folder's, and those of FLORES take hours in which nothing else is written."""
+    said: list[str] = []
+    recipe = validated(place, model={**MODEL, "max_position_embeddings": 8})
+    with pytest.raises(InputError, match="the model takes 8 tokens"):
+        train(recipe, tmp_path / "run", device="cpu", say=said.append)
+    assert said[0].startswith("validation before the first step and every "), said
+    assert " 12 lines of " in said[0] and " in deu_Latn, eng_Latn; " in said[0] and "`eval_languages`" in said[0]
 
 
 def test_validation_text_that_does_not_fit_the_context_is_refused_before_the_first_step(place: Path, tmp_path: Path):

@@ -638,6 +638,6 @@ def _dominant_token(rows: Sequence[Row]) -> list[str]:
         runs[-1].append(str(rows[index].layer))
     places = ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
     return [
-        f"In layer{'s' if len(dominated) > 1 else ''} {places} one token holds up to {max(shares):.1%} of a sentence's squared norm "
-        "(mean over sentences): what is measured there is that token more than the sentence."
+        f"In layer{'s' if len(dominated) > 1 else ''} {places} one token holds on average {'up to ' if len(dominated) > 1 else ''}"
+        f"{max(shares):.1%} of a sentence's squared norm: what is measured there is that token more than the sentence."
     ]

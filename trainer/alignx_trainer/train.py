@@ -420,6 +420,8 @@ def _train(
                 raise TrainingError(f"could not write {log_path}: {error.strerror}; {GOES_ON}") from None
 
         if corpus is not None and start is None:
+            if engine.main:
+                say(validation.announcement(corpus, recipe.eval_every))
             start = validate()
             measured_first = validation.summary(start, corpus, align_layer)
             if note := validation.unknown_text(start, recipe):

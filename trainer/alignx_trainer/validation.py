@@ -56,6 +56,15 @@ def load_validation(recipe: Recipe) -> ParallelCorpus:
     return corpus
 
 
+def announcement(corpus: ParallelCorpus, every: int) -> str:
+    """What validation measures, said before it begins: in all languages of a large folder it takes longer than the training."""
+    languages = f"{len(corpus.languages)} languages" if len(corpus.languages) > 5 else ", ".join(corpus.languages)
+    return (
+        f"validation before the first step and every {every} steps: {len(corpus)} lines of {corpus.name} in {languages}; "
+        "`eval_languages` and `eval_lines` make it shorter"
+    )
+
+
 def _same_path(one: str, two: str) -> bool:
     """Whether two paths of corpora, however they are written, are one."""
     places = [Path(path).expanduser() for path in (one, two) if path not in BUNDLED]
