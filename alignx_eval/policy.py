@@ -153,8 +153,10 @@ def policy_schema() -> dict[str, Any]:
 def _parse(text: str, where: str) -> Policy:
     import yaml
 
+    from alignx_eval.plain_yaml import read_yaml
+
     try:
-        document = yaml.safe_load(text)
+        document = read_yaml(text)
     except yaml.YAMLError as error:
         raise InputError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(document, dict) or document.get("format") != POLICY_FORMAT:

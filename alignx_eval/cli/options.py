@@ -220,8 +220,10 @@ def settings_from(given: Mapping[str, Any], config: Path | None, inherited: Mapp
 def _read_config(path: Path) -> dict[str, Any]:
     import yaml
 
+    from alignx_eval.plain_yaml import read_yaml
+
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:

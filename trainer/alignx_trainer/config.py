@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 from alignx_eval.errors import InputError
+from alignx_eval.plain_yaml import read_yaml
 
 RECIPE_VERSION = 1
 RECIPES = Path(__file__).parent / "recipes"
@@ -166,16 +168,20 @@ def _checked(cls: type, given: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _number(cls: type, given: dict[str, Any], where: str) -> dict[str, Any]:
-    """YAML reads 2e-6 as text; and a wrong type should be named here, not somewhere in torch."""
+    """A wrong type should be named here, not somewhere in torch."""
     for name, kind in get_type_hints(cls).items():
         if name not in given or given[name] is None:
             continue
+        if kind is bool and not isinstance(given[name], bool):
+            raise InputError(f"{where}: {name} must be true or false, not {given[name]!r}")
         accepted = {part for part in (get_args(kind) or (kind,)) if part in (int, float)}
         if accepted:
             try:
                 value = float(given[name])
             except (TypeError, ValueError):
-                raise InputError(f"{where}: {name} must be a number, not {given[name]!r}") from None
+                value = math.nan
+            if math.isnan(value) or isinstance(given[name], bool):
+                raise InputError(f"{where}: {name} must be a number, not {given[name]!r}")
             if float not in accepted and value != int(value):
                 raise InputError(f"{where}: {name} must be a whole number, not {given[name]!r}")
             given[name] = value if float in accepted else int(value)
@@ -212,7 +218,7 @@ def load_recipe(name: str, overrides: list[str] | None = None, say: Callable[[st
     """
     path = find_recipe(name)
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = read_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
@@ -225,7 +231,7 @@ def load_recipe(name: str, overrides: list[str] | None = None, say: Callable[[st
         if not equals:
             raise InputError(f"{override!r}: overrides have the form key=value")
         try:
-            _put(given, key.split("."), yaml.safe_load(value), override)
+            _put(given, key.split("."), read_yaml(value), override)
         except yaml.YAMLError:
             raise InputError(f"{override!r}: the value is no valid YAML") from None
         overridden[key.split(".")[0]] = override
