@@ -92,7 +92,7 @@ def refuse_sizeable_rest(unused: Iterable[str], stored: Mapping[str, torch.Tenso
     total = sum(tensor.numel() for tensor in stored.values())
     rest = {name: stored[name].numel() for name in unused if name in stored and not _OTHER_SENSES.search(name)}
     if sum(rest.values()) > _SIZEABLE * total:
-        largest = max(rest, key=lambda name: rest[name])
+        largest = max(sorted(rest), key=lambda name: rest[name])
         raise InputError(
             f"{source}: {sum(rest.values()) / total:.0%} of its weights ({largest} and {len(rest) - 1} more) belong to no part of the "
             "model that its configuration describes; without them it is another model. Mend the configuration, or give the model they "
