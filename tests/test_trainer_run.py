@@ -101,9 +101,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Sums are in the same order then, and bits can be compared."""
+    """Sums are in the same order then, and bits can be compared; the runs of fixtures of this module too."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
