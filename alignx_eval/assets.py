@@ -14,4 +14,6 @@ def asset_folder(name: str) -> Path:
     for folder in (package / name, package.parent / name):
         if folder.is_dir():
             return folder
-    raise MissingAssetError(f"the data folder {name!r} is missing from this installation of alignx-eval; install it again")
+    raise MissingAssetError(
+        f"the data folder {name!r} is missing from this installation of alignx-eval; install it again"
+    )

@@ -105,7 +105,10 @@ class Baseline(BaseModel):
 def baseline_schema() -> dict[str, Any]:
     """JSON schema of a baseline file."""
     schema = Baseline.model_json_schema()
-    schema["properties"]["sha256"] = {"type": "string", "description": "SHA-256 of the other fields as compact JSON with sorted keys."}
+    schema["properties"]["sha256"] = {
+        "type": "string",
+        "description": "SHA-256 of the other fields as compact JSON with sorted keys.",
+    }
     schema["required"] = sorted({*schema["required"], "format", "version", "sha256"})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
@@ -127,7 +130,9 @@ def make(
     any row, or gates against a control.
     """
     if policy.against == "control":
-        raise InputError("the policy gates against the control; a baseline takes the place of the base, so `against: base` is needed")
+        raise InputError(
+            "the policy gates against the control; a baseline takes the place of the base, so `against: base` is needed"
+        )
     facts = {name: checkpoint.get(name) for name in CHECKPOINT_FACTS}
     # A candidate's own training is what comes after these stages.
     facts["provenance"] = {"stages": list((checkpoint.get("provenance") or {}).get("stages") or [])}
@@ -139,7 +144,9 @@ def make(
     keys = _gated_keys(rows, policy, corpus, [layer] if layer in layers else [None, *layers])
     if not keys:
         measured = ", ".join(results) or "nothing"
-        raise InputError(f"the policy gates none of the rows that were measured ({measured}); measure more suites or change the policy")
+        raise InputError(
+            f"the policy gates none of the rows that were measured ({measured}); measure more suites or change the policy"
+        )
     kept = {suite: reduce(result, keys) for suite, result in results.items()}
     kept = {suite: relabel(result, OWNER) for suite, result in kept.items() if result.rows}
     suites, statistics = [], []
@@ -203,7 +210,8 @@ def compare_with(
     keys = _gated_keys([*baseline.rows, *rows], policy, corpus, [layer])
     sides = {
         baseline.label: {
-            suite: replace(result, rows=[row for row in result.rows if row.key in keys]) for suite, result in _unpack(baseline).items()
+            suite: replace(result, rows=[row for row in result.rows if row.key in keys])
+            for suite, result in _unpack(baseline).items()
         },
         label: {suite: reduce(result, keys) for suite, result in results.items()},
     }
@@ -243,7 +251,10 @@ def changes(before: Baseline, after: Baseline, results: Results) -> list[str]:
     if before.policy != after.policy:
         told.append("policy: changed")
     old, new = ({row.key: row for row in baseline.rows} for baseline in (before, after))
-    for title, keys in (("added", [key for key in new if key not in old]), ("removed", [key for key in old if key not in new])):
+    for title, keys in (
+        ("added", [key for key in new if key not in old]),
+        ("removed", [key for key in old if key not in new]),
+    ):
         if keys:
             told.append(f"rows {title}: {len(keys)}: {', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''}")
     try:
@@ -256,7 +267,10 @@ def changes(before: Baseline, after: Baseline, results: Results) -> list[str]:
             policy=after.policy,
         )
     except NotComparableError as error:
-        return [*told, f"measured differently, so values were not compared: {str(error).partition(chr(10))[2].rpartition(chr(10))[0]}"]
+        return [
+            *told,
+            f"measured differently, so values were not compared: {str(error).partition(chr(10))[2].rpartition(chr(10))[0]}",
+        ]
     gated = judge(comparison, after.policy).candidates[0].rows
     changed = [row for row in gated if row.row is not None and row.row.difference]
     if changed:
@@ -327,7 +341,9 @@ def load(path: str | Path) -> Baseline:
             f"{path}: a baseline of version {document.get('version')!r}, this alignx-eval reads version {VERSION}; bless again"
         )
     if document.pop("sha256", None) != _checksum(document):
-        raise InputError(f"{path}: was edited or damaged (its content does not have the recorded checksum); restore it, or bless again")
+        raise InputError(
+            f"{path}: was edited or damaged (its content does not have the recorded checksum); restore it, or bless again"
+        )
     try:
         baseline = Baseline.model_validate(document)
         _unpack(baseline)
@@ -351,7 +367,9 @@ SHOWN = 20  # rows that `changes` names
 def _content(baseline: Baseline) -> dict[str, Any]:
     content = baseline.model_dump(mode="json")
     defaults = {field.name: field.default for field in fields(Row)}
-    content["rows"] = [{name: value for name, value in row.items() if value != defaults[name]} for row in content["rows"]]
+    content["rows"] = [
+        {name: value for name, value in row.items() if value != defaults[name]} for row in content["rows"]
+    ]
     return content
 
 
@@ -360,7 +378,9 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _gated_keys(rows: Iterable[Row], policy: Policy, corpus: Mapping[str, Any], layers: Iterable[str | None]) -> set[str]:
+def _gated_keys(
+    rows: Iterable[Row], policy: Policy, corpus: Mapping[str, Any], layers: Iterable[str | None]
+) -> set[str]:
     """Keys of the rows that the policy gates where any of `layers` is the align layer."""
     context = Comparison(base="", candidates=[], control=None, rows=[], results={}, checkpoints={}, corpus=dict(corpus))
     return {
@@ -373,7 +393,9 @@ def _gated_keys(rows: Iterable[Row], policy: Policy, corpus: Mapping[str, Any], 
 
 def _layer(rows: Sequence[Row], checkpoint: Mapping[str, Any]) -> str | None:
     """The layer that the gate takes for a checkpoint with these rows."""
-    context = Comparison(base="", candidates=[], control=None, rows=[], results={}, checkpoints={"": dict(checkpoint)}, corpus={})
+    context = Comparison(
+        base="", candidates=[], control=None, rows=[], results={}, checkpoints={"": dict(checkpoint)}, corpus={}
+    )
     return align_layer(context, rows, "")[0]
 
 

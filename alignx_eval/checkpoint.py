@@ -52,14 +52,18 @@ Format = Literal["pt", "folder", "adapter", "hub", "gguf"]
 
 FORMAT = "alignx"
 VERSION = 1
-KEYS = frozenset("format version stage step config tokenizer generation_config prompt_template state_dict heads recipe provenance".split())
+KEYS = frozenset(
+    "format version stage step config tokenizer generation_config prompt_template state_dict heads recipe provenance".split()
+)
 BUNDLED = ("base", "tuned", "alignx")
 BUNDLED_FOLDER = Path(__file__).parent / "bundled" / "checkpoints"
 SIDECAR = "alignx.json"  # beside an exported folder: what a Hugging Face folder has no place for
 WRITABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 # Everything that torch.save needs for a dict of plain values and dense tensors. Any other name in the pickle is refused unread.
-_HARMLESS_GLOBAL = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch(\.storage)? \w+Storage")
+_HARMLESS_GLOBAL = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch(\.storage)? \w+Storage"
+)
 # Keys that make transformers look for code, kernels or paths somewhere else, or that training leaves behind and evaluation pays for.
 _DROPPED_CONFIG_KEYS = frozenset(
     "auto_map trust_remote_code attn_implementation experts_implementation name_or_path transformers_version custom_pipelines "
@@ -69,7 +73,9 @@ _REFUSED_CONFIG_KEYS = frozenset(
     "auto_map trust_remote_code attn_implementation experts_implementation custom_pipelines custom_generate quantization_config".split()
 )
 _TOKENIZER_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(json|txt|model|jinja|tiktoken|spm|bpe)")
-_NO_TOKENIZER_FILE = frozenset(("config.json", "generation_config.json", "adapter_config.json", "processor_config.json"))
+_NO_TOKENIZER_FILE = frozenset(
+    ("config.json", "generation_config.json", "adapter_config.json", "processor_config.json")
+)
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 _FILE_SUFFIXES = (".pt", ".pth", ".gguf", ".safetensors", ".bin", ".ckpt", ".zip")
 
@@ -128,7 +134,9 @@ def open_checkpoint(
     return _open(os.fspath(reference), target, own_dtype, offline, cache_dir)
 
 
-def check_checkpoint(reference: str | os.PathLike[str], *, offline: bool = True, cache_dir: str | os.PathLike[str] | None = None) -> None:
+def check_checkpoint(
+    reference: str | os.PathLike[str], *, offline: bool = True, cache_dir: str | os.PathLike[str] | None = None
+) -> None:
     """Find out what would keep `reference` from being opened, as far as that is possible without loading weights into a model.
 
     It exists (of the hub: is fetched, or in the cache), its configuration is that of a causal language model, names and shapes of the
@@ -176,7 +184,11 @@ def recorded_template(reference: str | os.PathLike[str], *, offline: bool = True
     if place.format == "pt":
         return _read_pt(place.path)["prompt_template"]
     sidecar = place.path / SIDECAR
-    return _read_json(sidecar, f"{reference}: its {SIDECAR} is not readable").get("prompt_template") if sidecar.is_file() else None
+    return (
+        _read_json(sidecar, f"{reference}: its {SIDECAR} is not readable").get("prompt_template")
+        if sidecar.is_file()
+        else None
+    )
 
 
 @dataclass(frozen=True)
@@ -223,7 +235,9 @@ def _find(reference: str, offline: bool, cache_dir: str | os.PathLike[str] | Non
     return _Location(format_, folder, match["id"], match["revision"], commit)
 
 
-def _open(reference: str, device: str, dtype: torch.dtype | None, offline: bool, cache_dir: str | os.PathLike[str] | None) -> Checkpoint:
+def _open(
+    reference: str, device: str, dtype: torch.dtype | None, offline: bool, cache_dir: str | os.PathLike[str] | None
+) -> Checkpoint:
     """As `open_checkpoint`, but dtype None is the checkpoint's own."""
     place = _find(reference, offline, cache_dir)
     if place.format == "pt":
@@ -253,10 +267,14 @@ def _open(reference: str, device: str, dtype: torch.dtype | None, offline: bool,
 def _bundled_path(reference: str) -> Path:
     name = reference.removeprefix("bundled:")
     if name not in BUNDLED:
-        raise InputError(f"no bundled checkpoint {name!r}; there are {', '.join('bundled:' + known for known in BUNDLED)}")
+        raise InputError(
+            f"no bundled checkpoint {name!r}; there are {', '.join('bundled:' + known for known in BUNDLED)}"
+        )
     path = BUNDLED_FOLDER / f"{name}.pt"
     if not path.is_file():
-        raise MissingAssetError(f"{reference} is not part of this installation ({path} is missing); install alignx-eval again")
+        raise MissingAssetError(
+            f"{reference} is not part of this installation ({path} is missing); install alignx-eval again"
+        )
     return path
 
 
@@ -318,7 +336,9 @@ def write_checkpoint(
         "step": int(step),
         "config": config,
         "tokenizer": _tokenizer_files(tokenizer),
-        "generation_config": None if generation_config is None else _clean_config(_plain(generation_config.to_dict(), "generation_config")),
+        "generation_config": None
+        if generation_config is None
+        else _clean_config(_plain(generation_config.to_dict(), "generation_config")),
         "prompt_template": None if prompt_template is None else str(prompt_template),
         "state_dict": state,
         "heads": None if heads is None else _dense(heads, None),
@@ -346,7 +366,9 @@ def export_folder(reference: str | os.PathLike[str], folder: str | os.PathLike[s
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not empty; name a new folder")
     checkpoint = _open(reference, "cpu", None, offline, None)
-    sidecar = {key: getattr(checkpoint, key) for key in ("stage", "step", "prompt_template", "recipe", "notes", "provenance")}
+    sidecar = {
+        key: getattr(checkpoint, key) for key in ("stage", "step", "prompt_template", "recipe", "notes", "provenance")
+    }
     found_again = _start_notes(checkpoint.provenance, checkpoint.tokenizer, reference)
     sidecar["notes"] = [note for note in checkpoint.notes if note not in found_again]
     if checkpoint.format != "pt":
@@ -433,8 +455,12 @@ def _read_pt(path: Path) -> dict[str, Any]:
     _scan_before_loading(path)
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever torch makes of a damaged file; its own message is long and advises weights_only=False
-        raise InputError(f"{path} is damaged and cannot be loaded ({_one_line(error, 120)}); copy or write it again") from None
+    except (
+        Exception
+    ) as error:  # whatever torch makes of a damaged file; its own message is long and advises weights_only=False
+        raise InputError(
+            f"{path} is damaged and cannot be loaded ({_one_line(error, 120)}); copy or write it again"
+        ) from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise InputError(
             f"{path} is a torch file, but no alignx checkpoint{_foreign_content(payload)}; write it with "
@@ -471,7 +497,9 @@ def _scan_before_loading(path: Path) -> None:
             if len(pickles) != 1:
                 raise InputError(f"{path} is a zip archive, but not one that torch.save wrote; no checkpoint")
             if any(entry.filename.endswith("/constants.pkl") or "/code/" in entry.filename for entry in entries):
-                raise InputError(f"{path} is a TorchScript archive, which contains code; it is refused and nothing of it was run")
+                raise InputError(
+                    f"{path} is a TorchScript archive, which contains code; it is refused and nothing of it was run"
+                )
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 raise InputError(f"{path} is a compressed archive, which torch.save does not write; it is refused")
             unsafe = _unsafe_globals(archive.read(pickles[0]))
@@ -553,7 +581,10 @@ def _is_dense(tensor: object) -> bool:
         and tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and tensor.is_contiguous()
-        and (tensor.dtype in WRITABLE_DTYPES or not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized))
+        and (
+            tensor.dtype in WRITABLE_DTYPES
+            or not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized)
+        )
     )
 
 
@@ -580,7 +611,11 @@ def _keys_of(value: object) -> Iterator[str]:
 def _clean_config(value: Any) -> Any:
     """A configuration without code, kernels, paths, versions and private fields."""
     if isinstance(value, dict):
-        return {key: _clean_config(item) for key, item in value.items() if not key.startswith("_") and key not in _DROPPED_CONFIG_KEYS}
+        return {
+            key: _clean_config(item)
+            for key, item in value.items()
+            if not key.startswith("_") and key not in _DROPPED_CONFIG_KEYS
+        }
     if isinstance(value, list):
         return [_clean_config(item) for item in value]
     return value
@@ -651,7 +686,10 @@ def _skeleton(config: dict[str, Any], dtype: torch.dtype, source: str) -> Any:
 
     fields = dict(config)
     model_type = fields.pop("model_type", None)
-    with _refusing(f"{source}: its configuration ({model_type!r}) cannot be built by this version of transformers"), _quiet():
+    with (
+        _refusing(f"{source}: its configuration ({model_type!r}) cannot be built by this version of transformers"),
+        _quiet(),
+    ):
         built = AutoConfig.for_model(model_type, **fields)
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(built, dtype=dtype, trust_remote_code=False)
@@ -668,17 +706,23 @@ def _check_state(model: Any, state: Mapping[str, torch.Tensor], source: str) -> 
         raise InputError(f"{source} holds {_some(unexpected)}, which its configuration does not know")
     for name, tensor in expected.items():
         if tensor.shape != state[name].shape:
-            raise InputError(f"{source}: {name} has shape {list(state[name].shape)}, its configuration asks for {list(tensor.shape)}")
+            raise InputError(
+                f"{source}: {name} has shape {list(state[name].shape)}, its configuration asks for {list(tensor.shape)}"
+            )
     first_of: dict[int, str] = {}
     for name, tensor in expected.items():
         first = first_of.setdefault(id(tensor), name)
         if state[first].data_ptr() != state[name].data_ptr() and not torch.equal(state[first], state[name]):
-            raise InputError(f"{source}: {first} and {name} differ, but its configuration ties them; set tie_word_embeddings to false")
+            raise InputError(
+                f"{source}: {first} and {name} differ, but its configuration ties them; set tie_word_embeddings to false"
+            )
 
 
 def _refuse_non_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: str) -> None:
     for name, tensor in tensors:
-        if not torch.isfinite(tensor if tensor.element_size() > 1 else tensor.float()).all():  # float8 has no such test of its own
+        if not torch.isfinite(
+            tensor if tensor.element_size() > 1 else tensor.float()
+        ).all():  # float8 has no such test of its own
             raise InputError(
                 f"{source}: {name} holds values that are not finite (NaN or infinity); training has diverged or the file is damaged"
             )
@@ -712,7 +756,12 @@ def _place(model: Any, device: str) -> Any:
 def _align_layer(provenance: dict[str, Any], recipe: dict[str, Any], layers: int) -> int | None:
     """The aligned layer: what training noted down, else a whole number in its recipe; None where it lies outside the model."""
     for value in (provenance.get("align_layer"), recipe.get("align_layer")):
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value) and 0 <= value <= layers:
+        if (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and value == int(value)
+            and 0 <= value <= layers
+        ):
             return int(value)
     return None
 
@@ -722,7 +771,9 @@ def _start_notes(provenance: dict[str, Any], tokenizer: Any, source: str) -> lis
     recorded, measured = provenance.get("start_token"), start_name(tokenizer)
     if recorded is None or recorded == measured:
         return []
-    return [f"{source}: its training began every text with {recorded}; it is measured with {measured}, so its numbers may be too low"]
+    return [
+        f"{source}: its training began every text with {recorded}; it is measured with {measured}, so its numbers may be too low"
+    ]
 
 
 def _tokenizer_files(tokenizer: Any) -> dict[str, str | torch.Tensor]:
@@ -730,7 +781,9 @@ def _tokenizer_files(tokenizer: Any) -> dict[str, str | torch.Tensor]:
     files: dict[str, str | torch.Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
         with _quiet():
-            tokenizer.save_pretrained(folder, save_jinja_files=False)  # chat templates, also several, inside tokenizer_config.json
+            tokenizer.save_pretrained(
+                folder, save_jinja_files=False
+            )  # chat templates, also several, inside tokenizer_config.json
         for path in sorted(Path(folder).iterdir()):
             content = path.read_bytes()
             if path.name in ("tokenizer.json", "tokenizer_config.json"):
@@ -764,7 +817,12 @@ def _check_tokenizer_files(files: dict[Any, Any], source: str) -> None:
     for name, content in files.items():
         if not isinstance(name, str) or not _TOKENIZER_FILE.fullmatch(name) or name in _NO_TOKENIZER_FILE:
             raise InputError(f"{source}: {name!r} is not a permitted name of a tokenizer file")
-        binary = isinstance(content, torch.Tensor) and _is_dense(content) and content.dtype is torch.uint8 and content.dim() == 1
+        binary = (
+            isinstance(content, torch.Tensor)
+            and _is_dense(content)
+            and content.dtype is torch.uint8
+            and content.dim() == 1
+        )
         if not binary and type(content) is not str:
             raise InputError(f"{source}: tokenizer file {name} is neither text nor bytes")
     if isinstance(files.get("tokenizer_config.json"), str):
@@ -778,7 +836,9 @@ def _check_tokenizer_files(files: dict[Any, Any], source: str) -> None:
 def _tokenizer_from_files(files: dict[str, str | torch.Tensor], source: str) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
-            Path(folder, name).write_bytes(content.encode("utf-8") if isinstance(content, str) else content.numpy().tobytes())
+            Path(folder, name).write_bytes(
+                content.encode("utf-8") if isinstance(content, str) else content.numpy().tobytes()
+            )
         tokenizer = _tokenizer_from_folder(Path(folder), source)
     tokenizer.name_or_path = source  # not the temporary folder
     return tokenizer
@@ -790,7 +850,9 @@ def _tokenizer_from_folder(folder: Path, source: str, **options: Any) -> Any:
     if not options and not _tokenizer_paths(folder):  # transformers would make an empty one
         raise InputError(f"{source} has no tokenizer files; {opening_checks.COPY_TOKENIZER}")
     with _refusing(f"{source}: its tokenizer cannot be loaded"), _quiet():
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, **options
+        )
         opening_checks.ordinary_tokens(tokenizer, source)
     return tokenizer
 
@@ -801,13 +863,16 @@ def _content_hash(payload: dict[str, Any]) -> str:
     def digest(tensor: torch.Tensor) -> str:
         return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
-    tokenizer = {name: content if isinstance(content, str) else digest(content) for name, content in payload["tokenizer"].items()}
+    tokenizer = {
+        name: content if isinstance(content, str) else digest(content) for name, content in payload["tokenizer"].items()
+    }
     state = payload["state_dict"]
     distinct = {(tensor.data_ptr(), tensor.nbytes): tensor for tensor in state.values()}
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         digests = dict(zip(distinct, pool.map(digest, distinct.values()), strict=True))
     weights = [
-        [name, str(tensor.dtype), list(tensor.shape), digests[tensor.data_ptr(), tensor.nbytes]] for name, tensor in sorted(state.items())
+        [name, str(tensor.dtype), list(tensor.shape), digests[tensor.data_ptr(), tensor.nbytes]]
+        for name, tensor in sorted(state.items())
     ]
     content = json.dumps([payload["config"], tokenizer, weights], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode("utf-8")).hexdigest()
@@ -820,7 +885,9 @@ def _content_hash(payload: dict[str, Any]) -> str:
 def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype | None, format_: Format) -> Checkpoint:
     source = reference
     notes, key_mapping = _inspect_folder(folder, source)
-    sidecar = _read_json(folder / SIDECAR, f"{source}: its {SIDECAR} is not readable") if (folder / SIDECAR).is_file() else {}
+    sidecar = (
+        _read_json(folder / SIDECAR, f"{source}: its {SIDECAR} is not readable") if (folder / SIDECAR).is_file() else {}
+    )
     provenance, recipe = sidecar.get("provenance") or {}, sidecar.get("recipe") or {}
     if not (isinstance(provenance, dict) and isinstance(recipe, dict)):
         raise InputError(f"{source}: its {SIDECAR} is not readable: recipe and provenance must be objects")
@@ -828,9 +895,14 @@ def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype |
     model, dropped = _model_from_folder(folder, source, device, dtype or "auto", key_mapping=key_mapping)
     if dropped:
         notes.append(f"{source}: {_some(dropped)} in its weight files belong to no part of the model and were left out")
-    if opening_checks.says_tied(model) and model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
+    if (
+        opening_checks.says_tied(model)
+        and model.get_input_embeddings().weight is not model.get_output_embeddings().weight
+    ):
         opening_checks.mark_untied(model)
-        notes.append(f"{source}: its configuration ties input and output embeddings, but two different ones are stored; both are used")
+        notes.append(
+            f"{source}: its configuration ties input and output embeddings, but two different ones are stored; both are used"
+        )
     notes += _start_notes(provenance, tokenizer, source)
     return Checkpoint(
         name=folder.resolve().name,
@@ -858,7 +930,9 @@ def _inspect_folder(folder: Path, source: str) -> tuple[list[str], dict[str, str
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_utils import load_state_dict
 
-    config = _read_json(folder / "config.json", f"{source} is a folder without a readable config.json, so no Hugging Face model")
+    config = _read_json(
+        folder / "config.json", f"{source} is a folder without a readable config.json, so no Hugging Face model"
+    )
     notes = _check_folder_config(config, source)
     opening_checks.refuse_not_causal(config, source)
     files = _weight_files(folder, source)
@@ -870,7 +944,9 @@ def _inspect_folder(folder: Path, source: str) -> tuple[list[str], dict[str, str
     if prefix := opening_checks.wrapper_prefix(stored):
         key_mapping = {"^" + re.escape(prefix): ""}
         stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
-        notes.append(f"{source}: the names of all its tensors begin with {prefix!r}, which a wrapper left there; it was taken off")
+        notes.append(
+            f"{source}: the names of all its tensors begin with {prefix!r}, which a wrapper left there; it was taken off"
+        )
     if config.get("quantization_config") is not None:  # its packed tensors have names and shapes of their own
         return notes, key_mapping
     with _refusing(f"{source}: the model cannot be loaded"), _quiet():
@@ -902,7 +978,12 @@ def _inspect_folder(folder: Path, source: str) -> tuple[list[str], dict[str, str
 
 def _weight_files(folder: Path, source: str) -> list[Path]:
     """The files that transformers would read, in its order of preference."""
-    for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"):
+    for name in (
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ):
         path = folder / name
         if not path.is_file():
             continue
@@ -915,7 +996,9 @@ def _weight_files(folder: Path, source: str) -> list[Path]:
         if absent := [path.name for path in files if not path.is_file()]:
             raise InputError(f"{source}: {_some(absent)}, which its {name} names, is missing")
         return files
-    raise InputError(f"{source} holds no weights (model.safetensors or pytorch_model.bin, also in parts){_unmerged_shards(folder)}")
+    raise InputError(
+        f"{source} holds no weights (model.safetensors or pytorch_model.bin, also in parts){_unmerged_shards(folder)}"
+    )
 
 
 def _unmerged_shards(folder: Path) -> str:
@@ -949,7 +1032,12 @@ def _check_folder_config(config: dict[str, Any], source: str) -> list[str]:
     from transformers import CONFIG_MAPPING
 
     model_type = config.get("model_type")
-    for key in ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation"):
+    for key in (
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "experts_implementation",
+    ):
         if "/" in str(config.get(key)):
             raise InputError(f"{source}: its config.json asks for a kernel from the hub ({key}), which is refused")
     if "auto_map" in config and model_type not in CONFIG_MAPPING:
@@ -962,7 +1050,9 @@ def _check_folder_config(config: dict[str, Any], source: str) -> list[str]:
     return []
 
 
-def _model_from_folder(folder: Path, source: str, device: str, dtype: torch.dtype | str, **options: Any) -> tuple[Any, list[str]]:
+def _model_from_folder(
+    folder: Path, source: str, device: str, dtype: torch.dtype | str, **options: Any
+) -> tuple[Any, list[str]]:
     """The model, and the names of stored tensors that it has no place for. Missing, mis-shaped and non-finite tensors are refused."""
     from transformers import AutoModelForCausalLM
 
@@ -980,7 +1070,12 @@ def _model_from_folder(folder: Path, source: str, device: str, dtype: torch.dtyp
     if missing := sorted(info["missing_keys"]):
         raise InputError(f"{source} lacks {_some(missing)}, which its configuration asks for")
     _refuse_non_finite(
-        ((name, tensor) for name, tensor in model.state_dict().items() if tensor.is_floating_point() and not tensor.is_meta), source
+        (
+            (name, tensor)
+            for name, tensor in model.state_dict().items()
+            if tensor.is_floating_point() and not tensor.is_meta
+        ),
+        source,
     )
     return model.eval(), sorted(info["unexpected_keys"])
 
@@ -1015,7 +1110,12 @@ def _naming_base(reference: str) -> Iterator[None]:
 
 
 def _open_adapter(
-    folder: Path, reference: str, device: str, dtype: torch.dtype | None, offline: bool, cache_dir: str | os.PathLike[str] | None
+    folder: Path,
+    reference: str,
+    device: str,
+    dtype: torch.dtype | None,
+    offline: bool,
+    cache_dir: str | os.PathLike[str] | None,
 ) -> Checkpoint:
     base_name, config = _read_adapter(folder, reference)
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
@@ -1031,25 +1131,39 @@ def _open_adapter(
                 f"{reference}: its tokenizer has {len(tokenizer)} tokens, its base {rows} embeddings; "
                 "merge and save it with peft, then open that folder"
             )
-    with _refusing(f"{reference}: the adapter cannot be merged into {base_name}"), _quiet(), warnings.catch_warnings(record=True) as caught:
+    with (
+        _refusing(f"{reference}: the adapter cannot be merged into {base_name}"),
+        _quiet(),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("always")
         adapted = PeftModel.from_pretrained(base.model, str(folder), is_trainable=False)
-        if incomplete := [str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message).lower()]:
+        if incomplete := [
+            str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message).lower()
+        ]:
             raise InputError(f"{reference} lacks adapter weights: {_one_line(incomplete[0], 200)}")
         if not hasattr(adapted.base_model, "merge_and_unload"):
-            raise InputError(f"{reference}: adapters of this kind ({config.get('peft_type')}) cannot be merged into a model")
+            raise InputError(
+                f"{reference}: adapters of this kind ({config.get('peft_type')}) cannot be merged into a model"
+            )
         stored = load_peft_weights(str(folder), device="cpu")
-        loaded: Any = set_peft_model_state_dict(adapted, stored)  # once more: the first time does not tell what was left over
+        loaded: Any = set_peft_model_state_dict(
+            adapted, stored
+        )  # once more: the first time does not tell what was left over
         dropped = sorted(name.replace(".default", "") for name in loaded.unexpected_keys)
         opening_checks.refuse_sizeable_rest(dropped, stored, reference)
         model, untied = merge_adapter(adapted, tokenizer, reference)
     notes = [f"{reference}: {config.get('peft_type')} adapter merged into {base_name}"]
     if untied:
-        notes.append(f"{reference}: the adapter changes one of the base's tied embeddings; they were given weights of their own for it")
+        notes.append(
+            f"{reference}: the adapter changes one of the base's tied embeddings; they were given weights of their own for it"
+        )
     if (folder / "config.json").is_file():
         notes.append(f"{reference}: beside the adapter it holds a config.json of a whole model, which was not used")
     if dropped:
-        notes.append(f"{reference}: {_some(dropped)} in its weight file belong to no part of the adapter and were left out")
+        notes.append(
+            f"{reference}: {_some(dropped)} in its weight file belong to no part of the adapter and were left out"
+        )
     notes += [f"{reference}: peft warns: {_one_line(message)}" for message in dict.fromkeys(_telling(caught))]
     weights = [path for path in sorted(folder.iterdir()) if path.name.startswith("adapter_")]
     return replace(
@@ -1062,7 +1176,12 @@ def _open_adapter(
         stage=None,
         step=None,
         align_layer=None,
-        provenance={"adapter": reference, "base": base_name, "base_content_hash": base.content_hash, "base_provenance": base.provenance},
+        provenance={
+            "adapter": reference,
+            "base": base_name,
+            "base_content_hash": base.content_hash,
+            "base_provenance": base.provenance,
+        },
         recipe={},
         content_hash=_hash_files([*weights, *_tokenizer_paths(folder)], base.content_hash),
         format="adapter",
@@ -1097,11 +1216,15 @@ def _telling(caught: Iterable[warnings.WarningMessage]) -> Iterator[str]:
     """What peft warns of, but for tied embeddings, which `merge_adapter` takes care of, and what is none of the user's business."""
     for warning in caught:
         message = str(warning.message)
-        if issubclass(warning.category, UserWarning) and not re.search(r"\btied?\b|tie_word_embeddings|weight_tying", message):
+        if issubclass(warning.category, UserWarning) and not re.search(
+            r"\btied?\b|tie_word_embeddings|weight_tying", message
+        ):
             yield message
 
 
-def _hub_folder(hub_id: str, revision: str | None, offline: bool, cache_dir: str | os.PathLike[str] | None) -> tuple[Path, str]:
+def _hub_folder(
+    hub_id: str, revision: str | None, offline: bool, cache_dir: str | os.PathLike[str] | None
+) -> tuple[Path, str]:
     """The snapshot of a hub model on disk and its commit; fetched only when not offline."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -1131,7 +1254,9 @@ def _hub_folder(hub_id: str, revision: str | None, offline: bool, cache_dir: str
         if not offline and not any(folder.glob("*.safetensors")):
             folder = fetch(["pytorch_model*", "adapter_model.bin"])
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise InputError(f"{wanted}: the hub has no such model or revision, or does not give it to you ({_one_line(error, 120)})") from None
+        raise InputError(
+            f"{wanted}: the hub has no such model or revision, or does not give it to you ({_one_line(error, 120)})"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if offline:
             raise MissingAssetError(
@@ -1139,7 +1264,9 @@ def _hub_folder(hub_id: str, revision: str | None, offline: bool, cache_dir: str
             ) from None
         raise MissingAssetError(f"{wanted} could not be fetched: {_one_line(error, 200)}") from None
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise MissingAssetError(f"{wanted}: the weights are not in the hub cache" + ("; the network is off" if offline else ""))
+        raise MissingAssetError(
+            f"{wanted}: the weights are not in the hub cache" + ("; the network is off" if offline else "")
+        )
     return folder, folder.name
 
 
@@ -1184,11 +1311,16 @@ def _unpacked(tensors: Iterable[Any]) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _open_gguf(path: Path, reference: str, device: str, dtype: torch.dtype | None) -> Checkpoint:
     options: dict[str, Any] = {"gguf_file": path.name}
-    with contextlib.suppress(ImportError):  # newer transformers can keep blocks packed, with kernels fetched from the hub: never
+    with contextlib.suppress(
+        ImportError
+    ):  # newer transformers can keep blocks packed, with kernels fetched from the hub: never
         from transformers import GgufConfig
 
         options["quantization_config"] = GgufConfig(dequantize=True)
-    with _one_gguf_reader(reference) as reader, contextlib.redirect_stderr(io.StringIO()):  # its progress bar knows no switch
+    with (
+        _one_gguf_reader(reference) as reader,
+        contextlib.redirect_stderr(io.StringIO()),
+    ):  # its progress bar knows no switch
         sizes: Counter[str] = Counter()
         for tensor in _gguf_tensors(path, reference, reader):
             sizes[tensor.tensor_type.name] += int(tensor.n_elements)
@@ -1204,7 +1336,8 @@ def _open_gguf(path: Path, reference: str, device: str, dtype: torch.dtype | Non
     if set(quantisation.split(" and ")) - {"F32", "F16", "BF16"}:
         wide = str(model.dtype).removeprefix("torch.")
         notes.insert(
-            0, f"{reference}: weights quantised to {quantisation}, here unpacked to {wide}; all numbers are those of the quantised model"
+            0,
+            f"{reference}: weights quantised to {quantisation}, here unpacked to {wide}; all numbers are those of the quantised model",
         )
     return Checkpoint(
         name=path.stem,
@@ -1230,7 +1363,9 @@ def _one_gguf_reader(reference: str) -> Iterator[Callable[[str], Any]]:
     try:
         import gguf
     except ImportError:
-        raise MissingAssetError(f"{reference} is a GGUF file; opening it needs gguf: pip install 'alignx-eval[gguf]'") from None
+        raise MissingAssetError(
+            f"{reference} is a GGUF file; opening it needs gguf: pip install 'alignx-eval[gguf]'"
+        ) from None
     library: Any = gguf
     original = library.GGUFReader
     library.GGUFReader = reader = functools.cache(original)
@@ -1241,7 +1376,16 @@ def _one_gguf_reader(reference: str) -> Iterator[Callable[[str], Any]]:
 
 
 def _tokenizer_paths(folder: Path) -> list[Path]:
-    names = ("tokenizer", "vocab", "merges", "special_tokens_map", "added_tokens", "chat_template", "spiece", "sentencepiece")
+    names = (
+        "tokenizer",
+        "vocab",
+        "merges",
+        "special_tokens_map",
+        "added_tokens",
+        "chat_template",
+        "spiece",
+        "sentencepiece",
+    )
     return [path for path in sorted(folder.iterdir()) if path.is_file() and path.name.startswith(names)]
 
 
@@ -1256,7 +1400,10 @@ def _hash_files(paths: list[Path], prefix: str = "") -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        content = [prefix, *(f"{path.name} {value}" for path, value in zip(paths, pool.map(digest, paths), strict=True))]
+        content = [
+            prefix,
+            *(f"{path.name} {value}" for path, value in zip(paths, pool.map(digest, paths), strict=True)),
+        ]
     return hashlib.sha256("\n".join(content).encode("utf-8")).hexdigest()
 
 

@@ -87,7 +87,9 @@ class ComparisonRow:
     @property
     def key(self) -> str:
         """Identity of the quantity, as `Row.key`."""
-        return "/".join(part or "-" for part in (self.suite, self.metric, self.layer, self.language, self.other_language))
+        return "/".join(
+            part or "-" for part in (self.suite, self.metric, self.layer, self.language, self.other_language)
+        )
 
 
 @dataclass(slots=True)
@@ -102,7 +104,9 @@ class Comparison:
     checkpoints: dict[str, dict[str, Any]]
     corpus: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
-    mismatches: list[str] = field(default_factory=list)  # differences of the fingerprints that --allow-mismatch let pass
+    mismatches: list[str] = field(
+        default_factory=list
+    )  # differences of the fingerprints that --allow-mismatch let pass
     headlines: list[Headline] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)  # in sentences, the headlines too
     diagnoses: list[Diagnosis] = field(default_factory=list)
@@ -166,7 +170,10 @@ def compare(
                 if any(side.result is not None for side in sides):
                     comparison.rows += _compare_suite(sides[0], sides[1], contrast, alpha, seed)
     comparison.warnings[:0] = [
-        f"{label}: {warning}" for label in labels for result in comparison.results[label].values() for warning in result.warnings
+        f"{label}: {warning}"
+        for label in labels
+        for result in comparison.results[label].values()
+        for warning in result.warnings
     ]
     comparison.warnings += _missing_warnings(comparison.rows)
     comparison.sentence = describe(comparison)
@@ -235,7 +242,9 @@ def check_comparable(
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns of text, two spaces apart, indented by two."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    return "\n".join("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (header, *rows))
+    return "\n".join(
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (header, *rows)
+    )
 
 
 def _differences(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
@@ -318,7 +327,9 @@ def _compare_suite(base: _Side, candidate: _Side, contrast: Contrast, alpha: flo
     return [each.row for each in tested]
 
 
-def _pair(base: _Side, candidate: _Side, base_row: Row | None, candidate_row: Row | None, contrast: Contrast) -> _Tested:
+def _pair(
+    base: _Side, candidate: _Side, base_row: Row | None, candidate_row: Row | None, contrast: Contrast
+) -> _Tested:
     """The row without p and adjusted p. Its verdict is `no-evidence` for now where a test will follow."""
     known = base_row or candidate_row
     assert known is not None
@@ -345,7 +356,9 @@ def _pair(base: _Side, candidate: _Side, base_row: Row | None, candidate_row: Ro
             return _Tested(replace(row, reason=f"undefined for {side.name}: {measured.reason or 'no reason given'}"))
     assert row.base is not None and row.candidate is not None
     if base_row.n != candidate_row.n:
-        return _Tested(replace(row, reason=f"{base_row.n} items for {base.name} and {candidate_row.n} for {candidate.name}"))
+        return _Tested(
+            replace(row, reason=f"{base_row.n} items for {base.name} and {candidate_row.n} for {candidate.name}")
+        )
     row = replace(row, difference=row.candidate - row.base)
     for side, measured in ((base, base_row), (candidate, candidate_row)):
         if measured.unjudged:
@@ -360,8 +373,13 @@ def _pair(base: _Side, candidate: _Side, base_row: Row | None, candidate_row: Ro
     clusters = clusters_of(row.key, base.result, base_items)
     if clusters != clusters_of(row.key, candidate.result, candidate_items):
         both = f"{base.name} and {candidate.name}"
-        raise NotComparableError(f"{row.key}: the items of {both} are clustered differently; measure both on the same data")
-    for name, value, items in ((base.name, base_row.value, base_items), (candidate.name, candidate_row.value, candidate_items)):
+        raise NotComparableError(
+            f"{row.key}: the items of {both} are clustered differently; measure both on the same data"
+        )
+    for name, value, items in (
+        (base.name, base_row.value, base_items),
+        (candidate.name, candidate_row.value, candidate_items),
+    ):
         _check_value(row.key, name, value, items)
     paired = PairedItems(base_items, candidate_items, clusters)
     return _Tested(_with_estimate(row, paired.difference()), paired)
@@ -383,7 +401,9 @@ def _with_estimate(row: ComparisonRow, estimate: Estimate) -> ComparisonRow:
         skewness=estimate.skewness,
     )
     if estimate.se > 0:
-        row = replace(row, minimum_detectable_effect=minimum_detectable_effect(estimate.se, estimate.degrees_of_freedom))
+        row = replace(
+            row, minimum_detectable_effect=minimum_detectable_effect(estimate.se, estimate.degrees_of_freedom)
+        )
     elif row.difference == 0:
         row = replace(row, reason="no item differs, so no spread to tell the minimum detectable effect from")
     if row.higher_is_better is None:
@@ -417,4 +437,6 @@ def _fill_p(tested: list[_Tested], draws: int, seed: int) -> None:
         matrix = np.stack([differences for _, differences in group], axis=1)
         p_values = np.atleast_1d(sign_flip_test(matrix, generator=np.random.default_rng(seed), draws=draws))
         for (each, _), p in zip(group, p_values, strict=True):
-            each.row = replace(each.row, p=float(p), method=f"{each.row.method}; sign flips of clusters, at most {draws} draws")
+            each.row = replace(
+                each.row, p=float(p), method=f"{each.row.method}; sign flips of clusters, at most {draws} draws"
+            )

@@ -61,13 +61,17 @@ class Batch:
             ids[row, width - len(text) :] = torch.tensor(text)
             mask[row, width - len(text) :] = 1
         self.ids, self.mask = ids.to(model.device), mask.to(model.device)
-        self.positions = (self.mask.cumsum(dim=-1) - 1).clamp(min=0)  # counted from the first real token, so neighbours change nothing
+        self.positions = (self.mask.cumsum(dim=-1) - 1).clamp(
+            min=0
+        )  # counted from the first real token, so neighbours change nothing
 
     def next_logits(self) -> Any:
         """Logits of the token after each text: [texts, vocabulary]."""
         arguments = dict(self.options)
         if self.way.padded:
-            arguments |= {"attention_mask": self.mask} | ({"position_ids": self.positions} if "position_ids" in self.accepted else {})
+            arguments |= {"attention_mask": self.mask} | (
+                {"position_ids": self.positions} if "position_ids" in self.accepted else {}
+            )
         if self.cache is not None:
             arguments[self.cache_name] = self.cache
         output = self.model(input_ids=self.ids, **arguments)
@@ -90,7 +94,9 @@ class Batch:
 
         rows = torch.from_numpy(kept).to(self.ids.device)
         if self.cache is not None:
-            self.cache.reorder_cache(rows)  # every class of cache has it for beam search; it does not mind that there are fewer rows
+            self.cache.reorder_cache(
+                rows
+            )  # every class of cache has it for beam search; it does not mind that there are fewer rows
         self.ids, self.mask, self.positions = self.ids[rows], self.mask[rows], self.positions[rows]
 
 
@@ -126,9 +132,15 @@ def _same_as_alone(model: Any, way: Way) -> bool:
 
     vocabulary = model.get_input_embeddings().weight.shape[0]
     lengths = PROBE_LENGTHS if way.padded else (max(PROBE_LENGTHS),) * len(PROBE_LENGTHS)
-    texts = [[(17 + 7 * row + 13 * place) % vocabulary for place in range(length + PROBE_STEPS)] for row, length in enumerate(lengths)]
+    texts = [
+        [(17 + 7 * row + 13 * place) % vocabulary for place in range(length + PROBE_STEPS)]
+        for row, length in enumerate(lengths)
+    ]
     with torch.inference_mode():
-        plain = [model(input_ids=torch.tensor([text], device=model.device)).logits[0, -PROBE_STEPS - 1 :].float() for text in texts]
+        plain = [
+            model(input_ids=torch.tensor([text], device=model.device)).logits[0, -PROBE_STEPS - 1 :].float()
+            for text in texts
+        ]
         batch = Batch(model, way, [text[:-PROBE_STEPS] for text in texts])
         for step in range(PROBE_STEPS):
             for logits, expected in zip(batch.next_logits().float(), plain, strict=True):
@@ -146,12 +158,19 @@ def check_padding(model: Any) -> None:
     import torch
 
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    texts = [[(17 + 7 * row + 13 * place) % vocabulary for place in range(length)] for row, length in enumerate(PROBE_LENGTHS)]
+    texts = [
+        [(17 + 7 * row + 13 * place) % vocabulary for place in range(length)]
+        for row, length in enumerate(PROBE_LENGTHS)
+    ]
     ids = torch.zeros(len(texts), max(PROBE_LENGTHS), dtype=torch.long)
     for row, text in enumerate(texts):
         ids[row, : len(text)] = torch.tensor(text)
     mask = torch.arange(ids.shape[1])[None] < torch.tensor(PROBE_LENGTHS)[:, None]
-    options = {"attention_mask": mask.long().to(model.device)} if "attention_mask" in inspect.signature(model.forward).parameters else {}
+    options = (
+        {"attention_mask": mask.long().to(model.device)}
+        if "attention_mask" in inspect.signature(model.forward).parameters
+        else {}
+    )
     with torch.inference_mode():
         together = model(input_ids=ids.to(model.device), **options).logits
         for logits, text in zip(together, texts, strict=True):

@@ -283,22 +283,34 @@ class _Case:
 
 
 def _case(comparison: Comparison, candidate: str, reference: str, contrast: Contrast) -> _Case:
-    rows = [row for row in comparison.rows if (row.candidate_name, row.base_name, row.contrast) == (candidate, reference, contrast)]
+    rows = [
+        row
+        for row in comparison.rows
+        if (row.candidate_name, row.base_name, row.contrast) == (candidate, reference, contrast)
+    ]
     layer, layer_title = align_layer(comparison, rows, candidate)
-    metrics = [_Metric("layers", "precision_at_1", f"precision@1 at {layer_title or 'the align layer'}", "direction", True)]
+    metrics = [
+        _Metric("layers", "precision_at_1", f"precision@1 at {layer_title or 'the align layer'}", "direction", True)
+    ]
     metrics += [_Metric("translation", name, TITLES[name], "direction", True) for name in ("bleu", "chrf++")]
     metrics.append(_Metric("translation", "off_target_rate", TITLES["off_target_rate"], "direction", False))
     metrics.append(_Metric("language_modelling", "bits_per_byte", TITLES["bits_per_byte"], "language", False))
     metrics += _task_metrics(rows)
     groups = [
-        _group(comparison, metric, [row for row in rows if metric.suite != "layers" or (layer is not None and row.layer == layer)])
+        _group(
+            comparison,
+            metric,
+            [row for row in rows if metric.suite != "layers" or (layer is not None and row.layer == layer)],
+        )
         for metric in metrics
     ]
     return _Case(comparison, candidate, reference, contrast, rows, layer, groups)
 
 
 def _task_metrics(rows: Sequence[ComparisonRow]) -> list[_Metric]:
-    tasks = [row for row in rows if row.suite == "tasks" and row.language is not None and row.higher_is_better is not None]
+    tasks = [
+        row for row in rows if row.suite == "tasks" and row.language is not None and row.higher_is_better is not None
+    ]
     directions = {row.metric: bool(row.higher_is_better) for row in tasks}
     return [_Metric("tasks", name, name, "language", higher) for name, higher in directions.items()]
 
@@ -333,10 +345,14 @@ def _over_alignment(case: _Case) -> Diagnosis:
     losses, rest = ("; ".join(sign.text for sign in part) for part in (lost, others))
     beside = f". Beside that: {rest}" if rest else ""
     if gains and lost:
-        return case.diagnosis(rule, "found", f"signs of over-alignment. Improved: {gain}. Lost: {losses}{beside}", evidence, sizes)
+        return case.diagnosis(
+            rule, "found", f"signs of over-alignment. Improved: {gain}. Lost: {losses}{beside}", evidence, sizes
+        )
     if not gains and _little_gain(precision):
         text = f"no over-alignment, as there is little alignment: {gain}, and no other mean improved"
-        return case.diagnosis(rule, "not-found", text + (f". Lost all the same: {losses}" if lost else ""), evidence, sizes)
+        return case.diagnosis(
+            rule, "not-found", text + (f". Lost all the same: {losses}" if lost else ""), evidence, sizes
+        )
     if all(sign.ruled_out for sign in signs):
         return case.diagnosis(rule, "not-found", f"no sign of over-alignment: {rest}", evidence, sizes)
     if lost:
@@ -362,17 +378,30 @@ def _insufficient_alignment(case: _Case) -> Diagnosis:
     layers = [row for row in case.rows if row.suite == "layers" and row.ci_low is not None and row.language is None]
     middle = "precision@1, mean of the middle half of the layers above layer 0"
     evidence = [group.mean_evidence()]
-    evidence += [_row_evidence(row, "debiased CKA, mean") for row in layers if row.metric == "cka_debiased" and row.layer == case.layer]
+    evidence += [
+        _row_evidence(row, "debiased CKA, mean")
+        for row in layers
+        if row.metric == "cka_debiased" and row.layer == case.layer
+    ]
     evidence += [_row_evidence(row, middle) for row in layers if row.metric == "precision_at_1_middle_gain"]
-    evidence += [_row_evidence(row, TITLES["precision_at_1"]) for row in sorted(group.judged, key=lambda row: row.difference or 0.0)]
+    evidence += [
+        _row_evidence(row, TITLES["precision_at_1"])
+        for row in sorted(group.judged, key=lambda row: row.difference or 0.0)
+    ]
     gain, limit = -metric.at_most(estimate), f"the {metric.noticeable:g} that counts as a gain"
     status: Status = "cannot-tell"
     if group.mean.base >= CEILING:
         text = f"{unknown}, as {case.reference} is near the ceiling with {group.mean.base:.3f}: {group.mean_text()}"
     elif _little_gain(group):
-        status, text = "found", f"insufficient alignment: {group.mean_text()}; even the upper end of the interval is below {limit}"
+        status, text = (
+            "found",
+            f"insufficient alignment: {group.mean_text()}; even the upper end of the interval is below {limit}",
+        )
     elif gain > metric.noticeable:
-        status, text = "not-found", f"no insufficient alignment: {group.mean_text()}; even the lower end of the interval is above {limit}"
+        status, text = (
+            "not-found",
+            f"no insufficient alignment: {group.mean_text()}; even the lower end of the interval is above {limit}",
+        )
     elif gain > 0:
         text = f"{unknown}: {group.mean_text()}; a gain is established, but the interval does not tell whether it reaches {limit}"
     else:
@@ -385,17 +414,28 @@ def _hidden_losers(case: _Case) -> Diagnosis:
     measured = [group for group in case.groups if group.mean is not None]
     improved = [group for group in measured if group.improved]
     if not measured:
-        return case.diagnosis(rule, "cannot-tell", "hidden losers cannot be told: no mean over languages was measured with enough data", [])
+        return case.diagnosis(
+            rule,
+            "cannot-tell",
+            "hidden losers cannot be told: no mean over languages was measured with enough data",
+            [],
+        )
     if not improved:
         worse = sum(len(group.worse) for group in measured)
-        text = "no hidden losers, as no mean is established to have improved: " + "; ".join(group.mean_text() for group in measured)
+        text = "no hidden losers, as no mean is established to have improved: " + "; ".join(
+            group.mean_text() for group in measured
+        )
         text += f". In the open, {_count(worse, 'result')} of single languages got worse" if worse else ""
-        return case.diagnosis(rule, "not-found", text, [group.mean_evidence() for group in measured], _sizes_of_means(measured))
+        return case.diagnosis(
+            rule, "not-found", text, [group.mean_evidence() for group in measured], _sizes_of_means(measured)
+        )
     signs = {group.metric.name: _group_sign(group) for group in improved}
     hiding = [group for group in improved if signs[group.metric.name].lost]
     unclear = [group for group in improved if not signs[group.metric.name].ruled_out]
     shown = hiding or unclear or improved
-    texts = "; ".join(f"{group.mean_text()}, {'but' if hiding else 'and'} it {signs[group.metric.name].claim}" for group in shown)
+    texts = "; ".join(
+        f"{group.mean_text()}, {'but' if hiding else 'and'} it {signs[group.metric.name].claim}" for group in shown
+    )
     evidence = [group.mean_evidence() for group in shown[:3]] + _in_order([signs[group.metric.name] for group in shown])
     sizes = _sizes_of_means(shown) + [size for group in shown for size in signs[group.metric.name].sizes]
     if hiding:
@@ -403,7 +443,9 @@ def _hidden_losers(case: _Case) -> Diagnosis:
         losers = f"{_count(len(codes), 'language')} ({', '.join(codes[:8])}{', ...' if len(codes) > 8 else ''})"
         return case.diagnosis(rule, "found", f"{losers} lost under a mean that improved: {texts}", evidence, sizes)
     if not unclear:
-        return case.diagnosis(rule, "not-found", f"no hidden losers under the means that improved: {texts}", evidence, sizes)
+        return case.diagnosis(
+            rule, "not-found", f"no hidden losers under the means that improved: {texts}", evidence, sizes
+        )
     text = f"no loser is established under the means that improved, but whether there is one cannot be told: {texts}"
     clear = [group.metric.title for group in improved if group not in unclear]
     text += f". Ruled out under the mean of {join(clear)}" if clear else ""
@@ -428,7 +470,9 @@ def _loss_in_english(case: _Case) -> Diagnosis:
     losses = "; ".join(sign.text for sign in lost)
     rest = "; ".join([sign.text for sign in others] + ([] if tasks else [f"no task in {pivot} was measured"]))
     if lost:
-        return case.diagnosis(rule, "found", f"{pivot} got worse: {losses}" + (f". Beside that: {rest}" if rest else ""), evidence, sizes)
+        return case.diagnosis(
+            rule, "found", f"{pivot} got worse: {losses}" + (f". Beside that: {rest}" if rest else ""), evidence, sizes
+        )
     if all(sign.ruled_out for sign in signs):
         return case.diagnosis(rule, "not-found", f"no noticeable loss in {pivot}: {rest}", evidence, sizes)
     text = f"whether {pivot} lost cannot be told: {rest}"
@@ -442,7 +486,11 @@ def _price(cases: Sequence[_Case]) -> Diagnosis:
     own = own_cost(own_training)
     evidence = [_stage_evidence(case.candidate, stage) for stage in own_training]
     if not own:
-        why = "its stages record no time, tokens, FLOPs or memory" if own_training else "no training stage of its own is recorded"
+        why = (
+            "its stages record no time, tokens, FLOPs or memory"
+            if own_training
+            else "no training stage of its own is recorded"
+        )
         return case.diagnosis(rule, "cannot-tell", f"the price cannot be told: {why}", evidence)
     took = f"its own training took {amounts(own)}"
     gains = [text for each in reversed(cases) for text in _price_of_gain(each, own)]
@@ -462,10 +510,18 @@ def _price(cases: Sequence[_Case]) -> Diagnosis:
         return case.diagnosis(rule, "cannot-tell", text + gained, evidence, sizes)
     by_ratio = sorted(ratios, key=lambda name: -ratios[name])
     evidence = [
-        Evidence(row=None, text=f"{AMOUNTS[name]}: {_two(name, own[name], 'against', control[name])}, {ratios[name]:.2f} times")
+        Evidence(
+            row=None,
+            text=f"{AMOUNTS[name]}: {_two(name, own[name], 'against', control[name])}, {ratios[name]:.2f} times",
+        )
         for name in by_ratio
     ] + evidence
-    text = join([f"{ratios[name]:.2f} times the {AMOUNTS[name]} ({_two(name, own[name], 'against', control[name])})" for name in by_ratio])
+    text = join(
+        [
+            f"{ratios[name]:.2f} times the {AMOUNTS[name]} ({_two(name, own[name], 'against', control[name])})"
+            for name in by_ratio
+        ]
+    )
     devices = [{str(stage.get("device")) for stage in training} for training in (own_training, control_training)]
     if "seconds" in ratios and devices[0] != devices[1]:
         text += f"; the devices differ ({join(sorted(devices[0]))} and {join(sorted(devices[1]))}), so the times do not compare"
@@ -476,7 +532,13 @@ def _price(cases: Sequence[_Case]) -> Diagnosis:
     if missing:
         text = f"no higher price in what is recorded, but the rest cannot be told: {text}{gained}"
         return case.diagnosis(rule, "cannot-tell", text, evidence, sizes)
-    return case.diagnosis(rule, "not-found", f"no higher price, nothing above {MORE_THAN_CONTROL:g} times: {text}{gained}", evidence, sizes)
+    return case.diagnosis(
+        rule,
+        "not-found",
+        f"no higher price, nothing above {MORE_THAN_CONTROL:g} times: {text}{gained}",
+        evidence,
+        sizes,
+    )
 
 
 def _price_of_gain(case: _Case, own: dict[str, float]) -> list[str]:
@@ -491,12 +553,17 @@ def _price_of_gain(case: _Case, own: dict[str, float]) -> list[str]:
     if case.contrast == "candidate-control":
         control = own_cost(own_stages(case.comparison, case.reference))
         spent = {
-            name: own[name] - control[name] for name in own if control.get(name, 0) > 0 and own[name] / control[name] > MORE_THAN_CONTROL
+            name: own[name] - control[name]
+            for name in own
+            if control.get(name, 0) > 0 and own[name] / control[name] > MORE_THAN_CONTROL
         }
         how = "took an extra"
     estimate = group.mean.estimate
     assert estimate.ci_low is not None and estimate.ci_high is not None
-    price = {name: [spent[name] * 0.01 / gain for gain in (estimate.value, estimate.ci_high, estimate.ci_low)] for name in spent}
+    price = {
+        name: [spent[name] * 0.01 / gain for gain in (estimate.value, estimate.ci_high, estimate.ci_low)]
+        for name in spent
+    }
     prices = [
         f"{amount(name, price[name][0])} ({_two(name, price[name][1], 'to', price[name][2])})"
         for name in ("seconds", "tokens", "flops")
@@ -523,7 +590,12 @@ def _identity_sign(case: _Case) -> _Sign:
     metric = _Metric("language_id", "probe_balanced_accuracy", "language identity, probe accuracy", "language", True)
     fell = [metric.at_least(row) > 0 for row in (before, after)]
     largest = max(metric.at_most(before), metric.at_most(after))
-    sign = _Sign(title, lost=all(fell), ruled_out=not all(fell) and largest <= metric.noticeable, sizes=[(before.n, before.clusters)])
+    sign = _Sign(
+        title,
+        lost=all(fell),
+        ruled_out=not all(fell) and largest <= metric.noticeable,
+        sizes=[(before.n, before.clusters)],
+    )
     for row in (before, after):
         loss = metric.loss(row.difference or 0.0) if sign.lost else metric.at_most(row)
         sign.evidence.append((loss / metric.noticeable, _row_evidence(row, metric.title)))
@@ -534,7 +606,9 @@ def _identity_sign(case: _Case) -> _Sign:
         most = f", most of all in {fallen[0].language}" if fallen else ""
         sign.claim = f"fell{most} ({numbers}{_small(metric, largest)})"
     elif any(fell):
-        sign.claim = f"fell on one side of the final norm only, so no fall is claimed ({numbers}{_beyond(metric, largest)})"
+        sign.claim = (
+            f"fell on one side of the final norm only, so no fall is claimed ({numbers}{_beyond(metric, largest)})"
+        )
     elif largest < 0:
         sign.claim = f"rose ({numbers})"
     else:
@@ -546,7 +620,9 @@ def _fallen_recall(case: _Case, before: str, after: str) -> list[ComparisonRow]:
     """Languages that the probe recognises less on both sides of the final norm, the largest fall first; descriptive, not adjusted."""
     fallen = [row for row in case.rows if row.metric == "probe_recall" and row.ci_high is not None and row.ci_high < 0]
     earlier = {row.language for row in fallen if row.layer == before}
-    return sorted((row for row in fallen if row.layer == after and row.language in earlier), key=lambda row: row.difference or 0.0)
+    return sorted(
+        (row for row in fallen if row.layer == after and row.language in earlier), key=lambda row: row.difference or 0.0
+    )
 
 
 def _group_sign(group: _Group, *, with_mean: bool = False, of: str = "") -> _Sign:
@@ -568,7 +644,9 @@ def _group_sign(group: _Group, *, with_mean: bool = False, of: str = "") -> _Sig
         sign.sizes.append(_size_of(mean.estimate))
     total = _count(len(group.judged), metric.unit)
     if worse:
-        where = f"in {len(worse)} of {total}, {'most in ' if len(worse) > 1 else ''}{_place(first)} " if not of else "by "
+        where = (
+            f"in {len(worse)} of {total}, {'most in ' if len(worse) > 1 else ''}{_place(first)} " if not of else "by "
+        )
         sign.claim = f"{metric.worsened} {where}{metric.interval(first)}, {_p(first)}"
     elif not any(row.se for row in rest):
         sign.claim = f"is as it was in every item{'' if of else f' of {total}'}"
@@ -580,13 +658,19 @@ def _group_sign(group: _Group, *, with_mean: bool = False, of: str = "") -> _Sig
         sign.claim = f"is not shown to {metric.worsening} in any of {total} ({room})"
     else:
         excluded = "" if mean is not None else f" (every interval excludes a {metric.worsening})"
-        sign.claim = f"is not shown to {metric.worsening} in any of {total}{' alone' if mean is not None else ''}{excluded}"
+        sign.claim = (
+            f"is not shown to {metric.worsening} in any of {total}{' alone' if mean is not None else ''}{excluded}"
+        )
     if of and not lost:
         sign.claim += _beyond(metric, largest)
     if mean is not None:
-        sign.claim += f"{', and' if worse else ', but'} {metric.worsened} on average by {metric.interval(mean.estimate)}"
+        sign.claim += (
+            f"{', and' if worse else ', but'} {metric.worsened} on average by {metric.interval(mean.estimate)}"
+        )
     if lost:
-        established = [metric.at_most(row) for row in worse] + ([metric.at_most(mean.estimate)] if mean is not None else [])
+        established = [metric.at_most(row) for row in worse] + (
+            [metric.at_most(mean.estimate)] if mean is not None else []
+        )
         sign.claim += _small(metric, max(established))
     if group.unjudged:
         places = [_place(row) for row in group.unjudged]
@@ -606,7 +690,13 @@ def _mean_sign(group: _Group, what: str) -> _Sign:
     rank = (metric.loss(estimate.value) if lost else largest) / metric.noticeable
     sign.evidence = [(rank, Evidence(row=None, text=f"{what}: {group.mean_evidence().text}"))]
     sign.claim = f"{metric.interval(estimate)}, mean of {counted(group.mean.rows, group.mean.of, metric.unit)}, "
-    sign.claim += f"worse{_small(metric, largest)}" if lost else "better" if largest < 0 else f"no evidence of a {metric.worsening}"
+    sign.claim += (
+        f"worse{_small(metric, largest)}"
+        if lost
+        else "better"
+        if largest < 0
+        else f"no evidence of a {metric.worsening}"
+    )
     sign.claim += "" if lost else _beyond(metric, largest)
     return sign
 
@@ -625,7 +715,10 @@ def _row_evidence(row: ComparisonRow, title: str) -> Evidence:
     """ "off-target rate eng_Latn -> deu_Latn +0.031 [+0.010, +0.052], adj. p 0.004, n = 452, 261 clusters"."""
     decimals = _decimals(row.metric)
     place = "".join([f", layer {row.layer}" if row.layer is not None else "", f" {_place(row)}" if _place(row) else ""])
-    return Evidence(row=row, text=f"{title}{place} {_interval(row, decimals)}, {_p(row)}, {_size([(row.n, row.clusters)])}{own_rate(row)}")
+    return Evidence(
+        row=row,
+        text=f"{title}{place} {_interval(row, decimals)}, {_p(row)}, {_size([(row.n, row.clusters)])}{own_rate(row)}",
+    )
 
 
 def _p(row: ComparisonRow) -> str:
@@ -636,7 +729,9 @@ def _p(row: ComparisonRow) -> str:
 
 def _interval(of: ComparisonRow | Estimate, decimals: int) -> str:
     """ "+0.031 [+0.010, +0.052]"; an end that is not 0 is not rounded to it."""
-    low, high = (f"{end:+.1g}" if end and not round(end, decimals) else signed(end, decimals) for end in (of.ci_low, of.ci_high))
+    low, high = (
+        f"{end:+.1g}" if end and not round(end, decimals) else signed(end, decimals) for end in (of.ci_low, of.ci_high)
+    )
     value = of.difference if isinstance(of, ComparisonRow) else of.value
     return f"{signed(value, decimals)} [{low}, {high}]"
 

@@ -34,7 +34,9 @@ POOLINGS = ("mean", "last", "weighted")
 Progress = Callable[[int, int, str], None]
 
 ENCODING_VERSION = 2  # part of the cache key; raise it when the vectors change
-START_RULE = "BOS, else EOS, else none; not pooled; no other special token is added"  # of `start_token`, for fingerprints
+START_RULE = (
+    "BOS, else EOS, else none; not pooled; no other special token is added"  # of `start_token`, for fingerprints
+)
 TOKENS_PER_BATCH = {"cpu": 512}  # small batches pad less and stay in a CPU's caches
 TOKENS_PER_BATCH_ACCELERATOR = 32768
 
@@ -83,12 +85,20 @@ def sentence_token_ids(tokenizer: Any, sentences: Sequence[str]) -> list[list[in
     What a tokenizer adds to a text by itself is not asked for, as every family adds something else: BOS would be doubled, and an end token
     has no part in a sentence's vector, since no token before it attends to it and it would not be pooled.
     """
-    options = {"add_special_tokens": False, "padding": False, "truncation": False, "return_attention_mask": False, "verbose": False}
+    options = {
+        "add_special_tokens": False,
+        "padding": False,
+        "truncation": False,
+        "return_attention_mask": False,
+        "verbose": False,
+    }
     rows = tokenizer(list(sentences), **options)["input_ids"]
     return [[*start_before(row, tokenizer), *row] for row in rows]
 
 
-def content_token_mask(token_ids: np.ndarray, lengths: np.ndarray, special_ids: frozenset[int], first: int = 0) -> np.ndarray:
+def content_token_mask(
+    token_ids: np.ndarray, lengths: np.ndarray, special_ids: frozenset[int], first: int = 0
+) -> np.ndarray:
     """True where a token is content: not padding, not special, and not before position `first`. token_ids [batch, tokens], lengths [batch]
     -> bool [batch, tokens].
 
@@ -127,7 +137,14 @@ def special_token_ids(tokenizer: Any) -> frozenset[int]:
 def context_length(model: Any) -> int | None:
     """Number of tokens the model was made for, None where its configuration does not say."""
     config = model.config.get_text_config()
-    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions", "model_max_length", "n_ctx")
+    names = (
+        "max_position_embeddings",
+        "n_positions",
+        "max_seq_len",
+        "max_target_positions",
+        "model_max_length",
+        "n_ctx",
+    )
     return next((length for name in names if (length := getattr(config, name, None))), None)
 
 
@@ -161,7 +178,9 @@ def decoder_blocks(decoder: Any, layers: int) -> Any:
     lists = [module for module in decoder.children() if isinstance(module, torch.nn.ModuleList)]
     if len(lists) == 1:  # a block of several attention layers counts more than once in some configurations
         return lists[0]
-    raise InputError(f"cannot find the {layers} blocks of {type(decoder).__name__}; only decoders with one list of blocks are supported")
+    raise InputError(
+        f"cannot find the {layers} blocks of {type(decoder).__name__}; only decoders with one list of blocks are supported"
+    )
 
 
 def encode(
@@ -209,10 +228,15 @@ def encode(
                 "the corpus"
             )
 
-    refuse(token_counts == 0, lambda number: f"({sentences[number]!r}) has no token besides special ones, so it has no vector")
+    refuse(
+        token_counts == 0,
+        lambda number: f"({sentences[number]!r}) has no token besides special ones, so it has no vector",
+    )
     limit = context_length(model)
     if limit is not None:
-        refuse(lengths > limit, lambda number: f"has {lengths[number]} tokens, more than the {limit} that the model takes")
+        refuse(
+            lengths > limit, lambda number: f"has {lengths[number]} tokens, more than the {limit} that the model takes"
+        )
 
     config = model.config.get_text_config()
     blocks = decoder_blocks(decoder, config.num_hidden_layers)
@@ -254,15 +278,21 @@ def encode(
                 # A process without a batch repeats one, because a sharded model needs every process in every forward pass.
                 batch = batches[min(mine, len(batches) - 1)]
                 longest = int(lengths[batch].max())
-                token_ids = np.zeros((len(batch), longest), dtype=np.int64)  # id 0 exists in any vocabulary; the masks keep it out
+                token_ids = np.zeros(
+                    (len(batch), longest), dtype=np.int64
+                )  # id 0 exists in any vocabulary; the masks keep it out
                 for row, sentence in enumerate(batch):
                     token_ids[row, : lengths[sentence]] = rows[sentence]
                 attention = torch.from_numpy(np.arange(longest)[None, :] < lengths[batch][:, None]).long().to(device)
                 mask = content_token_mask(token_ids, lengths[batch], special, first)
-                weights, content = (torch.from_numpy(each).to(device) for each in (pooling_weights(mask, pooling), mask))
+                weights, content = (
+                    torch.from_numpy(each).to(device) for each in (pooling_weights(mask, pooling), mask)
+                )
                 pooled.clear()
                 shares.clear()
-                output = decoder(input_ids=torch.from_numpy(token_ids).to(device), attention_mask=attention, use_cache=False)
+                output = decoder(
+                    input_ids=torch.from_numpy(token_ids).to(device), attention_mask=attention, use_cache=False
+                )
                 pool(output.last_hidden_state)
                 del output
                 if len(pooled) != len(layer_names):
@@ -282,8 +312,12 @@ def encode(
     vectors, largest_token_share = processes.sum_of(vectors), processes.sum_of(largest_token_share)
     for name, layer in zip(layer_names, vectors, strict=True):
         if not np.isfinite(layer).all():
-            raise InputError(f"layer {name} has non-finite states; with 16-bit weights try --dtype float32, else the weights are damaged")
-    return Encoding(vectors=vectors, layer_names=layer_names, token_counts=token_counts, largest_token_share=largest_token_share)
+            raise InputError(
+                f"layer {name} has non-finite states; with 16-bit weights try --dtype float32, else the weights are damaged"
+            )
+    return Encoding(
+        vectors=vectors, layer_names=layer_names, token_counts=token_counts, largest_token_share=largest_token_share
+    )
 
 
 def check_token_ids(rows: Sequence[Sequence[int]], model: Any) -> None:
@@ -316,7 +350,9 @@ def check_lengths(checkpoint: Any, corpus: Any) -> None:
             if count:
                 found[language] = count
     if found:
-        names = ", ".join(f"{language} ({count} of {len(corpus.sentences[language])})" for language, count in found.items())
+        names = ", ".join(
+            f"{language} ({count} of {len(corpus.sentences[language])})" for language, count in found.items()
+        )
         raise InputError(
             f"{checkpoint.name} takes {limit} tokens, and these languages have longer sentences: {names}. They are not cut, as another "
             "model would then be measured on other text: leave these languages out, or take a corpus of shorter lines"
@@ -396,7 +432,9 @@ def encode_corpus(
                 }
             )
             entry = vector_cache.open_entry(cache_dir, key)
-        if not processes.all_agree(entry is not None):  # each process may have a cache of its own, and all encode together or not at all
+        if not processes.all_agree(
+            entry is not None
+        ):  # each process may have a cache of its own, and all encode together or not at all
             entry = None
             encoding = encode(
                 checkpoint,
@@ -409,7 +447,9 @@ def encode_corpus(
             if cache_dir is not None:
                 tensors = dict(zip(encoding.layer_names, encoding.vectors, strict=True))
                 tensors |= {"token_counts": encoding.token_counts, "largest_token_share": encoding.largest_token_share}
-                vector_cache.store(cache_dir, key, tensors, {"layers": json.dumps(encoding.layer_names), "language": language})
+                vector_cache.store(
+                    cache_dir, key, tensors, {"layers": json.dumps(encoding.layer_names), "language": language}
+                )
                 entry = vector_cache.open_entry(cache_dir, key)
         if entry is None:
             sources[language], layer_names = encoding, encoding.layer_names
@@ -422,5 +462,7 @@ def encode_corpus(
         if progress is not None:
             progress(number + 1, len(corpus.languages), f"encoding {language}")
     if encoded and cache_dir is not None:
-        vector_cache.prune(cache_dir, cache_max_bytes, keep={vector_cache.cache_path(cache_dir, key) for key in cache_keys.values()})
+        vector_cache.prune(
+            cache_dir, cache_max_bytes, keep={vector_cache.cache_path(cache_dir, key) for key in cache_keys.values()}
+        )
     return CorpusVectors(corpus.languages, layer_names, token_counts, largest_token_share, encoded, sources, cache_keys)

@@ -111,13 +111,17 @@ def evaluate(
         relevant = _relevant_options(suite, checkpoint, corpus, options)
         key = suite_key(label=checkpoint.name, content_hash=checkpoint.content_hash, suite=suite, options=relevant)
         # Of several processes all measure or none: a suite may need every one of them.
-        reused = processes.all_agree(directory is not None and directory.is_done(checkpoint.name, suite, key, samples=options.samples))
+        reused = processes.all_agree(
+            directory is not None and directory.is_done(checkpoint.name, suite, key, samples=options.samples)
+        )
         if not reused:
             started = time.perf_counter()
             result = _measure(suite, checkpoint, corpus, options, progress(suite) if progress else None)
             result.seconds = time.perf_counter() - started
             if not result.rows:
-                raise InputError(f"suite {suite}: nothing could be measured with this corpus; choose other --suites or --languages")
+                raise InputError(
+                    f"suite {suite}: nothing could be measured with this corpus; choose other --suites or --languages"
+                )
             result.fingerprint |= {"measuring_version": MEASURING_VERSIONS[suite]}
             if not options.samples:
                 result.samples = []
@@ -187,20 +191,26 @@ def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus
     return relevant
 
 
-def _with_earlier_tasks(checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options, directory: RunDirectory) -> Options:
+def _with_earlier_tasks(
+    checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options, directory: RunDirectory
+) -> Options:
     """`options` with the tasks that `directory` holds of this checkpoint and these options: what is asked for is added to them."""
     if "tasks" not in directory.suites(checkpoint.name):
         return options
     key, before = directory.key_and_options(checkpoint.name, "tasks")
     now = _relevant_options("tasks", checkpoint, corpus, options)
     same = {**before, "tasks": None} == {**now, "tasks": None}
-    if not same or key != suite_key(label=checkpoint.name, content_hash=checkpoint.content_hash, suite="tasks", options=before):
+    if not same or key != suite_key(
+        label=checkpoint.name, content_hash=checkpoint.content_hash, suite="tasks", options=before
+    ):
         return options
     if before["tasks"] == now["tasks"]:
         return options
     from alignx_eval.suites.tasks import DEFAULT_TASKS
 
-    return replace(options, tasks=tuple(dict.fromkeys([*(before["tasks"] or DEFAULT_TASKS), *(now["tasks"] or DEFAULT_TASKS)])))
+    return replace(
+        options, tasks=tuple(dict.fromkeys([*(before["tasks"] or DEFAULT_TASKS), *(now["tasks"] or DEFAULT_TASKS)]))
+    )
 
 
 def _text_of(suite: str, corpus: ParallelCorpus, options: Options) -> ParallelCorpus:
@@ -208,18 +218,32 @@ def _text_of(suite: str, corpus: ParallelCorpus, options: Options) -> ParallelCo
     return corpus if suite in PIVOT_SUITES or options.languages is None else corpus.select(options.languages)
 
 
-def _measure(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options, progress: Progress | None) -> SuiteResult:
+def _measure(
+    suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options, progress: Progress | None
+) -> SuiteResult:
     corpus = _text_of(suite, corpus, options)
     # A suite's dependencies (scikit-learn, sacreBLEU, lm-eval) are imported only where it is asked for.
     if suite == "layers":
         from alignx_eval.suites import layers
 
-        return layers.run(checkpoint, corpus, pooling=options.pooling, seed=options.seed, cache_dir=options.cache_dir, progress=progress)
+        return layers.run(
+            checkpoint,
+            corpus,
+            pooling=options.pooling,
+            seed=options.seed,
+            cache_dir=options.cache_dir,
+            progress=progress,
+        )
     if suite == "language_id":
         from alignx_eval.suites import language_id
 
         return language_id.run(
-            checkpoint, corpus, pooling=options.pooling, seed=options.seed, cache_dir=options.cache_dir, progress=progress
+            checkpoint,
+            corpus,
+            pooling=options.pooling,
+            seed=options.seed,
+            cache_dir=options.cache_dir,
+            progress=progress,
         )
     if suite == "language_modelling":
         from alignx_eval.suites import language_modelling

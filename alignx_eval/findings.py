@@ -126,7 +126,13 @@ def headline_metrics(rows: Sequence[ComparisonRow], layer: str | None, layer_tit
     """The headlines of a comparison with these rows; one accuracy a task, the plain one."""
     found = [
         HeadlineMetric(
-            "layers", "precision_at_1", layer, f"Retrieval of translations (precision@1) at {layer_title}", "direction", True, 3
+            "layers",
+            "precision_at_1",
+            layer,
+            f"Retrieval of translations (precision@1) at {layer_title}",
+            "direction",
+            True,
+            3,
         ),
         HeadlineMetric("translation", "bleu", None, "BLEU", "direction", True, 2),
         HeadlineMetric("translation", "chrf++", None, "chrF++", "direction", True, 2),
@@ -136,7 +142,9 @@ def headline_metrics(rows: Sequence[ComparisonRow], layer: str | None, layer_tit
     tasks = [row for row in rows if row.suite == "tasks" and row.higher_is_better is not None]
     with_languages = {row.metric for row in tasks if row.language is not None}
     second = {f"{row.metric}_norm" for row in tasks if row.metric.endswith(".acc")}
-    for metric, higher_is_better in {row.metric: bool(row.higher_is_better) for row in tasks if row.metric not in second}.items():
+    for metric, higher_is_better in {
+        row.metric: bool(row.higher_is_better) for row in tasks if row.metric not in second
+    }.items():
         title = f"{metric.removesuffix('.acc')}, accuracy" if metric.endswith(".acc") else metric
         unit = "language" if metric in with_languages else "task"
         found.append(HeadlineMetric("tasks", metric, None, title, unit, higher_is_better, 3))
@@ -153,7 +161,9 @@ def describe(comparison: Comparison) -> str:
     text = f"{subject} {was} compared with {comparison.base} (the base: what training changed)"
     if comparison.control is not None:
         text += f" and with {comparison.control} (the control, trained without alignment: the effect of alignment)"
-    text += f"{text_measured(comparison)}. Differences are candidate minus reference, paired by item; intervals are 95 %"
+    text += (
+        f"{text_measured(comparison)}. Differences are candidate minus reference, paired by item; intervals are 95 %"
+    )
     text += f"; a verdict needs a p below {comparison.alpha:g} after Benjamini-Hochberg adjustment within its suite."
     if comparison.control is None:
         text += " Without a control, none of this is called an effect of alignment."
@@ -202,7 +212,13 @@ def _documents(by_language: dict[str | None, int]) -> str:
     languages = [code for code in by_language if code is not None]
     sizes = sorted({by_language[code] for code in languages or by_language})
     size = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
-    where = "" if not languages else f" in {languages[0]}" if len(languages) == 1 else f" in each of {len(languages)} languages"
+    where = (
+        ""
+        if not languages
+        else f" in {languages[0]}"
+        if len(languages) == 1
+        else f" in each of {len(languages)} languages"
+    )
     return f"{size} documents{where}"
 
 
@@ -220,7 +236,9 @@ def find(comparison: Comparison) -> list[str]:
     return found + [text for candidate in comparison.candidates if (text := _price(comparison, candidate))]
 
 
-def mean_difference(comparison: Comparison, rows: Sequence[ComparisonRow], *, of: int | None = None) -> MeanDifference | None:
+def mean_difference(
+    comparison: Comparison, rows: Sequence[ComparisonRow], *, of: int | None = None
+) -> MeanDifference | None:
     """Mean difference over `rows` of one contrast, which are those of `of` languages or directions (default: as many as there are rows).
 
     Rows without an interval, without items on both sides, and with other clusters than the first one, are left out; `rows` of the result
@@ -274,7 +292,9 @@ def find_headlines(comparison: Comparison) -> list[Headline]:
         contrasts = _contrasts(comparison, candidate)
         every = [row for _, _, rows in contrasts for row in rows]
         for metric in headline_metrics(every, *align_layer(comparison, every, candidate)):
-            headline = _headline(comparison, candidate, metric, [(kind, name, metric.rows(rows)) for kind, name, rows in contrasts])
+            headline = _headline(
+                comparison, candidate, metric, [(kind, name, metric.rows(rows)) for kind, name, rows in contrasts]
+            )
             if headline is not None:
                 found.append(headline)
     return found
@@ -282,7 +302,9 @@ def find_headlines(comparison: Comparison) -> list[Headline]:
 
 def _headline(comparison: Comparison, candidate: str, metric: HeadlineMetric, contrasts: Contrasts) -> Headline | None:
     """None where nothing of it was measured for the candidate and a reference."""
-    contrasts = [each for each in contrasts if any(row.base is not None and row.candidate is not None for row in each[2])]
+    contrasts = [
+        each for each in contrasts if any(row.base is not None and row.candidate is not None for row in each[2])
+    ]
     if not contrasts:
         return None
     judged = [{row.key for row in rows if row.se is not None} for _, _, rows in contrasts]
@@ -291,7 +313,11 @@ def _headline(comparison: Comparison, candidate: str, metric: HeadlineMetric, co
     common = set.intersection(*enough) if enough else set()
     changes = []
     for (contrast, reference, rows), keys in zip(contrasts, judged, strict=True):
-        mean = mean_difference(comparison, [row for row in rows if row.key in common], of=len(rows)) if keys in enough else None
+        mean = (
+            mean_difference(comparison, [row for row in rows if row.key in common], of=len(rows))
+            if keys in enough
+            else None
+        )
         # Of a row that has a verdict here, the reason is that of the other contrast.
         others = [row for _, _, other in contrasts for row in other if row.key not in common and row.se is None]
         reason = _why([row for row in rows if row.se is None] or others)
@@ -303,7 +329,11 @@ def _headline(comparison: Comparison, candidate: str, metric: HeadlineMetric, co
         else:
             word = _word(mean.estimate, metric.higher_is_better)
         changes.append(Change(contrast, reference, mean, word, reason))
-    rates = [row.null for row in contrasts[0][2] if metric.metric == "off_target_rate" and row.null is not None and row.key in common]
+    rates = [
+        row.null
+        for row in contrasts[0][2]
+        if metric.metric == "off_target_rate" and row.null is not None and row.key in common
+    ]
     return Headline(
         candidate=candidate,
         **{field.name: getattr(metric, field.name) for field in fields(HeadlineMetric)},
@@ -375,9 +405,13 @@ def _last_layer(comparison: Comparison, candidate: str, contrasts: Contrasts) ->
     """Retrieval in the last state, before and after the final norm: a change is claimed only where both show it."""
     parts = []
     for contrast, reference, rows in contrasts:
-        retrieval = details([row for row in rows if row.suite == "layers" and row.metric in RETRIEVAL and row.layer is not None])
+        retrieval = details(
+            [row for row in rows if row.suite == "layers" and row.metric in RETRIEVAL and row.layer is not None]
+        )
         numbered = [int(row.layer) for row in retrieval if row.layer is not None and row.layer.isdigit()]
-        before = mean_difference(comparison, [row for row in retrieval if row.layer in ("L", str(max(numbered, default=None)))])
+        before = mean_difference(
+            comparison, [row for row in retrieval if row.layer in ("L", str(max(numbered, default=None)))]
+        )
         after = mean_difference(comparison, [row for row in retrieval if str(row.layer).endswith("+norm")])
         if before is None or after is None:
             continue
@@ -386,11 +420,17 @@ def _last_layer(comparison: Comparison, candidate: str, contrasts: Contrasts) ->
         if before.estimate.clusters < _minimum_clusters():
             claim = f"no claim ({before.estimate.clusters} clusters, a claim needs {_minimum_clusters()})"
         elif len(signs) == 1:
-            claim = {-1: "translations are further apart", 1: "translations are closer", 0: "no evidence of a difference"}[signs.pop()]
+            claim = {
+                -1: "translations are further apart",
+                1: "translations are closer",
+                0: "no evidence of a difference",
+            }[signs.pop()]
         words = {-1: "lower", 1: "higher", 0: "no evidence of a difference"}
         outcomes = [f"{words[_sign(each)]}: {_numbers(each, 3)}" for each in (before.estimate, after.estimate)]
         meaning = CONTRAST_MEANING[contrast]
-        parts.append(f"against {reference} ({meaning}) {claim} (before the final norm {outcomes[0]}; after it {outcomes[1]})")
+        parts.append(
+            f"against {reference} ({meaning}) {claim} (before the final norm {outcomes[0]}; after it {outcomes[1]})"
+        )
     return [f"Retrieval of translations in the last layer, {candidate}: {'; '.join(parts)}."] if parts else []
 
 
@@ -410,12 +450,21 @@ def details(rows: list[ComparisonRow]) -> list[ComparisonRow]:
 def _losses(comparison: Comparison, rows: list[ComparisonRow]) -> str:
     """Which languages got worse in what a user of the model meets: translation, language modelling, tasks."""
     suites = ("translation", "language_modelling", "tasks")
-    judged = [row for suite in suites for row in details([row for row in rows if row.suite == suite]) if row.p_adjusted is not None]
+    judged = [
+        row
+        for suite in suites
+        for row in details([row for row in rows if row.suite == suite])
+        if row.p_adjusted is not None
+    ]
     if not judged:
-        return "no result of a single language in translation, language modelling or tasks has enough data for a verdict."
+        return (
+            "no result of a single language in translation, language modelling or tasks has enough data for a verdict."
+        )
     smallest, largest = min(row.n for row in judged), max(row.n for row in judged)
     size = f"of {len(judged)} results by language (n = {smallest}{f' to {largest}' if largest > smallest else ''})"
-    worse = sorted((row for row in judged if row.verdict == "worse"), key=lambda row: -abs(row.difference or 0) / (row.se or 1))
+    worse = sorted(
+        (row for row in judged if row.verdict == "worse"), key=lambda row: -abs(row.difference or 0) / (row.se or 1)
+    )
     if not worse:
         unseen = "a loss below the minimum detectable effect of its row cannot be seen"
         return f"{size}, none is worse at adjusted p < {comparison.alpha:g}; {unseen}."
@@ -429,7 +478,10 @@ def _losses(comparison: Comparison, rows: list[ComparisonRow]) -> str:
         by_language.setdefault(str(code), []).append(
             f"{row.metric}{direction} {signed(row.difference, decimals)} {interval}{own_rate(row)}"
         )
-    shown = [f"{code} ({', '.join(details[:3])}{', ...' if len(details) > 3 else ''})" for code, details in by_language.items()]
+    shown = [
+        f"{code} ({', '.join(details[:3])}{', ...' if len(details) > 3 else ''})"
+        for code, details in by_language.items()
+    ]
     more = f"; and {len(shown) - 5} more languages" if len(shown) > 5 else ""
     count = f"{len(worse)} {'is' if len(worse) == 1 else 'are'} worse"
     return f"{size}, {count} at adjusted p < {comparison.alpha:g}: {'; '.join(shown[:5])}{more}."

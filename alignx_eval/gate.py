@@ -108,19 +108,27 @@ class Verdict:
 
     def worst(self, count: int) -> list[GateRow]:
         """The most severe rows of all candidates that are red, missing or amber; block before warn before info."""
-        rows = [row for candidate in self.candidates for row in candidate.rows if row.status in ("red", "missing", "amber")]
+        rows = [
+            row for candidate in self.candidates for row in candidate.rows if row.status in ("red", "missing", "amber")
+        ]
         return sorted(rows, key=_severity)[:count]
 
 
-def judge(comparison: Comparison, policy: Policy, *, policy_name: str = "default policy", enforced: bool = False) -> Verdict:
+def judge(
+    comparison: Comparison, policy: Policy, *, policy_name: str = "default policy", enforced: bool = False
+) -> Verdict:
     """Apply a policy to every candidate of a comparison; `enforced` says whether that was asked for.
 
     Raises InputError where there is no candidate, or no control to gate against.
     """
     if not comparison.candidates:
-        raise InputError("there is nothing to gate: one checkpoint alone was measured; compare it with another, or give --baseline")
+        raise InputError(
+            "there is nothing to gate: one checkpoint alone was measured; compare it with another, or give --baseline"
+        )
     if policy.against == "control" and comparison.control is None:
-        raise InputError("the policy gates against the control, and there is none: give --control, or set `against: base` in the policy")
+        raise InputError(
+            "the policy gates against the control, and there is none: give --control, or set `against: base` in the policy"
+        )
     reference = comparison.control if policy.against == "control" else comparison.base
     assert reference is not None
     judged = tuple(_judge_candidate(comparison, policy, candidate, reference) for candidate in comparison.candidates)
@@ -139,7 +147,9 @@ WORDS: dict[Outcome, str] = {"fail": "FAIL", "incomplete": "INCOMPLETE", "inconc
 
 def rule_sentence(policy: Policy) -> str:
     """When a row is red, amber or grey, in one sentence."""
-    protected = f", or where {', '.join(policy.protected)} is not shown to lose less than tolerated" if policy.protected else ""
+    protected = (
+        f", or where {', '.join(policy.protected)} is not shown to lose less than tolerated" if policy.protected else ""
+    )
     return (
         f"A row is red only where its loss against the {policy.against} is larger than its tolerance at p < {policy.alpha:g} (one-sided, "
         f"Benjamini-Hochberg over the rows of its level), amber where only the point estimate is{protected}, and grey, not judged, below "
@@ -162,7 +172,11 @@ def deciding_rule(policy: Policy, row: ComparisonRow | Row, *, language: str | N
 
 def _judge_candidate(comparison: Comparison, policy: Policy, candidate: str, reference: str) -> CandidateVerdict:
     contrast = f"candidate-{policy.against}"
-    own = [row for row in comparison.rows if (row.candidate_name, row.base_name, row.contrast) == (candidate, reference, contrast)]
+    own = [
+        row
+        for row in comparison.rows
+        if (row.candidate_name, row.base_name, row.contrast) == (candidate, reference, contrast)
+    ]
     layer, _ = align_layer(comparison, own, candidate)
     used: set[int] = set()
     rows: list[GateRow] = []
@@ -251,7 +265,9 @@ def _not_found(policy: Policy, candidate: str, rows: Sequence[GateRow], used: se
             found.append(_wanted(policy, candidate, wanted, reason, rule.level))
     for name in policy.protected:
         if not any(row.language is not None and policy.covers((name,), row.language) for row in rows):
-            found.append(_wanted(policy, candidate, f"protected language {name}", f"no gated row is about {name}", "block"))
+            found.append(
+                _wanted(policy, candidate, f"protected language {name}", f"no gated row is about {name}", "block")
+            )
     return found
 
 
@@ -311,6 +327,10 @@ def describe_row(gated: GateRow) -> str:
     bound = f", at least {gated.loss_at_least:.{decimals}f}" if gated.loss_at_least is not None else ""
     if gated.status == "amber" and gated.loss_at_most is not None:
         bound = f", at most {gated.loss_at_most:.{decimals}f}"
-    p = f"adj. p {'< 0.001' if gated.p_adjusted < 0.001 else f'{gated.p_adjusted:.3f}'}, " if gated.p_adjusted is not None else ""
+    p = (
+        f"adj. p {'< 0.001' if gated.p_adjusted < 0.001 else f'{gated.p_adjusted:.3f}'}, "
+        if gated.p_adjusted is not None
+        else ""
+    )
     size = f"{p}n = {row.n}, {row.clusters} clusters{own_rate(row)}"
     return f"{row.metric} {about}{layer} {changed}, tolerance {gated.tolerance:g}{bound} ({size})"

@@ -237,7 +237,16 @@ _BLEU_TOKENIZERS = {
     "Tibt": "char",
 }
 # Languages in several scripts: the one that the bare language code means.
-_STANDARD_SCRIPT = {"ace": "Latn", "arb": "Arab", "bjn": "Latn", "kas": "Arab", "knc": "Latn", "min": "Latn", "taq": "Latn", "zho": "Hans"}
+_STANDARD_SCRIPT = {
+    "ace": "Latn",
+    "arb": "Arab",
+    "bjn": "Latn",
+    "kas": "Arab",
+    "knc": "Latn",
+    "min": "Latn",
+    "taq": "Latn",
+    "zho": "Hans",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,4 +327,6 @@ def resolve_language(text: str) -> str:
     codes = list(dict.fromkeys(codes))[:4]
     if not codes:
         raise InputError(f"unknown language {text!r}; `alignx-eval ls languages` lists all")
-    raise InputError(f"unknown language {text!r}; nearest: {', '.join(f'{code} ({LANGUAGES[code].name})' for code in codes)}")
+    raise InputError(
+        f"unknown language {text!r}; nearest: {', '.join(f'{code} ({LANGUAGES[code].name})' for code in codes)}"
+    )

@@ -82,7 +82,11 @@ def similarity_key(results: Mapping[str, SuiteResult], reference: str, candidate
     made without a cache."""
     first, second = results[reference], results[candidate]
     sides = [result.extras.get("vectors") for result in (first, second)]
-    if sides[0] is None or sides[1] is None or (first.item_ids, first.default_clusters) != (second.item_ids, second.default_clusters):
+    if (
+        sides[0] is None
+        or sides[1] is None
+        or (first.item_ids, first.default_clusters) != (second.item_ids, second.default_clusters)
+    ):
         return None
     keys: list[dict[str, str]] = [side["keys"] for side in sides if side is not None]
     languages = [language for language in keys[0] if language in keys[1]]

@@ -42,12 +42,18 @@ def ordinary_tokens(tokenizer: Any, source: str) -> list[int]:
     sentences = [tokenizer(sentence, add_special_tokens=False)["input_ids"] for sentence in SENTENCES]
     best = max(sentences, key=lambda tokens: len(readable(tokens)))
     if len(readable(best)) < 2:
-        reason = "has only special tokens" if set(tokenizer.get_vocab().values()) <= special else "gives no tokens for ordinary text"
+        reason = (
+            "has only special tokens"
+            if set(tokenizer.get_vocab().values()) <= special
+            else "gives no tokens for ordinary text"
+        )
         raise InputError(f"{source}: its tokenizer {reason}, so its files are missing or empty; {COPY_TOKENIZER}")
     return best[:PROBE_TOKENS]
 
 
-COPY_TOKENIZER = "copy them (tokenizer.json, tokenizer_config.json and what else there is) from the model it was trained from"
+COPY_TOKENIZER = (
+    "copy them (tokenizer.json, tokenizer_config.json and what else there is) from the model it was trained from"
+)
 
 
 def refuse_not_causal(config: Mapping[str, Any], source: str) -> None:
@@ -74,7 +80,9 @@ def refuse_not_causal(config: Mapping[str, Any], source: str) -> None:
 def wrapper_prefix(names: Iterable[str]) -> str:
     """The prefix that wrappers (torch.compile, DDP, FSDP, peft) left before all names, or an empty string."""
     names, prefix = list(names), ""
-    while wrapper := next((wrapper for wrapper in _WRAPPERS if names and all(name.startswith(prefix + wrapper) for name in names)), ""):
+    while wrapper := next(
+        (wrapper for wrapper in _WRAPPERS if names and all(name.startswith(prefix + wrapper) for name in names)), ""
+    ):
         prefix += wrapper
     return prefix
 
@@ -128,7 +136,9 @@ def check_one_sentence(model: Any, tokens: list[int], source: str) -> list[str]:
     tokens = tokens[: max(2, min(PROBE_TOKENS, longest // 2))]
     logits = logits_of(model, tokens)
     if logits.shape[0] != len(tokens):
-        raise InputError(f"{source}: {len(tokens)} tokens give {logits.shape[0]} logits; only causal language models are measured")
+        raise InputError(
+            f"{source}: {len(tokens)} tokens give {logits.shape[0]} logits; only causal language models are measured"
+        )
     if not torch.isfinite(logits).all():
         raise InputError(
             f"{source}: an ordinary sentence gives logits that are not finite; its weights are damaged, or {model.dtype} is too narrow"
@@ -145,17 +155,25 @@ def check_one_sentence(model: Any, tokens: list[int], source: str) -> list[str]:
             f"{source} is not causal: exchanging later tokens moves earlier logits by up to {movement:.2g} (their spread is "
             f"{spread(logits):.2g}), so it sees what it has to predict; only causal language models are measured"
         )
-    return [f"{source}: the same sentence gives logits that differ by up to {noise:.2g} from pass to pass; no number repeats exactly"]
+    return [
+        f"{source}: the same sentence gives logits that differ by up to {noise:.2g} from pass to pass; no number repeats exactly"
+    ]
 
 
 def says_tied(model: Any) -> bool:
     """Whether a model's configuration ties its input and output embeddings."""
-    return bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False)) and model.get_output_embeddings() is not None
+    return (
+        bool(getattr(model.config.get_text_config(), "tie_word_embeddings", False))
+        and model.get_output_embeddings() is not None
+    )
 
 
 def untie(model: Any) -> None:
     """Give the output embeddings of a model, with or without adapters on them, weights of their own."""
-    inputs, outputs = (getattr(module, "base_layer", module) for module in (model.get_input_embeddings(), model.get_output_embeddings()))
+    inputs, outputs = (
+        getattr(module, "base_layer", module)
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+    )
     if outputs is not None and inputs.weight is outputs.weight:
         outputs.weight = torch.nn.Parameter(outputs.weight.detach().clone(), requires_grad=outputs.weight.requires_grad)
 
@@ -172,7 +190,11 @@ def check_merged(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype, 
     difference = float((after - before).abs().max()) / spread(before)
     if not difference <= MERGE_TOLERANCE.get(dtype, MERGE_TOLERANCE[torch.bfloat16]):
         half = dtype in (torch.float16, torch.bfloat16)
-        advice = "try --dtype float32" if half else "merge it with the peft that trained it, save it as a whole model, and open that"
+        advice = (
+            "try --dtype float32"
+            if half
+            else "merge it with the peft that trained it, save it as a whole model, and open that"
+        )
         raise InputError(
             f"{source}: merged into its base, the adapter gives other logits than before (by {difference:.1%} of their spread), so another "
             f"model would be measured; {advice}"

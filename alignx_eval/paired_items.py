@@ -76,7 +76,9 @@ class PairedItems:
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
         """The statistic of (base, candidate), [2], and with one cluster left out each, [2, clusters]."""
         if self.kind == "jackknife":
-            sides = [(point_of(side), np.asarray(side.values, dtype=np.float64)) for side in (self.base, self.candidate)]
+            sides = [
+                (point_of(side), np.asarray(side.values, dtype=np.float64)) for side in (self.base, self.candidate)
+            ]
         else:
             sides = [leave_one_out(side, STATISTICS[self.kind]) for side in self.sums()]
         return np.array([side[0] for side in sides]), np.stack([side[1] for side in sides])
@@ -101,7 +103,9 @@ class PairedItems:
 
         So for means, and for ratios with one denominator on both sides (bytes, for instance), where plain sign flips are the swap test.
         """
-        if self.kind == "mean" or (self.kind == "ratio" and np.array_equal(self.base.values[:, 1], self.candidate.values[:, 1])):
+        if self.kind == "mean" or (
+            self.kind == "ratio" and np.array_equal(self.base.values[:, 1], self.candidate.values[:, 1])
+        ):
             base, candidate = self.sums()
             return candidate[:, 0] - base[:, 0]
         return None

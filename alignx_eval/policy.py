@@ -34,12 +34,21 @@ class Rule(BaseModel):
         "A translation direction belongs to the language that is not the pivot.",
     )
     direction: Literal["higher", "lower"] | None = Field(
-        default=None, description="What is good. Left out: what the metric itself says; needed for metrics that have no direction."
+        default=None,
+        description="What is good. Left out: what the metric itself says; needed for metrics that have no direction.",
     )
-    tolerance: float = Field(ge=0, allow_inf_nan=False, description="Largest loss that is accepted, in the metric's own units.")
-    level: Level = Field(default="block", description="block: a regression fails the gate; warn and info: it is only shown.")
-    alpha: float | None = Field(default=None, gt=0, lt=0.5, description="Level of the test of these rows; left out: that of the policy.")
-    min_n: int | None = Field(default=None, ge=1, description="Rows with fewer items are not judged; left out: that of the policy.")
+    tolerance: float = Field(
+        ge=0, allow_inf_nan=False, description="Largest loss that is accepted, in the metric's own units."
+    )
+    level: Level = Field(
+        default="block", description="block: a regression fails the gate; warn and info: it is only shown."
+    )
+    alpha: float | None = Field(
+        default=None, gt=0, lt=0.5, description="Level of the test of these rows; left out: that of the policy."
+    )
+    min_n: int | None = Field(
+        default=None, ge=1, description="Rows with fewer items are not judged; left out: that of the policy."
+    )
 
 
 class Policy(BaseModel):
@@ -50,14 +59,17 @@ class Policy(BaseModel):
     format: Literal["alignx-eval gate policy"] = POLICY_FORMAT
     version: Literal[1] = POLICY_VERSION
     against: Literal["base", "control"] = Field(default="base", description="What a candidate is gated against.")
-    alpha: float = Field(default=0.05, gt=0, lt=0.5, description="Level of the one-sided tests, after Benjamini-Hochberg adjustment.")
+    alpha: float = Field(
+        default=0.05, gt=0, lt=0.5, description="Level of the one-sided tests, after Benjamini-Hochberg adjustment."
+    )
     min_n: int = Field(default=100, ge=1, description="Rows with fewer items are grey: not judged.")
     protected: tuple[Text, ...] = Field(
         default=(),
         description="Languages (as in `languages` of a rule) for which it must be shown that the loss is below the tolerance, at `alpha`.",
     )
     require_all: bool = Field(
-        default=True, description="Whether every rule and every protected language must find a row; if not, the gate is incomplete."
+        default=True,
+        description="Whether every rule and every protected language must find a row; if not, the gate is incomplete.",
     )
     groups: dict[Text, tuple[Text, ...]] = Field(default={}, description="Names for lists of FLORES codes.")
     rules: tuple[Rule, ...] = Field(min_length=1)
@@ -95,7 +107,11 @@ class Policy(BaseModel):
             if name in self.groups:
                 if language in self.groups[name]:
                     return True
-            elif (name == "mean" and language is None) or name == "*" or (language is not None and fnmatchcase(language, name)):
+            elif (
+                (name == "mean" and language is None)
+                or name == "*"
+                or (language is not None and fnmatchcase(language, name))
+            ):
                 return True
         return False
 
@@ -106,7 +122,9 @@ def _check_language(name: str, groups: tuple[str, ...]) -> None:
     if name in ("*", "mean", *groups):
         return
     if not any(fnmatchcase(code, name) for code in LANGUAGES):
-        raise ValueError(f"no language is called {name!r}; FLORES codes such as deu_Latn are needed, or the name of a group")
+        raise ValueError(
+            f"no language is called {name!r}; FLORES codes such as deu_Latn are needed, or the name of a group"
+        )
 
 
 # Tolerances are what a user would hardly notice, and about what the smallest sensible test set (some 500 lines) can tell from 0.
@@ -160,12 +178,19 @@ def _parse(text: str, where: str) -> Policy:
     except yaml.YAMLError as error:
         raise InputError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(document, dict) or document.get("format") != POLICY_FORMAT:
-        raise InputError(f"{where}: not a gate policy (a line `format: {POLICY_FORMAT}` is needed; `alignx-eval schema policy` shows one)")
+        raise InputError(
+            f"{where}: not a gate policy (a line `format: {POLICY_FORMAT}` is needed; `alignx-eval schema policy` shows one)"
+        )
     if document.get("version") != POLICY_VERSION:
-        raise InputError(f"{where}: has version {document.get('version')!r}, this alignx-eval reads version {POLICY_VERSION}")
+        raise InputError(
+            f"{where}: has version {document.get('version')!r}, this alignx-eval reads version {POLICY_VERSION}"
+        )
     try:
         return Policy.model_validate(document)
     except ValidationError as error:
-        told = [(".".join(map(str, each["loc"])) or "policy", each["msg"].removeprefix("Value error, ")) for each in error.errors()]
+        told = [
+            (".".join(map(str, each["loc"])) or "policy", each["msg"].removeprefix("Value error, "))
+            for each in error.errors()
+        ]
         problems = [f"{place}: {message}" for place, message in told]
         raise InputError(f"{where}: {'; '.join(problems)}") from error

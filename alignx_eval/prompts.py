@@ -55,7 +55,9 @@ def text_without_input(name: str) -> str:
 def translation_instruction(name: str, source_language: str, target_language: str) -> str:
     """The instruction that asks for a translation, with English names for the FLORES codes."""
     template_text(name)
-    return TRANSLATION_INSTRUCTIONS[name].format(source=LANGUAGES[source_language].name, target=LANGUAGES[target_language].name)
+    return TRANSLATION_INSTRUCTIONS[name].format(
+        source=LANGUAGES[source_language].name, target=LANGUAGES[target_language].name
+    )
 
 
 def translation_prompt(name: str, source_language: str, target_language: str, text: str) -> str:

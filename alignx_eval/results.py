@@ -46,7 +46,9 @@ class Row:
     @property
     def key(self) -> str:
         """Identity of the quantity, the same for every checkpoint."""
-        return "/".join(part or "-" for part in (self.suite, self.metric, self.layer, self.language, self.other_language))
+        return "/".join(
+            part or "-" for part in (self.suite, self.metric, self.layer, self.language, self.other_language)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +75,27 @@ class SuiteResult:
     suite: str
     rows: list[Row]
     items: dict[str, Items] = field(default_factory=dict)  # Row.key -> Items
-    clusters: dict[str, tuple[str, ...]] = field(default_factory=dict)  # Row.key -> cluster of each item; missing: see `default_clusters`
-    default_clusters: tuple[str, ...] = ()  # cluster (document, article) of each parallel line; the unit that is resampled
+    clusters: dict[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # Row.key -> cluster of each item; missing: see `default_clusters`
+    default_clusters: tuple[
+        str, ...
+    ] = ()  # cluster (document, article) of each parallel line; the unit that is resampled
     item_ids: tuple[str, ...] = ()  # identity of each parallel line
-    samples: list[dict[str, Any]] = field(default_factory=list)  # plain JSON: id, language(s), source, reference, output, scores
+    samples: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # plain JSON: id, language(s), source, reference, output, scores
     fingerprint: dict[str, Any] = field(default_factory=dict)  # what must agree for two results to compare
-    environment: dict[str, Any] = field(default_factory=dict)  # what is recorded and only warned about: dtype, attention kernel, device
+    environment: dict[str, Any] = field(
+        default_factory=dict
+    )  # what is recorded and only warned about: dtype, attention kernel, device
     notes: list[str] = field(default_factory=list)  # sentences for the reader of a report
-    warnings: list[str] = field(default_factory=list)  # what no reader may miss: every rendering shows them, under the checkpoint's name
-    extras: dict[str, Any] = field(default_factory=dict)  # plain JSON for pictures (projections, maps); never an input of a gate
+    warnings: list[str] = field(
+        default_factory=list
+    )  # what no reader may miss: every rendering shows them, under the checkpoint's name
+    extras: dict[str, Any] = field(
+        default_factory=dict
+    )  # plain JSON for pictures (projections, maps); never an input of a gate
     seconds: float = 0.0
 
 

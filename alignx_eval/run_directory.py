@@ -89,9 +89,15 @@ def sole_writer(folder: Path) -> Iterator[None]:
         except ImportError:  # no such locks on Windows
             pass
         except BlockingIOError as error:
-            raise InputError(f"{folder}: another process is writing there; wait for it or choose another --out") from error
+            raise InputError(
+                f"{folder}: another process is writing there; wait for it or choose another --out"
+            ) from error
         except OSError as error:
-            logger.warning("%s: this file system has no locks (%s); let no other process write there meanwhile", folder, error.strerror)
+            logger.warning(
+                "%s: this file system has no locks (%s); let no other process write there meanwhile",
+                folder,
+                error.strerror,
+            )
         yield
 
 
@@ -173,7 +179,9 @@ class RunDirectory:
         if self.writable:
             atomic_write(self.path / "manifest.json", _dump(self.manifest, "manifest.json", indent=1))
 
-    def save(self, label: str, key: str, result: SuiteResult, *, options: dict[str, Any] | None = None, samples: bool = True) -> None:
+    def save(
+        self, label: str, key: str, result: SuiteResult, *, options: dict[str, Any] | None = None, samples: bool = True
+    ) -> None:
         """Store one suite of one checkpoint; what the directory held for them before is replaced. A directory without a manifest gets one.
 
         `samples=False` leaves the samples out. Raises ValueError for NaN, infinity and anything that is not plain JSON: such a result
@@ -182,7 +190,9 @@ class RunDirectory:
         place = (label, result.suite)
         for row in result.rows:
             if (row.checkpoint, row.suite) != place:
-                raise ValueError(f"row {row.key} belongs to {row.checkpoint!r}/{row.suite!r}, not to {label!r}/{result.suite!r}")
+                raise ValueError(
+                    f"row {row.key} belongs to {row.checkpoint!r}/{row.suite!r}, not to {label!r}/{result.suite!r}"
+                )
         _require_finite(result)
         extras = dict(result.extras)
         pairs = extras.pop("pairs", None)
@@ -286,7 +296,11 @@ class RunDirectory:
 
     def write_layer_similarity(self, similarities: Sequence[LayerSimilarity]) -> None:
         """Replace `layer_similarity.json`."""
-        document = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "similarities": [asdict(each) for each in similarities]}
+        document = {
+            "format": FORMAT,
+            "schema_version": SCHEMA_VERSION,
+            "similarities": [asdict(each) for each in similarities],
+        }
         if self.writable:
             atomic_write(self.path / "layer_similarity.json", _dump(document, "layer_similarity.json") + "\n")
 
@@ -294,7 +308,11 @@ class RunDirectory:
 
     def _write_results(self) -> None:
         """`results.json`: rows one per line, so that the file can be searched and compared line by line."""
-        rows = [_dump({name: getattr(row, name) for name in ROW_FIELDS}, row.key) for place in self._suites for row in self._rows[place]]
+        rows = [
+            _dump({name: getattr(row, name) for name in ROW_FIELDS}, row.key)
+            for place in self._suites
+            for row in self._rows[place]
+        ]
         suites = [_dump(entry, f"{entry['checkpoint']}/{entry['suite']}") for entry in self._suites.values()]
         text = (
             f'{{"format": "{FORMAT}",\n"schema_version": {SCHEMA_VERSION},\n"rows": [\n' + ",\n".join(rows)
@@ -326,9 +344,13 @@ class RunDirectory:
             tables.append(table.filter(pyarrow.array([found in current for found in owners], pyarrow.bool_())))
         if owner is not None and pairs is not None:
             count = len(next(iter(pairs.values()), []))
-            tables.append(pyarrow.table({**{name: [value] * count for name, value in zip(OWNER_FIELDS, owner)}, **pairs}))
+            tables.append(
+                pyarrow.table({**{name: [value] * count for name, value in zip(OWNER_FIELDS, owner)}, **pairs})
+            )
         buffer = io.BytesIO()
-        pyarrow.parquet.write_table(pyarrow.concat_tables(tables, promote_options="permissive"), buffer, compression="zstd")
+        pyarrow.parquet.write_table(
+            pyarrow.concat_tables(tables, promote_options="permissive"), buffer, compression="zstd"
+        )
         atomic_write(path, buffer.getvalue())
 
     def _drop_unreferenced(self) -> None:
@@ -366,12 +388,24 @@ class RunDirectory:
                 place = (entry["checkpoint"], entry["suite"])
                 self._suites[place] = entry
                 self._rows[place] = []
-                for name in ("key", "items", "items_file", "samples", "samples_kept", "pairs", "extras", "fingerprint", "default_clusters"):
+                for name in (
+                    "key",
+                    "items",
+                    "items_file",
+                    "samples",
+                    "samples_kept",
+                    "pairs",
+                    "extras",
+                    "fingerprint",
+                    "default_clusters",
+                ):
                     entry[name]  # noqa: B018  every field that reading relies on is there
             for record in document["rows"]:
                 self._rows[record["checkpoint"], record["suite"]].append(Row(**record))
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{self.path / 'results.json'}: not a results file of alignx-eval (unexpected content: {error})") from error
+            raise InputError(
+                f"{self.path / 'results.json'}: not a results file of alignx-eval (unexpected content: {error})"
+            ) from error
 
     def _read_items(self, entry: dict[str, Any]) -> dict[str, Items]:
         if not entry["items_file"]:
@@ -387,7 +421,10 @@ class RunDirectory:
                 f"{path}: is cut short or was changed (its checksum is not the recorded one); measure again into another folder"
             )
         arrays = load(data)
-        return {name: Items(kind=meta["kind"], values=arrays[name], point=meta["point"]) for name, meta in entry["items"].items()}
+        return {
+            name: Items(kind=meta["kind"], values=arrays[name], point=meta["point"])
+            for name, meta in entry["items"].items()
+        }
 
     def _sample_lines(self) -> Iterator[tuple[str, Owner, dict[str, Any]]]:
         """Each line of `samples.jsonl`, the measurement it belongs to, and the sample."""
@@ -428,7 +465,9 @@ class RunDirectory:
 
 def _similarity(record: dict[str, Any]) -> LayerSimilarity:
     """A record of `layer_similarity.json`: what JSON made a list of is a tuple again."""
-    return LayerSimilarity(**record | {name: tuple(record[name]) for name in ("languages", "layers", "candidate_layers")})
+    return LayerSimilarity(
+        **record | {name: tuple(record[name]) for name in ("languages", "layers", "candidate_layers")}
+    )
 
 
 def _require_finite(result: SuiteResult) -> None:

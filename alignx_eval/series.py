@@ -100,7 +100,9 @@ def make_series(comparison: Comparison, verdict: Verdict) -> Series:
     ]
     failures = [step for step in steps if step.outcome == "fail"]
     first = failures[0] if failures else None
-    return Series(tuple(steps), tuple(_trajectories(comparison)), first, _sentence(comparison, steps[1:], first, judged))
+    return Series(
+        tuple(steps), tuple(_trajectories(comparison)), first, _sentence(comparison, steps[1:], first, judged)
+    )
 
 
 def _recorded_step(comparison: Comparison, label: str) -> int | None:
@@ -117,11 +119,17 @@ def _titles(comparison: Comparison) -> dict[str, str]:
     return {label: title if list(titles.values()).count(title) == 1 else label for label, title in titles.items()}
 
 
-def _sentence(comparison: Comparison, steps: Sequence[Step], first: Step | None, judged: Mapping[str, CandidateVerdict]) -> str:
+def _sentence(
+    comparison: Comparison, steps: Sequence[Step], first: Step | None, judged: Mapping[str, CandidateVerdict]
+) -> str:
     if first is None:
         counts = [(sum(step.outcome == outcome for step in steps), WORDS[outcome]) for outcome in OUTCOMES]
         others = join([f"{count} {word}" for count, word in counts if count])
-        none_failed = f"The gate would have failed at none of {len(steps)} steps" if len(steps) > 1 else "The gate would not have failed"
+        none_failed = (
+            f"The gate would have failed at none of {len(steps)} steps"
+            if len(steps) > 1
+            else "The gate would not have failed"
+        )
         return f"{none_failed}: {others}."
     verdict = judged[first.label]
     why = verdict.sentence.removeprefix(f"{WORDS[verdict.outcome]}: {verdict.candidate} against {verdict.reference}: ")
@@ -168,13 +176,20 @@ def _trajectories(comparison: Comparison) -> list[Trajectory]:
     return found
 
 
-def _points(comparison: Comparison, chosen: Mapping[str, Sequence[ComparisonRow]]) -> tuple[tuple[Point, ...], int, int]:
+def _points(
+    comparison: Comparison, chosen: Mapping[str, Sequence[ComparisonRow]]
+) -> tuple[tuple[Point, ...], int, int]:
     """Points of the base and all steps, over the rows that every measured step has, the number of these, and of how many; or nothing."""
     keys = [{row.key for row in rows if row.se is not None} for rows in chosen.values()]
     of = len({row.key for rows in chosen.values() for row in rows})
-    measured = [each for each in keys if each and 2 * len(each) >= of]  # a step that could hardly be judged does not shrink the others
+    measured = [
+        each for each in keys if each and 2 * len(each) >= of
+    ]  # a step that could hardly be judged does not shrink the others
     common = set.intersection(*measured) if measured else set()
-    means = {label: mean_difference(comparison, [row for row in rows if row.key in common], of=of) for label, rows in chosen.items()}
+    means = {
+        label: mean_difference(comparison, [row for row in rows if row.key in common], of=of)
+        for label, rows in chosen.items()
+    }
     count = max((mean.rows for mean in means.values() if mean is not None), default=0)
     # A mean over fewer rows than the others' is another quantity.
     first = next((mean for mean in means.values() if mean is not None and mean.rows == count), None)
@@ -186,5 +201,9 @@ def _points(comparison: Comparison, chosen: Mapping[str, Sequence[ComparisonRow]
             points.append(Point(label, None))
             continue
         estimate = mean.estimate
-        points.append(Point(label, mean.candidate, estimate.value, estimate.ci_low, estimate.ci_high, estimate.n, estimate.clusters))
+        points.append(
+            Point(
+                label, mean.candidate, estimate.value, estimate.ci_low, estimate.ci_high, estimate.n, estimate.clusters
+            )
+        )
     return tuple(points), count, of

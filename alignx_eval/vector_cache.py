@@ -32,7 +32,9 @@ SUFFIX = ".safetensors"
 TEMPORARY_PREFIX = ".writing-"
 DEFAULT_MAX_BYTES = 20 * 2**30
 CHECKSUMS = "crc32"  # name of the metadata that holds them
-DEAD_AFTER_SECONDS = 3600  # writing an entry takes seconds, so a temporary file as old as this belongs to a process that was killed
+DEAD_AFTER_SECONDS = (
+    3600  # writing an entry takes seconds, so a temporary file as old as this belongs to a process that was killed
+)
 
 
 def cache_key(parts: Mapping[str, Any]) -> str:
@@ -50,7 +52,9 @@ def expected_bytes(*, languages: int, lines: int, layers: int, width: int) -> in
     return 4 * languages * lines * layers * width
 
 
-def store(cache_dir: str | Path, key: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Path | None:
+def store(
+    cache_dir: str | Path, key: str, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> Path | None:
     """Write an entry atomically and return its path; None, and a warning, where the cache cannot be written."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -134,7 +138,9 @@ def open_entry(cache_dir: str | Path, key: str) -> Entry | None:
 
     path = cache_path(cache_dir, key)
     if os.path.exists(path) and not os.access(path, os.R_OK):
-        logger.warning("%s: holds entries of other users that cannot be read here; their sentences are encoded again", cache_dir)
+        logger.warning(
+            "%s: holds entries of other users that cannot be read here; their sentences are encoded again", cache_dir
+        )
         return None
     try:
         entry = Entry(path, safe_open(str(path), framework="numpy"))

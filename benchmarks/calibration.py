@@ -140,7 +140,12 @@ def normal_differences(generator: np.random.Generator, drawn: Sample, nulls: int
 
 
 def skewed_differences(
-    generator: np.random.Generator, drawn: Sample, nulls: int, *, shape: float = 4.0, name: str = "mean difference, skewness 1"
+    generator: np.random.Generator,
+    drawn: Sample,
+    nulls: int,
+    *,
+    shape: float = 4.0,
+    name: str = "mean difference, skewness 1",
 ) -> Iterator[list[Outcome]]:
     for index in range(nulls):
         base = drawn.normal(generator)
@@ -170,7 +175,9 @@ def single_means(generator: np.random.Generator, drawn: Sample, nulls: int) -> I
 # Ratios
 
 
-def bits_per_byte(generator: np.random.Generator, drawn: Sample, nulls: int, *, change: float, name: str) -> Iterator[list[Outcome]]:
+def bits_per_byte(
+    generator: np.random.Generator, drawn: Sample, nulls: int, *, change: float, name: str
+) -> Iterator[list[Outcome]]:
     for _ in range(nulls):
         sizes = np.round(np.exp(4 + 0.5 * generator.standard_normal(drawn.n)))
         base, candidate = (1.5 + 0.4 * gamma(z, 4.0) for z in drawn.pair(generator))
@@ -215,7 +222,9 @@ def bleu_statistics(generator: np.random.Generator, z: np.ndarray, level: float,
 
 def true_bleu(level: float, mean_length: float) -> float:
     total = mean_length - np.arange(4)
-    return float(bleu_from_statistics(np.concatenate([[mean_length, mean_length], total * quality_moments(level, 4), total])))
+    return float(
+        bleu_from_statistics(np.concatenate([[mean_length, mean_length], total * quality_moments(level, 4), total]))
+    )
 
 
 def lengths(generator: np.random.Generator, n: int) -> np.ndarray:
@@ -226,13 +235,20 @@ def bleu_differences(
     generator: np.random.Generator, drawn: Sample, nulls: int, *, levels: tuple[float, float], name: str
 ) -> Iterator[list[Outcome]]:
     base_bleu, candidate_bleu = (true_bleu(level, 24.0) for level in levels)
-    groups = drawn.codes % JACKKNIFE_GROUPS, min(drawn.count, JACKKNIFE_GROUPS)  # as the suite deals them out for a single score
+    groups = (
+        drawn.codes % JACKKNIFE_GROUPS,
+        min(drawn.count, JACKKNIFE_GROUPS),
+    )  # as the suite deals them out for a single score
     for _ in range(nulls):
         length = lengths(generator, drawn.n)
-        base, candidate = (bleu_statistics(generator, z, level, length) for z, level in zip(drawn.pair(generator), levels))
+        base, candidate = (
+            bleu_statistics(generator, z, level, length) for z, level in zip(drawn.pair(generator), levels)
+        )
         found = difference(name, paired("bleu", base, candidate, drawn).difference(), candidate_bleu - base_bleu)
         if base_bleu != candidate_bleu:
-            single = jackknife(*leave_one_out(cluster_sums(base, *groups), bleu_from_statistics), sizes=np.bincount(groups[0]))
+            single = jackknife(
+                *leave_one_out(cluster_sums(base, *groups), bleu_from_statistics), sizes=np.bincount(groups[0])
+            )
             found += interval(f"BLEU, about {base_bleu:.0f}", single, base_bleu)
         yield found
 
@@ -254,10 +270,17 @@ def swaps(generator: np.random.Generator, drawn: Sample, nulls: int) -> Iterator
         sides: dict[str, tuple[Callable, list[np.ndarray]]] = {
             "BLEU": (bleu_from_statistics, [bleu_statistics(generator, z, 0.5, length) for z in pair]),
             "chrF++": (chrf_from_statistics, [chrf_statistics(generator, z, 0.5, length) for z in pair]),
-            "off-target rate": (_ratio, [np.column_stack([(z < -1.6) & flags, flags]).astype(float) for z, flags in zip(pair, judged)]),
+            "off-target rate": (
+                _ratio,
+                [np.column_stack([(z < -1.6) & flags, flags]).astype(float) for z, flags in zip(pair, judged)],
+            ),
         }
         yield [
-            (f"swap test of {name}", "size", swap_test(*map(drawn.sums, both), statistic, generator=generator, draws=DRAWS) <= ALPHA)
+            (
+                f"swap test of {name}",
+                "size",
+                swap_test(*map(drawn.sums, both), statistic, generator=generator, draws=DRAWS) <= ALPHA,
+            )
             for name, (statistic, both) in sides.items()
         ]
 
@@ -344,7 +367,11 @@ def retrieval_independent(generator: np.random.Generator, drawn: Sample, nulls: 
     for _ in range(nulls):
         x, y = (drawn.normal(generator, WIDTH).astype(np.float32) for _ in range(2))
         hits = retrieval.hits(x @ y.T).forward
-        yield interval("precision@1 of unrelated vectors", clustered_mean(hits, drawn.clusters), retrieval.chance_precision(drawn.n))
+        yield interval(
+            "precision@1 of unrelated vectors",
+            clustered_mean(hits, drawn.clusters),
+            retrieval.chance_precision(drawn.n),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,9 +394,16 @@ class Simulation:
 SIMULATIONS = (
     Simulation("normal", normal_differences),
     Simulation("skewed", skewed_differences),
-    Simulation("outcomes", partial(outcomes, name="difference of rates 0.60 and 0.58", base_rate=0.6, candidate_rate=0.58)),
-    Simulation("outcomes 0", partial(outcomes, name="difference of rates 0.60 and 0.60", base_rate=0.6, candidate_rate=0.6)),
-    Simulation("rare outcomes", partial(outcomes, name="difference of rates 0.98 and 0.96", base_rate=0.98, candidate_rate=0.96)),
+    Simulation(
+        "outcomes", partial(outcomes, name="difference of rates 0.60 and 0.58", base_rate=0.6, candidate_rate=0.58)
+    ),
+    Simulation(
+        "outcomes 0", partial(outcomes, name="difference of rates 0.60 and 0.60", base_rate=0.6, candidate_rate=0.6)
+    ),
+    Simulation(
+        "rare outcomes",
+        partial(outcomes, name="difference of rates 0.98 and 0.96", base_rate=0.98, candidate_rate=0.96),
+    ),
     Simulation("single", single_means),
     Simulation("bits per byte", partial(bits_per_byte, change=0.02, name="bits per byte difference")),
     Simulation("bits per byte 0", partial(bits_per_byte, change=0.0, name="bits per byte difference of 0")),
@@ -392,7 +426,9 @@ SIMULATIONS = (
         cluster_sizes=FLORES_DEVTEST,
         limit=True,
     ),
-    Simulation("limit: BLEU", partial(bleu_differences, levels=(-1.0, -1.05), name="BLEU difference at 2 BLEU"), limit=True),
+    Simulation(
+        "limit: BLEU", partial(bleu_differences, levels=(-1.0, -1.05), name="BLEU difference at 2 BLEU"), limit=True
+    ),
     Simulation("limit: CKA", cka_independent, sizes=(50, 200), clustered=(True,), limit=True),
 )
 
@@ -431,7 +467,9 @@ def run_simulation(simulation: Simulation, n: int, clustered: bool, nulls: int) 
             count[1] += 1
     cells = []
     for (method, what), (flagged, total) in counts.items():
-        test = stats.binomtest(flagged, total, ALPHA if what == "size" else 1 - ALPHA, "greater" if what == "size" else "less")
+        test = stats.binomtest(
+            flagged, total, ALPHA if what == "size" else 1 - ALPHA, "greater" if what == "size" else "less"
+        )
         bounds = stats.binomtest(flagged, total).proportion_ci(0.95)
         name = f"limit: {method}" if simulation.limit else method
         shown = (flagged / total, float(bounds.low), float(bounds.high))
@@ -460,7 +498,9 @@ def _safe_p(cell: Cell) -> float:
 
 def table(cells: list[Cell]) -> str:
     """Methods in rows, sample sizes in columns (`50/30`: 50 lines in 30 clusters); percent, with a mark: ! fails, + conservative."""
-    columns = list(dict.fromkeys((cell.n, cell.clusters) for cell in sorted(cells, key=lambda cell: (cell.n, -cell.clusters))))
+    columns = list(
+        dict.fromkeys((cell.n, cell.clusters) for cell in sorted(cells, key=lambda cell: (cell.n, -cell.clusters)))
+    )
     width = max(len(cell.method) for cell in cells)
     heads = [str(n) if n == clusters else f"{n}/{clusters}" for n, clusters in columns]
     lines = [f"{'percent':{width}}  {'':8}" + "".join(f"{head:>10}" for head in heads)]
@@ -468,7 +508,8 @@ def table(cells: list[Cell]) -> str:
         entries = {(cell.n, cell.clusters): cell for cell in cells if (cell.method, cell.what) == (method, what)}
         marks = {"FAIL": "!", "conservative": "+"}
         texts = [
-            f"{100 * entries[column].rate:.1f}{marks.get(entries[column].verdict, ' ')}" if column in entries else " " for column in columns
+            f"{100 * entries[column].rate:.1f}{marks.get(entries[column].verdict, ' ')}" if column in entries else " "
+            for column in columns
         ]
         lines.append(f"{method:{width}}  {what:8}" + "".join(f"{text:>10}" for text in texts))
     return "\n".join(lines)
@@ -477,7 +518,9 @@ def table(cells: list[Cell]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nulls", type=int, default=10_000, help="data sets per cell (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s); results do not depend on it")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="processes (default: %(default)s); results do not depend on it"
+    )
     parser.add_argument("--only", help="run the simulations whose name contains this")
     parser.add_argument("--out", type=Path, help="JSON file for all cells")
     arguments = parser.parse_args()
@@ -491,7 +534,9 @@ def main() -> int:
         if arguments.only is None or arguments.only in simulation.name
     ]
     if not work:
-        parser.error(f"no simulation is called {arguments.only!r}; there are: {', '.join(simulation.name for simulation in SIMULATIONS)}")
+        parser.error(
+            f"no simulation is called {arguments.only!r}; there are: {', '.join(simulation.name for simulation in SIMULATIONS)}"
+        )
     cells: list[Cell] = []
     with ProcessPoolExecutor(arguments.jobs) as pool:
         futures = [pool.submit(run_simulation, *each, arguments.nulls) for each in work]
@@ -506,7 +551,10 @@ def main() -> int:
     family = sum(not cell.limit for cell in cells)
     print(f"\n{family} cells, {len(failed)} fail (!), {conservative} conservative (+); Holm over the cells at 5 %")
     if arguments.out:
-        document = {"command": f"python benchmarks/calibration.py --nulls {arguments.nulls}", "cells": [asdict(cell) for cell in cells]}
+        document = {
+            "command": f"python benchmarks/calibration.py --nulls {arguments.nulls}",
+            "cells": [asdict(cell) for cell in cells],
+        }
         atomic_write(arguments.out, json.dumps(document, indent=1) + "\n")
     return 1 if failed else 0
 

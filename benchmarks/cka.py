@@ -45,7 +45,11 @@ def pairwise_hsic(k: torch.Tensor, l: torch.Tensor) -> torch.Tensor:  # noqa: E7
 def torch_cka_hsic(k: torch.Tensor, l: torch.Tensor) -> torch.Tensor:  # noqa: E741
     n = len(k)
     ones = torch.ones(n, 1)
-    result = torch.trace(k @ l) + (ones.T @ k @ ones @ ones.T @ l @ ones) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (ones.T @ k @ l @ ones)
+    result = (
+        torch.trace(k @ l)
+        + (ones.T @ k @ ones @ ones.T @ l @ ones) / ((n - 1) * (n - 2))
+        - 2 / (n - 2) * (ones.T @ k @ l @ ones)
+    )
     return (result / (n * (n - 3))).squeeze()
 
 
@@ -88,8 +92,13 @@ def main() -> None:
 
     matrix = debiased_cka_matrix(vectors)
     exact = [pairwise_cka(tensors[a].double(), tensors[b].double(), pairwise_hsic) for a, b in sample]
-    for name, values in (("ours", matrix[sample[:, 0], sample[:, 1]]), ("pairwise in float32", np.array(pairwise(pairwise_hsic)))):
-        print(f"{name}: largest difference from the formula in float64 over {SAMPLE} pairs {np.abs(values - exact).max():.1e}")
+    for name, values in (
+        ("ours", matrix[sample[:, 0], sample[:, 1]]),
+        ("pairwise in float32", np.array(pairwise(pairwise_hsic))),
+    ):
+        print(
+            f"{name}: largest difference from the formula in float64 over {SAMPLE} pairs {np.abs(values - exact).max():.1e}"
+        )
     contenders: dict[str, Callable[[], object]] = {
         "ours": lambda: debiased_cka_matrix(vectors),
         "pairwise": lambda: pairwise(pairwise_hsic),

@@ -121,9 +121,15 @@ def main() -> None:
     device = model.get_input_embeddings().weight.device
     budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ACCELERATOR)
     batches = planned(rows, budget)
-    corpus_batches = [batch for start in range(0, len(rows), len(corpus)) for batch in planned(rows[start : start + len(corpus)], budget)]
+    corpus_batches = [
+        batch
+        for start in range(0, len(rows), len(corpus))
+        for batch in planned(rows[start : start + len(corpus)], budget)
+    ]
     tokens = sum(map(len, rows))
-    print(f"{options.checkpoint}: {len(sentences)} sentences, {tokens} tokens, {torch.get_num_threads()} threads, {device}, {model.dtype}")
+    print(
+        f"{options.checkpoint}: {len(sentences)} sentences, {tokens} tokens, {torch.get_num_threads()} threads, {device}, {model.dtype}"
+    )
 
     contenders: dict[str, Callable[[], object]] = {
         "corpus": lambda: encode_corpus(checkpoint, corpus),
@@ -142,7 +148,10 @@ def main() -> None:
         vectors = encode(checkpoint, sentences).vectors
         layers, width = vectors.shape[0], vectors.shape[2]
         layer = max(len(batch) * max(map(len, batch)) for batch in batches) * width * 4
-        peaks = {name: (peak_tensor_bytes(contenders[name]), peak_array_bytes(contenders[name])) for name in ("encode", "bare")}
+        peaks = {
+            name: (peak_tensor_bytes(contenders[name]), peak_array_bytes(contenders[name]))
+            for name in ("encode", "bare")
+        }
         for name, (of_tensors, of_arrays) in peaks.items():
             print(f"{name}: peak of tensors {of_tensors / 1e6:.2f} MB, of arrays {of_arrays / 1e6:.2f} MB")
         print(f"encode beyond bare: {(sum(peaks['encode']) - sum(peaks['bare'])) / 1e6:.2f} MB")

@@ -79,7 +79,13 @@ def gate_once(values: np.ndarray, codes: np.ndarray, tolerance: float) -> list[s
             )  # fmt: skip
         )
     comparison = Comparison(
-        base="base", candidates=["candidate"], control=None, rows=rows, results={}, checkpoints={"base": {}, "candidate": {}}, corpus={}
+        base="base",
+        candidates=["candidate"],
+        control=None,
+        rows=rows,
+        results={},
+        checkpoints={"base": {}, "candidate": {}},
+        corpus={},
     )
     judged = judge(comparison, policy(tolerance)).candidates[0].rows
     status = {row.key: row.status for row in judged}
@@ -100,12 +106,23 @@ def false_alarms(runs: int, rows: int) -> list[dict]:
                 generator = np.random.default_rng([lines, int(10 * correlation), int(loss > 0)])
                 codes = documents(lines, count, generator)
                 red = sum(
-                    "red" in gate_once(loss + differences(codes, rows, correlation, generator), codes, tolerance) for _ in range(runs)
+                    "red" in gate_once(loss + differences(codes, rows, correlation, generator), codes, tolerance)
+                    for _ in range(runs)
                 )
                 p = stats.binomtest(red, runs, 0.05, alternative="greater").pvalue
-                cell = {"case": name, "lines": lines, "documents": count, "correlation": correlation, "rows": rows, "runs": runs}
+                cell = {
+                    "case": name,
+                    "lines": lines,
+                    "documents": count,
+                    "correlation": correlation,
+                    "rows": rows,
+                    "runs": runs,
+                }
                 found.append({**cell, **rate(red, runs), "p_above_5_percent": float(p)})
-                print(f"{name:24s} n {lines:5d} correlation {correlation:.1f}: red in {red} of {runs} runs ({red / runs:.3f})", flush=True)
+                print(
+                    f"{name:24s} n {lines:5d} correlation {correlation:.1f}: red in {red} of {runs} runs ({red / runs:.3f})",
+                    flush=True,
+                )
     return found
 
 
@@ -127,7 +144,9 @@ def power(runs: int, rows: int) -> list[dict]:
                 red += statuses[:damaged].count("red")
                 runs_seen += damaged
             found.append({"damaged": damaged, "rows": rows, "excess_in_se": excess, **rate(red, runs_seen)})
-            print(f"{damaged:3d} of {rows} rows damaged by tolerance + {excess} se: red {red / runs_seen:.3f}", flush=True)
+            print(
+                f"{damaged:3d} of {rows} rows damaged by tolerance + {excess} se: red {red / runs_seen:.3f}", flush=True
+            )
     return found
 
 
@@ -137,7 +156,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=LANGUAGES * METRICS)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
-    result = {"false_alarms": false_alarms(options.runs, options.rows), "power": power(max(1, options.runs // 10), options.rows)}
+    result = {
+        "false_alarms": false_alarms(options.runs, options.rows),
+        "power": power(max(1, options.runs // 10), options.rows),
+    }
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

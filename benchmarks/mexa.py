@@ -36,7 +36,9 @@ def published(pivot: np.ndarray, language: np.ndarray) -> float:
     similarity = np.zeros((LINES, LINES))
     for row in range(LINES):
         for column in range(LINES):
-            similarity[row, column] = 1 - cosine_distance(pivot[row].astype(np.float64), language[column].astype(np.float64))
+            similarity[row, column] = 1 - cosine_distance(
+                pivot[row].astype(np.float64), language[column].astype(np.float64)
+            )
     count = 0
     for line in range(LINES):
         own = similarity[line, line]
@@ -48,7 +50,9 @@ def published(pivot: np.ndarray, language: np.ndarray) -> float:
 def main() -> None:
     generator = np.random.default_rng(0)
     noise = np.linspace(2, 6, LAYERS)[:, None, None, None]
-    vectors = generator.normal(size=(LAYERS, 1, LINES, WIDTH)) + generator.normal(size=(LAYERS, LANGUAGES + 1, 1, WIDTH))
+    vectors = generator.normal(size=(LAYERS, 1, LINES, WIDTH)) + generator.normal(
+        size=(LAYERS, LANGUAGES + 1, 1, WIDTH)
+    )
     vectors = (vectors + noise * generator.normal(size=(LAYERS, LANGUAGES + 1, LINES, WIDTH))).astype(np.float32)
 
     tasks = itertools.cycle(generator.permutation(LAYERS * LANGUAGES).tolist())
@@ -61,7 +65,9 @@ def main() -> None:
     times = in_turns({"ours": lambda: ours(vectors), "one published": one_published}, REPEATS)
     scores = ours(vectors)
     deviation = max(abs(scores[place] - score) for place, score in found.items())
-    print(f"scores from {scores.min():.3f} to {scores.max():.3f}; largest difference over {len(found)} of them {deviation:.1e}")
+    print(
+        f"scores from {scores.min():.3f} to {scores.max():.3f}; largest difference over {len(found)} of them {deviation:.1e}"
+    )
     show_times(times)
     show_ratio(times, "one published", "ours", scale=LAYERS * LANGUAGES)
 

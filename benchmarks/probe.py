@@ -36,7 +36,9 @@ def main() -> None:
     sample = [text for language in languages for text in corpus.sentences[language][:SAMPLE_LINES]]
     tokens, sampled = (sum(map(len, checkpoint.tokenizer(texts)["input_ids"])) for texts in (sentences, sample))
     share = tokens / sampled
-    print(f"{len(sentences)} sentences, {tokens} tokens; encoded for the estimate: {len(sample)} sentences, {sampled} tokens")
+    print(
+        f"{len(sentences)} sentences, {tokens} tokens; encoded for the estimate: {len(sample)} sentences, {sampled} tokens"
+    )
 
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((LANGUAGES, LINES, WIDTH), dtype=np.float32)
@@ -47,7 +49,11 @@ def main() -> None:
     scripts = [language.split("_")[1] for language in languages]
 
     times = in_turns(
-        {"probe": lambda: language_probe(vectors, folds, control, scripts), "encode": lambda: encode(checkpoint, sample)}, REPEATS
+        {
+            "probe": lambda: language_probe(vectors, folds, control, scripts),
+            "encode": lambda: encode(checkpoint, sample),
+        },
+        REPEATS,
     )
     show_times(times)
     print(

@@ -75,9 +75,17 @@ SMOLLM2_135M = {
 SHAPES: dict[str, dict[str, Any]] = {"gemma3-270m": GEMMA_270M, "smollm2-135m": SMOLLM2_135M}
 
 
-def official_losses(model: Any, matcher: LanguageMatcher, batch: Batch, recipe: Recipe, align_layer: int) -> tuple[Tensor, Tensor, Tensor]:
+def official_losses(
+    model: Any, matcher: LanguageMatcher, batch: Batch, recipe: Recipe, align_layer: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Next-token, contrastive and matching loss of `contrastive: official_code` and `lm_on: all`, as their formulas are written down."""
-    outputs = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=None, use_cache=False, output_hidden_states=True)
+    outputs = model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        labels=None,
+        use_cache=False,
+        output_hidden_states=True,
+    )
     logits = outputs.logits.float()
     shifted, labels = logits[..., :-1, :].contiguous(), batch.labels[..., 1:].contiguous()
     lm = F.cross_entropy(shifted.view(-1, shifted.shape[-1]), labels.view(-1), ignore_index=-100)
@@ -88,7 +96,9 @@ def official_losses(model: Any, matcher: LanguageMatcher, batch: Batch, recipe: 
     middle, last = outputs.hidden_states[align_layer], outputs.hidden_states[-1][:, :-1]
     source, target = pooled(middle, batch.source_mask), pooled(middle, batch.target_mask)
     n, width = source.shape
-    cosine = F.cosine_similarity(source.unsqueeze(1).expand(n, n, width), target.unsqueeze(0).expand(n, n, width), dim=-1)
+    cosine = F.cosine_similarity(
+        source.unsqueeze(1).expand(n, n, width), target.unsqueeze(0).expand(n, n, width), dim=-1
+    )
     contrastive = F.cross_entropy(cosine / recipe.temperature, torch.arange(n)) / 2
 
     vectors = torch.cat([pooled(last, batch.source_mask[:, 1:]), pooled(last, batch.target_mask[:, 1:])])
@@ -99,7 +109,9 @@ def official_losses(model: Any, matcher: LanguageMatcher, batch: Batch, recipe: 
     return lm, contrastive, matching
 
 
-def official_gradients(model: Any, matcher: LanguageMatcher, batch: Batch, recipe: Recipe, align_layer: int) -> tuple[float, float, float]:
+def official_gradients(
+    model: Any, matcher: LanguageMatcher, batch: Batch, recipe: Recipe, align_layer: int
+) -> tuple[float, float, float]:
     """The losses; their weighted sum's gradients are left on the parameters."""
     lm, contrastive, matching = official_losses(model, matcher, batch, recipe, align_layer)
     (lm + recipe.contrastive_weight * contrastive + recipe.matching_weight * matching).backward()
@@ -130,7 +142,9 @@ class Setup:
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
-    def ours(self, count: int | None = None, negatives: Literal["batch", "micro"] = "micro") -> tuple[float, float, float]:
+    def ours(
+        self, count: int | None = None, negatives: Literal["batch", "micro"] = "micro"
+    ) -> tuple[float, float, float]:
         """Forward and backward pass of the first `count` micro-batches; the three losses."""
         recipe = dataclasses.replace(self.recipe, negatives=negatives)
         losses = accumulate_gradients(self.forward, self.matcher, self.batches[:count], recipe)
@@ -167,7 +181,9 @@ def set_up(model: Any, recipe: Recipe, streams: list[Stream], tokenizer: Any, vo
     ]
     size = recipe.micro_batch_size
     batches = [collate(samples[start : start + size], 0) for start in range(0, len(samples), size)]
-    return Setup(recipe, model, matcher, Forward(model, layer), build_optimizers(model, matcher, recipe), batches, layer)
+    return Setup(
+        recipe, model, matcher, Forward(model, layer), build_optimizers(model, matcher, recipe), batches, layer
+    )
 
 
 def build(name: str) -> Any:
@@ -299,7 +315,9 @@ def memory_of(name: str, part: str) -> dict[str, int]:
     """`measure_memory` in a new process with this one's arguments."""
     command = [sys.executable, __file__, *sys.argv[1:], "--child", f"{part}:{name}"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()[-1])
+    return json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()[-1]
+    )
 
 
 def child(options: argparse.Namespace) -> None:
@@ -336,7 +354,9 @@ def same_numbers(setup: Setup) -> dict[str, Any]:
     names = ("lm", "contrastive", "matching")
     return {
         "losses": {name: [one, two] for name, one, two in zip(names, ours, theirs, strict=True)},
-        "largest_relative_difference_of_losses": max(abs(one - two) / abs(two) for one, two in zip(ours, theirs, strict=True)),
+        "largest_relative_difference_of_losses": max(
+            abs(one - two) / abs(two) for one, two in zip(ours, theirs, strict=True)
+        ),
         "relative_difference_of_gradients": float(np.sqrt(wrong / right)),
     }
 
@@ -348,27 +368,45 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
     setup = open_setup(options, options.model, options.micro_batch)
     (batch,) = setup.batches
     rows, positions = batch.input_ids.shape
-    shape = {"rows": rows, "positions": positions, "tokens": batch.tokens, "distinct_ids": len(batch.input_ids.unique())}
-    print(f"{options.model}: {rows} samples of up to {positions} tokens, {batch.tokens} without padding, {shape['distinct_ids']} distinct")
+    shape = {
+        "rows": rows,
+        "positions": positions,
+        "tokens": batch.tokens,
+        "distinct_ids": len(batch.input_ids.unique()),
+    }
+    print(
+        f"{options.model}: {rows} samples of up to {positions} tokens, {batch.tokens} without padding, {shape['distinct_ids']} distinct"
+    )
     numbers = same_numbers(setup)
     print(json.dumps(numbers), flush=True)
-    assert numbers["largest_relative_difference_of_losses"] < 1e-5 and numbers["relative_difference_of_gradients"] < 1e-3
+    assert (
+        numbers["largest_relative_difference_of_losses"] < 1e-5 and numbers["relative_difference_of_gradients"] < 1e-3
+    )
     found = {"model": options.model, "batch": shape, "agreement": numbers, "memory": memory}
     if memory:
         found["memory_ratio"] = {key: memory["ours"][key] / memory["official"][key] for key in ("extra", "whole")}
     found |= summary(race(setup, ["ours", "official"], options.turns), "official", "ours")
     for part in ("passes", "step"):
-        found[part]["tokens_per_second"] = {name: batch.tokens / taken["median"] for name, taken in found[part]["seconds"].items()}
+        found[part]["tokens_per_second"] = {
+            name: batch.tokens / taken["median"] for name, taken in found[part]["seconds"].items()
+        }
     return found
 
 
 def measure_caching(options: argparse.Namespace) -> dict[str, Any]:
-    memory = {name: memory_of(name, "caching") for name in ("one micro-batch", "accumulation", "caching")} if options.memory else {}
+    memory = (
+        {name: memory_of(name, "caching") for name in ("one micro-batch", "accumulation", "caching")}
+        if options.memory
+        else {}
+    )
     for name, taken in memory.items():
         print(f"{name}: extra {megabytes(taken['extra'])}, whole {megabytes(taken['whole'])}", flush=True)
     setup = open_setup(options, options.cache_model, options.cache_batch)
     features = options.cache_batch * 4 * setup.model.config.hidden_size * 4
-    print(f"{options.cache_model}: {options.cache_batch} samples, {setup.tokens} tokens, features {megabytes(features)}", flush=True)
+    print(
+        f"{options.cache_model}: {options.cache_batch} samples, {setup.tokens} tokens, features {megabytes(features)}",
+        flush=True,
+    )
     found: dict[str, Any] = {
         "model": options.cache_model,
         "batch": options.cache_batch,

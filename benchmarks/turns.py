@@ -25,7 +25,10 @@ def in_turns(contenders: dict[str, Callable[[], object]], repeats: int) -> dict[
 def show_times(times: dict[str, np.ndarray]) -> None:
     for name, taken in times.items():
         (wall, cpu), low, high = np.median(taken, axis=0), taken[:, 0].min(), taken[:, 0].max()
-        print(f"{name:22} wall {wall:9.4f} s [{low:.4f}, {high:.4f}]   CPU {cpu:9.4f} s   {len(taken)} repeats", flush=True)
+        print(
+            f"{name:22} wall {wall:9.4f} s [{low:.4f}, {high:.4f}]   CPU {cpu:9.4f} s   {len(taken)} repeats",
+            flush=True,
+        )
 
 
 def show_ratio(times: dict[str, np.ndarray], slow: str, fast: str, scale: float = 1) -> None:

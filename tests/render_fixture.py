@@ -10,26 +10,64 @@ from alignx_eval.comparison import Comparison, ComparisonRow, compare
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.results import Items, LayerSimilarity, Row, SuiteResult
 
-INTERFACE = ("eng_Latn", "deu_Latn", "spa_Latn", "por_Latn", "swe_Latn", "ces_Latn", "tur_Latn", "rus_Cyrl", "ell_Grek", "zho_Hans")
+INTERFACE = (
+    "eng_Latn",
+    "deu_Latn",
+    "spa_Latn",
+    "por_Latn",
+    "swe_Latn",
+    "ces_Latn",
+    "tur_Latn",
+    "rus_Cyrl",
+    "ell_Grek",
+    "zho_Hans",
+)
 SENTENCES = {
-    "eng_Latn": ("Choose the device that you want to set up.", "The connection to the server was lost; check your network settings."),
+    "eng_Latn": (
+        "Choose the device that you want to set up.",
+        "The connection to the server was lost; check your network settings.",
+    ),
     "deu_Latn": (
         "Wählen Sie das Gerät aus, das Sie einrichten möchten.",
         "Die Verbindung zum Server wurde unterbrochen; prüfen Sie Ihre Netzwerkeinstellungen.",
     ),
-    "spa_Latn": ("Elija el dispositivo que desea configurar.", "Se perdió la conexión con el servidor; revise la configuración de red."),
-    "por_Latn": ("Escolha o dispositivo que deseja configurar.", "A ligação ao servidor foi perdida; verifique as definições de rede."),
-    "swe_Latn": ("Välj enheten som du vill konfigurera.", "Anslutningen till servern bröts; kontrollera nätverksinställningarna."),
-    "ces_Latn": ("Vyberte zařízení, které chcete nastavit.", "Spojení se serverem bylo přerušeno; zkontrolujte nastavení sítě."),
+    "spa_Latn": (
+        "Elija el dispositivo que desea configurar.",
+        "Se perdió la conexión con el servidor; revise la configuración de red.",
+    ),
+    "por_Latn": (
+        "Escolha o dispositivo que deseja configurar.",
+        "A ligação ao servidor foi perdida; verifique as definições de rede.",
+    ),
+    "swe_Latn": (
+        "Välj enheten som du vill konfigurera.",
+        "Anslutningen till servern bröts; kontrollera nätverksinställningarna.",
+    ),
+    "ces_Latn": (
+        "Vyberte zařízení, které chcete nastavit.",
+        "Spojení se serverem bylo přerušeno; zkontrolujte nastavení sítě.",
+    ),
     "tur_Latn": ("Kurmak istediğiniz cihazı seçin.", "Sunucuyla bağlantı kesildi; ağ ayarlarınızı denetleyin."),
-    "rus_Cyrl": ("Выберите устройство, которое хотите настроить.", "Соединение с сервером потеряно; проверьте настройки сети."),
-    "ell_Grek": ("Επιλέξτε τη συσκευή που θέλετε να ρυθμίσετε.", "Η σύνδεση με τον διακομιστή χάθηκε· ελέγξτε τις ρυθμίσεις δικτύου."),
+    "rus_Cyrl": (
+        "Выберите устройство, которое хотите настроить.",
+        "Соединение с сервером потеряно; проверьте настройки сети.",
+    ),
+    "ell_Grek": (
+        "Επιλέξτε τη συσκευή που θέλετε να ρυθμίσετε.",
+        "Η σύνδεση με τον διακομιστή χάθηκε· ελέγξτε τις ρυθμίσεις δικτύου.",
+    ),
     "zho_Hans": ("选择您要设置的设备。", "与服务器的连接已断开；请检查网络设置。"),
     "arb_Arab": ("اختر الجهاز الذي تريد إعداده.", "انقطع الاتصال بالخادم (Server 2)؛ تحقق من إعدادات الشبكة."),
 }
 # Height of the retrieval curve at the align layer, and what translation gained, per checkpoint.
 # damaged lost more than any tolerance of the default policy, drifted is within noise of the base.
-STRENGTH = {"base": (0.37, 0.0), "tuned": (0.42, 1.6), "alignx": (0.61, 2.3), "damaged": (0.30, -5.0), "drifted": (0.37, -0.4)}
+STRENGTH = {
+    "base": (0.37, 0.0),
+    "tuned": (0.42, 1.6),
+    "alignx": (0.61, 2.3),
+    "damaged": (0.30, -5.0),
+    "drifted": (0.37, -0.4),
+}
 STAGES = {
     "base": [
         {
@@ -75,7 +113,13 @@ STAGES = {
 
 
 def synthetic_results(
-    name: str, languages: tuple[str, ...] = INTERFACE, *, blocks: int = 6, lines: int = 60, with_items: bool = True, hostile: str = ""
+    name: str,
+    languages: tuple[str, ...] = INTERFACE,
+    *,
+    blocks: int = 6,
+    lines: int = 60,
+    with_items: bool = True,
+    hostile: str = "",
 ) -> dict[str, SuiteResult]:
     """All five suites of one checkpoint, in the shape that the suites give them. `hostile` is put into every model output."""
     noise = np.random.default_rng(7)  # the same for every checkpoint: their items are paired
@@ -103,7 +147,13 @@ def synthetic_results(
         values = mean + spread * (noise.standard_normal(lines) + 0.6 * own.standard_normal(lines))
         values = np.maximum(values, 0.0)
         row = Row(
-            suite=result.suite, metric=metric, checkpoint=name, value=float(values.mean()), n=lines, method="clustered t interval", **fields
+            suite=result.suite,
+            metric=metric,
+            checkpoint=name,
+            value=float(values.mean()),
+            n=lines,
+            method="clustered t interval",
+            **fields,
         )
         half = 1.96 * spread / np.sqrt(lines)
         row = Row(
@@ -140,11 +190,21 @@ def synthetic_results(
             for metric, value in (("cka_debiased_without_largest", 0.4 * level), ("cka_biased", 0.9)):
                 add(result, metric, value, 0.1, layer=layer, language=code, other_language=pivot, higher_is_better=None)
         toward = None if index >= blocks else True
-        add(result, "precision_at_1", max(0.004, height * shape * 0.8), 0.2, layer=layer, chance=1 / lines, higher_is_better=toward)
+        add(
+            result,
+            "precision_at_1",
+            max(0.004, height * shape * 0.8),
+            0.2,
+            layer=layer,
+            chance=1 / lines,
+            higher_is_better=toward,
+        )
         add(result, "cka_debiased", 0.4 * height * shape + 0.05, 0.1, layer=layer, higher_is_better=toward)
     add(result, "precision_at_1_peak", height * 0.8, 0.2)
     add(result, "precision_at_1_divergence", height * 0.6, 0.2, layer=f"{blocks}+norm", higher_is_better=None)
-    result.rows.append(Row(suite="layers", metric="peak_layer", checkpoint=name, value=float(peak), n=lines, higher_is_better=None))
+    result.rows.append(
+        Row(suite="layers", metric="peak_layer", checkpoint=name, value=float(peak), n=lines, higher_is_better=None)
+    )
     shown = ("0", str(peak), str(blocks))
     spread = dict(zip(shown, (1.0, 1.2 - height, 0.8), strict=True))
     centres = noise.standard_normal((len(languages), 2))
@@ -154,7 +214,11 @@ def synthetic_results(
             "layer": layer,
             "languages": [code for code in languages for _ in range(40)],
             "lines": [f"line-{line}" for _ in languages for line in range(40)],
-            "points": [[round(float(x), 3), round(float(y), 3)] for centre in centres for x, y in 0.4 * cloud + spread[layer] * centre],
+            "points": [
+                [round(float(x), 3), round(float(y), 3)]
+                for centre in centres
+                for x, y in 0.4 * cloud + spread[layer] * centre
+            ],
             "seed": 0,
             "n": lines,
         }
@@ -164,7 +228,9 @@ def synthetic_results(
                 {**common, "method": "umap", "trustworthiness": 0.913, "neighbours": 15},
             ]
         )
-        values = np.clip(height + 0.1 * noise.standard_normal((len(languages), len(languages))), -0.01, 1).round(3).tolist()
+        values = (
+            np.clip(height + 0.1 * noise.standard_normal((len(languages), len(languages))), -0.01, 1).round(3).tolist()
+        )
         result.extras.setdefault("maps", []).append(
             {"metric": "cka_debiased", "layer": layer, "languages": list(languages), "values": values}
         )
@@ -198,7 +264,10 @@ def synthetic_results(
             )
         )
     result = suite("translation")
-    result.fingerprint |= {"template": "plain", "signatures": {"chrf++": "nrefs:1|case:mixed|eff:yes|nc:6|nw:2|space:no|version:2.6.0"}}
+    result.fingerprint |= {
+        "template": "plain",
+        "signatures": {"chrf++": "nrefs:1|case:mixed|eff:yes|nc:6|nw:2|space:no|version:2.6.0"},
+    }
     for source, target in [(pivot, code) for code in others] + [(code, pivot) for code in others]:
         weak = -1.2 if target == "tur_Latn" and name == "alignx" else 0.0
         common = {"language": source, "other_language": target}
@@ -207,13 +276,26 @@ def synthetic_results(
         add(result, "off_target_rate", 0.08 - 0.01 * gain, 0.1, higher_is_better=False, **common)
         result.rows += [
             Row(
-                suite="translation", metric=f"{metric}_floor_{kind}", checkpoint=name, value=value, n=lines, higher_is_better=None, **common
+                suite="translation",
+                metric=f"{metric}_floor_{kind}",
+                checkpoint=name,
+                value=value,
+                n=lines,
+                higher_is_better=None,
+                **common,
             )
-            for metric, kind, value in (("bleu", "copy", 1.1), ("bleu", "empty", 0.0), ("chrf++", "copy", 12.9), ("chrf++", "empty", 0.0))
+            for metric, kind, value in (
+                ("bleu", "copy", 1.1),
+                ("bleu", "empty", 0.0),
+                ("chrf++", "copy", 12.9),
+                ("chrf++", "empty", 0.0),
+            )
         ]
         for index in range(lines):
             score = float(np.clip(24 + gain + 10 * noise.standard_normal() + 6 * own.standard_normal(), 0, 100))
-            source_text, reference = (SENTENCES.get(code, SENTENCES["eng_Latn"])[index % 2] for code in (source, target))
+            source_text, reference = (
+                SENTENCES.get(code, SENTENCES["eng_Latn"])[index % 2] for code in (source, target)
+            )
             words = reference.split()
             output = " ".join(words[: max(1, int(len(words) * own.uniform(0.4, 1.0)))]) + hostile
             judged = "off" if own.uniform() < 0.08 else "on"
@@ -260,10 +342,14 @@ def corpus_facts(languages: tuple[str, ...] = INTERFACE, lines: int = 60) -> dic
     }  # fmt: skip
 
 
-def similarity(reference: str, candidate: str, contrast: str, languages: tuple[str, ...], *, blocks: int, lines: int) -> LayerSimilarity:
+def similarity(
+    reference: str, candidate: str, contrast: str, languages: tuple[str, ...], *, blocks: int, lines: int
+) -> LayerSimilarity:
     """Layers that are alike where they are near each other, least of all in the middle."""
     layers = (*map(str, range(blocks + 1)), f"{blocks}+norm")
-    diagonal = [1 - 0.12 * float(np.exp(-(((index - blocks // 2) / (0.3 * blocks)) ** 2))) for index in range(len(layers))]
+    diagonal = [
+        1 - 0.12 * float(np.exp(-(((index - blocks // 2) / (0.3 * blocks)) ** 2))) for index in range(len(layers))
+    ]
     return LayerSimilarity(
         reference=reference, candidate=candidate, contrast=contrast, languages=languages, n=lines, clusters=lines // 2,
         layers=layers, candidate_layers=layers,
@@ -276,7 +362,9 @@ def similarity(reference: str, candidate: str, contrast: str, languages: tuple[s
 
 
 @cache
-def small_comparison(*, control: bool = True, languages: tuple[str, ...] = INTERFACE, lines: int = 60, hostile: str = "") -> Comparison:
+def small_comparison(
+    *, control: bool = True, languages: tuple[str, ...] = INTERFACE, lines: int = 60, hostile: str = ""
+) -> Comparison:
     """base, alignx and (by default) the control tuned, judged by the real `compare`; read-only, tests that change it copy it."""
     names = ["base", "alignx"] + (["tuned"] if control else [])
     return compare(
@@ -308,21 +396,35 @@ def single_run() -> Comparison:
 def large_comparison(languages: int = 51, blocks: int = 24, lines: int = 40) -> Comparison:
     """51 languages, 2 checkpoints, a real number of layers. Verdicts by plain z: here size counts, not statistics."""
     codes = ("eng_Latn", *[code for code in LANGUAGES if code != "eng_Latn"][: languages - 1])
-    results = {name: synthetic_results(name, codes, blocks=blocks, lines=lines, with_items=False) for name in ("base", "alignx")}
+    results = {
+        name: synthetic_results(name, codes, blocks=blocks, lines=lines, with_items=False)
+        for name in ("base", "alignx")
+    }
     rows = []
     for suite, result in results["base"].items():
         partners = {row.key: row for row in results["alignx"][suite].rows}
         for row in result.rows:
             other = partners[row.key]
             difference, se = other.value - row.value, row.se
-            verdict = "no-direction" if row.higher_is_better is None else "insufficient-data" if se is None else "no-evidence"
+            verdict = (
+                "no-direction" if row.higher_is_better is None else "insufficient-data" if se is None else "no-evidence"
+            )
             if verdict == "no-evidence" and abs(difference) > 3 * se:
                 verdict = "better" if (difference > 0) == row.higher_is_better else "worse"
             ends = (None, None) if se is None else (difference - 1.96 * se, difference + 1.96 * se)
             rows.append(
                 ComparisonRow(
-                    **{name: getattr(row, name) for name in ("suite", "metric", "layer", "language", "other_language", "n", "method")},
-                    **{"contrast": "candidate-base", "base_name": "base", "candidate_name": "alignx", "p": 0.02, "p_adjusted": 0.04},
+                    **{
+                        name: getattr(row, name)
+                        for name in ("suite", "metric", "layer", "language", "other_language", "n", "method")
+                    },
+                    **{
+                        "contrast": "candidate-base",
+                        "base_name": "base",
+                        "candidate_name": "alignx",
+                        "p": 0.02,
+                        "p_adjusted": 0.04,
+                    },
                     base=row.value,
                     candidate=other.value,
                     difference=difference,

@@ -13,7 +13,11 @@ from alignx_eval.corpora import load_corpus
 from alignx_eval.suites import language_id, language_modelling, layers, tasks, translation
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "architectures.md").read_text(encoding="utf-8")
-LISTED = {line.split(" | ")[0].removeprefix("| "): line for line in PAGE.splitlines() if line.startswith("| ") and line.count("|") == 6}
+LISTED = {
+    line.split(" | ")[0].removeprefix("| "): line
+    for line in PAGE.splitlines()
+    if line.startswith("| ") and line.count("|") == 6
+}
 SAME_VERSION = f"With transformers {transformers.__version__}:" in PAGE
 # All suites, with the statistics behind them; the others go through the forward passes of the suites alone.
 FAMILIES = (
@@ -54,7 +58,10 @@ def test_all_suites_work_with(model_type):
 
 def test_a_cache_that_padding_gets_into_is_found_out():
     """The probe must see what is wrong with each way that is not taken: that is what makes the taken one right."""
-    found = {kind: decoding_cache.find_way(tiny_architectures.tiny_model(kind)) for kind in ("llama", "mamba", "minimax", "rwkv")}
+    found = {
+        kind: decoding_cache.find_way(tiny_architectures.tiny_model(kind))
+        for kind in ("llama", "mamba", "minimax", "rwkv")
+    }
     assert found == {
         "llama": decoding_cache.Way(padded=True, cached=True, drops_rows=True),
         "mamba": decoding_cache.Way(padded=False, cached=True, drops_rows=True),

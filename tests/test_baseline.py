@@ -41,7 +41,11 @@ def call(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
 
 def damage(model, tokenizer) -> int:
     """Shuffle the embedding rows of the tokens that only Greek text needs; returns how many."""
-    ids = [number for number in range(len(tokenizer)) if any("\u0370" <= char <= "\u03ff" for char in tokenizer.decode([number]))]
+    ids = [
+        number
+        for number in range(len(tokenizer))
+        if any("\u0370" <= char <= "\u03ff" for char in tokenizer.decode([number]))
+    ]
     with torch.no_grad():
         weight = model.get_input_embeddings().weight
         weight[ids] = weight[ids][torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))]
@@ -113,23 +117,42 @@ def test_one_damaged_language_is_caught_and_named_in_every_rendering(place, tmp_
     with files[2].open(newline="", encoding="utf-8") as file:
         assert {row["language"] for row in csv.DictReader(file) if row["gate_status"] == "red"} >= {"ell_Grek"}
     assert "ell_Grek" in files[3].read_text() and "FAIL" in files[3].read_text()
-    failures = [case for case in ElementTree.parse(files[4]).getroot().iter("testcase") if case.find("failure") is not None]
+    failures = [
+        case for case in ElementTree.parse(files[4]).getroot().iter("testcase") if case.find("failure") is not None
+    ]
     assert any("ell_Grek" in (case.get("name") or "") for case in failures)
 
 
 def test_the_gate_on_a_baseline_says_what_the_gate_on_both_checkpoints_says(place, monkeypatch, capsys, tmp_path):
-    for arguments, name in (((place / "pair",), "direct"), ((place / "pair", "--baseline", place / "baseline.json"), "baseline")):
+    for arguments, name in (
+        ((place / "pair",), "direct"),
+        ((place / "pair", "--baseline", place / "baseline.json"), "baseline"),
+    ):
         code, _, err = call(monkeypatch, capsys, "gate", *arguments, "-o", tmp_path / f"{name}.json")
         assert code == 3, err
-    direct, against = (json.loads((tmp_path / f"{name}.json").read_text())["verdict"]["candidates"][0] for name in ("direct", "baseline"))
+    direct, against = (
+        json.loads((tmp_path / f"{name}.json").read_text())["verdict"]["candidates"][0]
+        for name in ("direct", "baseline")
+    )
     assert len(direct["rows"]) == len(against["rows"]) > 5
     numbers = ("key", "status", "loss", "p", "p_adjusted", "loss_at_least", "loss_at_most", "tolerance")
-    assert [[row[name] for name in numbers] for row in direct["rows"]] == [[row[name] for name in numbers] for row in against["rows"]]
+    assert [[row[name] for name in numbers] for row in direct["rows"]] == [
+        [row[name] for name in numbers] for row in against["rows"]
+    ]
 
 
 def test_S9_compare_A_A_passes_with_every_difference_0_and_every_p_1(place, monkeypatch, capsys, tmp_path):
     code, out, _ = call(
-        monkeypatch, capsys, "compare", place / "base", place / "base", "--gate", "--out", tmp_path / "same", "-o", tmp_path / "same.json"
+        monkeypatch,
+        capsys,
+        "compare",
+        place / "base",
+        place / "base",
+        "--gate",
+        "--out",
+        tmp_path / "same",
+        "-o",
+        tmp_path / "same.json",
     )
     assert code == 0 and out.startswith("PASS")
     rows = json.loads((tmp_path / "same.json").read_text())["comparison_rows"]
@@ -156,7 +179,11 @@ def test_exit_code_4_under_strict_only(place, monkeypatch, capsys, tmp_path):
 def test_plain_compare_exits_0_whatever_the_verdict(place, monkeypatch, capsys, tmp_path):
     pair = [f"{place / 'pair'}#base", f"{place / 'pair'}#damaged"]
     code, out, _ = call(monkeypatch, capsys, "compare", *pair, "--out", tmp_path / "again")
-    assert code == 0 and out.startswith("Means and 95 % intervals") and "\nGate (default policy, not enforced): FAIL, " in out
+    assert (
+        code == 0
+        and out.startswith("Means and 95 % intervals")
+        and "\nGate (default policy, not enforced): FAIL, " in out
+    )
     assert ElementTree.parse(tmp_path / "again" / "junit.xml").getroot().get("failures") != "0"
     assert call(monkeypatch, capsys, "compare", *pair, "--out", tmp_path / "again", "--gate")[0] == 3
     code, _, err = call(monkeypatch, capsys, "compare", *pair, "--limit", "20", "--out", tmp_path / "limit")
@@ -166,7 +193,11 @@ def test_plain_compare_exits_0_whatever_the_verdict(place, monkeypatch, capsys, 
 def test_S12_only_bless_writes_a_baseline_and_it_says_what_changed(own, monkeypatch, capsys):
     file = own / "baseline.json"
     before = file.read_bytes()
-    for arguments in (["gate", own / "pair", "--baseline", file], ["gate", own / "base", "--baseline", file], ["report", own / "pair"]):
+    for arguments in (
+        ["gate", own / "pair", "--baseline", file],
+        ["gate", own / "base", "--baseline", file],
+        ["report", own / "pair"],
+    ):
         call(monkeypatch, capsys, *arguments)
         assert file.read_bytes() == before
     code, out, _ = call(monkeypatch, capsys, "bless", f"{own / 'pair'}#damaged", "--to", file)
@@ -324,20 +355,35 @@ def test_statistics_survive_the_file_unrounded(place):
     for suite, result in comparison.results[loaded.label].items():
         assert result.items
         for key, items in result.items.items():
-            assert (items.values == results[suite].items[key].values).all() and items.point == results[suite].items[key].point
+            assert (items.values == results[suite].items[key].values).all() and items.point == results[suite].items[
+                key
+            ].point
     assert judge(comparison, default_policy()).outcome == "pass"
 
 
 def test_every_kind_of_statistics_gives_the_numbers_of_a_direct_comparison():
     sides = {"base": measured("base", 1), "candidate": measured("candidate", 2, lift=0.2, worse_language="zho_Hans")}
-    names = {"layers": ("precision_at_1", "cka_debiased"), "language_modelling": ("*",), "translation": ("*",), "tasks": ("*",)}
+    names = {
+        "layers": ("precision_at_1", "cka_debiased"),
+        "language_modelling": ("*",),
+        "translation": ("*",),
+        "tasks": ("*",),
+    }
     rules = [
-        {"suite": suite, "metric": metric, "tolerance": 0.01, **({"direction": "higher"} if metric == "cka_debiased" else {})}
+        {
+            "suite": suite,
+            "metric": metric,
+            "tolerance": 0.01,
+            **({"direction": "higher"} if metric == "cka_debiased" else {}),
+        }
         for suite, metrics in names.items()
         for metric in metrics
     ]
     policy = Policy.model_validate({"rules": rules, "min_n": 20, "protected": ["deu_Latn"]})
-    stages = [{"stage": "pretrain", "tokens": 9e6, "seconds": 3000.0}, {"stage": "stage1", "tokens": 1e6, "seconds": 200.0}]
+    stages = [
+        {"stage": "pretrain", "tokens": 9e6, "seconds": 3000.0},
+        {"stage": "stage1", "tokens": 1e6, "seconds": 200.0},
+    ]
     facts = {
         "base": {"name": "base", "provenance": {"stages": stages[:1]}},  # it does not know the align layer
         "candidate": {"name": "candidate", "align_layer": 3, "provenance": {"stages": stages}},
@@ -345,7 +391,13 @@ def test_every_kind_of_statistics_gives_the_numbers_of_a_direct_comparison():
     corpus = {"name": "test", "languages": ["deu_Latn", "rus_Cyrl", "zho_Hans"]}
     direct = judge(compare(sides, base="base", candidates=["candidate"], checkpoints=facts, corpus=corpus), policy)
     made, itself = baselines.make(
-        sides["base"], policy=policy, checkpoint=facts["base"], corpus=corpus, software={}, version="1", blessed="2030-01-01T00:00:00Z"
+        sides["base"],
+        policy=policy,
+        checkpoint=facts["base"],
+        corpus=corpus,
+        software={},
+        version="1",
+        blessed="2030-01-01T00:00:00Z",
     )
     assert itself.outcome != "fail" and all(row.loss == 0 for row in itself.candidates[0].rows)
     made = baselines.Baseline.model_validate(json.loads(json.dumps(made.model_dump(mode="json"))))
@@ -387,8 +439,13 @@ def test_every_kind_of_statistics_gives_the_numbers_of_a_direct_comparison():
 def test_S13_the_exit_code_survives_a_pipe_with_pipefail(place):
     program = f"{shlex.quote(sys.executable)} -m alignx_eval gate {shlex.quote(str(place / 'pair'))} --quiet"
     environment = {**os.environ, "PYTHONPATH": str(Path(alignx_eval.cli.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    for options, code in ((["-o", "pipefail"], 3), ([], 0)):  # without it, a shell tells the exit code of the last command
-        done = subprocess.run(["bash", *options, "-c", f"{program} | cat"], capture_output=True, text=True, env=environment)
+    for options, code in (
+        (["-o", "pipefail"], 3),
+        ([], 0),
+    ):  # without it, a shell tells the exit code of the last command
+        done = subprocess.run(
+            ["bash", *options, "-c", f"{program} | cat"], capture_output=True, text=True, env=environment
+        )
         assert done.returncode == code, done.stderr
         assert done.stdout.startswith("FAIL") and done.stderr == ""
 
@@ -437,12 +494,17 @@ def test_S10_a_crashed_run_is_no_input_of_a_comparison(own, monkeypatch, capsys,
     code, out, err = call(monkeypatch, capsys, "compare", *pair, "--gate", "--out", tmp_path / "new")
     assert (code, out) == (2, "") and "has no results of language_modelling" in err and not (tmp_path / "new").exists()
     # asked for by name, the half that is there can be compared, and is still no pass: the default policy blocks nothing of it
-    code, out, _ = call(monkeypatch, capsys, "compare", *pair, "--suites", "layers", "--gate", "--out", tmp_path / "new")
+    code, out, _ = call(
+        monkeypatch, capsys, "compare", *pair, "--suites", "layers", "--gate", "--out", tmp_path / "new"
+    )
     assert code == 2 and out.startswith("INCOMPLETE")
 
 
 def test_S12_results_of_different_versions_do_not_compare(own, monkeypatch, capsys, tmp_path):
-    edit(own / "base" / "results.json", lambda document: [entry["fingerprint"].update(measuring_version=1) for entry in document["suites"]])
+    edit(
+        own / "base" / "results.json",
+        lambda document: [entry["fingerprint"].update(measuring_version=1) for entry in document["suites"]],
+    )
     pair = (own / "base", f"{own / 'pair'}#damaged")
     for mismatch in ((), ("--allow-mismatch", "measuring_version")):
         code, _, err = call(monkeypatch, capsys, "compare", *pair, "--gate", "--out", tmp_path / "new", *mismatch)
@@ -457,7 +519,9 @@ def test_allow_mismatch_is_recorded_and_shown(own, monkeypatch, capsys, tmp_path
     code, out, _ = call(monkeypatch, capsys, "compare", *pair, "--out", tmp_path / "new", "--allow-mismatch", "pooling")
     assert code == 0 and "pooling" in out
     manifest = json.loads((tmp_path / "new" / "manifest.json").read_text())
-    assert manifest["options"]["allow_mismatch"] == ["pooling"] and any("pooling" in text for text in manifest["mismatches"])
+    assert manifest["options"]["allow_mismatch"] == ["pooling"] and any(
+        "pooling" in text for text in manifest["mismatches"]
+    )
     for name in ("report.html", "summary.md", "junit.xml"):
         assert "pooling is" in (tmp_path / "new" / name).read_text(encoding="utf-8")
     assert call(monkeypatch, capsys, "report", tmp_path / "new")[0] == 0
@@ -478,7 +542,5 @@ def test_a_gate_compares_only_what_was_measured_in_the_same_way(place, tmp_path)
     results = directory.results("base")
     results["layers"].default_clusters = tuple("one" for _ in results["layers"].default_clusters)
     with pytest.raises(NotComparableError, match="default_clusters"):
-        baselines.compare_with(
-            loaded, results, label="candidate", checkpoint={}, corpus=directory.manifest["corpus"]
-        )
+        baselines.compare_with(loaded, results, label="candidate", checkpoint={}, corpus=directory.manifest["corpus"])
     assert compare({"a": directory.results("base"), "b": directory.results("base")}, base="a", candidates=["b"]).rows

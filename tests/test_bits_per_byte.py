@@ -45,7 +45,9 @@ def test_unknown_bytes_by_offsets():
     assert unknown_bytes(text, [*known, (2, 3), (3, 4), (5, 6), (6, 7)], [False, False, True, True, False, True]) == 8
     # The mark before a word may claim its first character, which is unknown all the same.
     assert unknown_bytes(text, [*known, (2, 3), (2, 4), (6, 7)], [False, False, False, True, False]) == 6
-    assert unknown_bytes(text, known, [False, False]) == 8  # no token at all; a space and a joiner without one are left out on purpose
+    assert (
+        unknown_bytes(text, known, [False, False]) == 8
+    )  # no token at all; a space and a joiner without one are left out on purpose
     assert unknown_bytes("", [], []) == 0
 
 

@@ -26,7 +26,12 @@ def test_made_by_the_recipes_in_the_repository(checkpoints):
         stored = checkpoints[name].recipe
         # Keys that came later have their defaults.
         rebuilt = Recipe(
-            **dict(stored, sources=tuple(Source(**dict(source, languages=tuple(source["languages"]))) for source in stored["sources"]))
+            **dict(
+                stored,
+                sources=tuple(
+                    Source(**dict(source, languages=tuple(source["languages"]))) for source in stored["sources"]
+                ),
+            )
         )
         assert dict(rebuilt.as_dict(), init=None) == dict(load_recipe(recipe).as_dict(), init=None), name
 
@@ -60,5 +65,7 @@ def test_trained_on_training_text_alone(checkpoints):
                 assert source["path"] in ("interface", "bundled")
                 if source["path"] == "interface":
                     assert (source["split"], source["sha256"]) == ("train", train.content_hash)
-    held_out = set(load_corpus("interface", "test").sentences["eng_Latn"]) | set(load_corpus("udhr").sentences["eng_Latn"])
+    held_out = set(load_corpus("interface", "test").sentences["eng_Latn"]) | set(
+        load_corpus("udhr").sentences["eng_Latn"]
+    )
     assert not held_out & set(train.sentences["eng_Latn"])

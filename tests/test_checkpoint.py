@@ -52,7 +52,9 @@ def family_model(family: str):
 
 def write(path, model=None, tokenizer=None, **changes):
     parts = {"stage": "base", "step": 0, "prompt_template": None, "heads": None, "recipe": {}, "provenance": {}}
-    write_checkpoint(path, model=tiny_model() if model is None else model, tokenizer=tokenizer or tiny_tokenizer(), **parts | changes)
+    write_checkpoint(
+        path, model=tiny_model() if model is None else model, tokenizer=tokenizer or tiny_tokenizer(), **parts | changes
+    )
     return path
 
 
@@ -120,10 +122,29 @@ def test_everything_else_comes_back(tiny_checkpoint):
 
 def test_plain_values_only(tmp_path):
     """Versions, numpy numbers, paths and NaN would break a weights-only load or the JSON of a report."""
-    provenance = {"torch": torch.__version__, "loss": np.float64(1.5), "n": np.int64(3), "path": Path("x"), "nan": np.nan, "t": (1, 2)}
-    path = write(tmp_path / "model.pt", provenance=provenance, step=np.int64(4), recipe={"array": np.arange(3), "dtype": torch.bfloat16})
+    provenance = {
+        "torch": torch.__version__,
+        "loss": np.float64(1.5),
+        "n": np.int64(3),
+        "path": Path("x"),
+        "nan": np.nan,
+        "t": (1, 2),
+    }
+    path = write(
+        tmp_path / "model.pt",
+        provenance=provenance,
+        step=np.int64(4),
+        recipe={"array": np.arange(3), "dtype": torch.bfloat16},
+    )
     opened = open_checkpoint(path)
-    assert opened.provenance == {"torch": str(torch.__version__), "loss": 1.5, "n": 3, "path": "x", "nan": None, "t": [1, 2]}
+    assert opened.provenance == {
+        "torch": str(torch.__version__),
+        "loss": 1.5,
+        "n": 3,
+        "path": "x",
+        "nan": None,
+        "t": [1, 2],
+    }
     assert opened.recipe == {"array": [0, 1, 2], "dtype": "bfloat16"} and opened.step == 4
     assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
     with pytest.raises(TypeError, match=r"provenance\.f"):
@@ -138,7 +159,11 @@ def test_tokenizer_round_trip(tmp_path):
         assert opened(sentence)["input_ids"] == tokenizer(sentence)["input_ids"]
         assert opened.decode(opened(sentence)["input_ids"]) == tokenizer.decode(tokenizer(sentence)["input_ids"])
     chat = [{"role": "user", "content": "Hello"}]
-    assert opened.apply_chat_template(chat, tokenize=False) == tokenizer.apply_chat_template(chat, tokenize=False) == "<s>Hello"
+    assert (
+        opened.apply_chat_template(chat, tokenize=False)
+        == tokenizer.apply_chat_template(chat, tokenize=False)
+        == "<s>Hello"
+    )
     assert (opened.bos_token, opened.eos_token, opened.pad_token) == ("<s>", "</s>", None)
     assert len(opened) == len(tokenizer)
     opened.save_pretrained(tmp_path / "again")  # the temporary folder it was read from is gone
@@ -156,7 +181,10 @@ def test_recorded_template_needs_no_weights(tiny_checkpoint, tmp_path):
 def test_several_chat_templates(tmp_path):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = {"default": "a{{ messages[0]['content'] }}", "tool_use": "b"}
-    assert open_checkpoint(write(tmp_path / "model.pt", tokenizer=tokenizer)).tokenizer.chat_template == tokenizer.chat_template
+    assert (
+        open_checkpoint(write(tmp_path / "model.pt", tokenizer=tokenizer)).tokenizer.chat_template
+        == tokenizer.chat_template
+    )
 
 
 def test_content_hash(tmp_path):
@@ -164,7 +192,9 @@ def test_content_hash(tmp_path):
     first = open_checkpoint(write(tmp_path / "a.pt", tokenizer=tokenizer)).content_hash
     tokenizer.pad_token = None
     tokenizer(list(TEXT), truncation=True, max_length=5)  # leaves its settings in the tokenizer
-    again = write(tmp_path / "b.pt", tokenizer=tokenizer, provenance={"run": 2}, recipe={"seed": 5}, stage="other", step=9)
+    again = write(
+        tmp_path / "b.pt", tokenizer=tokenizer, provenance={"run": 2}, recipe={"seed": 5}, stage="other", step=9
+    )
     assert open_checkpoint(again).content_hash == first
     rewritten = open_checkpoint(again)
     assert open_checkpoint(write(tmp_path / "c.pt", rewritten.model, rewritten.tokenizer)).content_hash == first
@@ -343,7 +373,9 @@ def test_malicious_pickle_runs_nothing(how, tmp_path, tiny_checkpoint):
     if how != "in a folder":  # the bait is real: the same file does run code where it is trusted
         content = path.read_bytes()
         if content.startswith(b"PK"):
-            content = zipfile.ZipFile(path).read(next(n for n in zipfile.ZipFile(path).namelist() if n.endswith("data.pkl")))
+            content = zipfile.ZipFile(path).read(
+                next(n for n in zipfile.ZipFile(path).namelist() if n.endswith("data.pkl"))
+            )
         if how in ("bare", "zip", "protocol 4"):
             pickle.load(io.BytesIO(content))
             assert marker.exists()
@@ -454,7 +486,12 @@ def with_weights(name, tensor):
         (lambda c: c["tokenizer"].update({"evil.py": "print(1)"}), ["evil.py"]),
         (lambda c: c["tokenizer"].update({".hidden.json": ""}), [".hidden.json"]),
         (lambda c: c["tokenizer"].update({"config.json": "{}"}), ["config.json"]),
-        (lambda c: c["tokenizer"].update({"tokenizer_config.json": '{"auto_map": {"AutoTokenizer": ["e.T", null]}}'}), ["auto_map"]),
+        (
+            lambda c: c["tokenizer"].update(
+                {"tokenizer_config.json": '{"auto_map": {"AutoTokenizer": ["e.T", null]}}'}
+            ),
+            ["auto_map"],
+        ),
         (lambda c: c["tokenizer"].update({"tokenizer_config.json": "{"}), ["tokenizer_config.json"]),
     ],
 )
@@ -483,7 +520,9 @@ def test_devices_and_dtypes(tiny_checkpoint):
     refused(tiny_checkpoint, "meta", device="meta")
     if not torch.cuda.is_available():
         refused(tiny_checkpoint, "cuda", device="cuda")
-    assert torch.equal(logits(open_checkpoint(tiny_checkpoint, device="auto", dtype="float32").model).cpu(), logits(tiny_model()))
+    assert torch.equal(
+        logits(open_checkpoint(tiny_checkpoint, device="auto", dtype="float32").model).cpu(), logits(tiny_model())
+    )
 
 
 # --- folders, adapters, the hub, GGUF ---------------------------------------------------------------------------------------------
@@ -553,7 +592,9 @@ def test_export_folder(tiny_checkpoint, tmp_path):
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
     opened = open_checkpoint(tmp_path / "out")
     assert torch.equal(logits(plain), logits(tiny_model())) and torch.equal(logits(opened.model), logits(tiny_model()))
-    assert AutoTokenizer.from_pretrained(tmp_path / "out")(TEXT[3])["input_ids"] == tiny_tokenizer()(TEXT[3])["input_ids"]
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path / "out")(TEXT[3])["input_ids"] == tiny_tokenizer()(TEXT[3])["input_ids"]
+    )
     original = open_checkpoint(tiny_checkpoint)
     for part in ("stage", "step", "prompt_template", "align_layer", "recipe", "provenance"):
         assert getattr(opened, part) == getattr(original, part)
@@ -597,7 +638,9 @@ def test_adapter_is_merged_into_its_base(base, tmp_path, tiny_checkpoint, tiny_f
     name = {"pt": str(tiny_checkpoint), "folder": str(tiny_folder), "relative": "../tiny.pt"}[base]
     expected = logits(make_adapter(tmp_path / "adapter", name))
     opened = open_checkpoint(tmp_path / "adapter")
-    assert torch.allclose(expected, logits(opened.model), atol=1e-5) and not torch.allclose(expected, logits(tiny_model()), atol=1e-2)
+    assert torch.allclose(expected, logits(opened.model), atol=1e-5) and not torch.allclose(
+        expected, logits(tiny_model()), atol=1e-2
+    )
     assert (opened.name, opened.format) == ("adapter", "adapter")
     assert not any("lora" in name for name, _ in opened.model.named_parameters())
     assert opened.content_hash != open_checkpoint(name if base != "relative" else tiny_checkpoint).content_hash
@@ -613,7 +656,9 @@ def test_adapter_is_encoded(tmp_path, tiny_checkpoint):
     vectors = encode(opened, TEXT).vectors
     for number, text in enumerate(TEXT):
         with torch.inference_mode():
-            states = carrier(torch.tensor([opened.tokenizer(text)["input_ids"]]), output_hidden_states=True).hidden_states
+            states = carrier(
+                torch.tensor([opened.tokenizer(text)["input_ids"]]), output_hidden_states=True
+            ).hidden_states
         for layer, state in zip((0, 1, 3), states, strict=True):  # embeddings, block 1, block 2 after the final norm
             np.testing.assert_allclose(vectors[layer, number], state[0, 1:].mean(0).numpy(), atol=1e-5)
     write(tmp_path / "merged.pt", opened.model, opened.tokenizer)
@@ -632,7 +677,12 @@ def test_adapter_defects(tmp_path, tiny_checkpoint):
     refused(folder, "names no base model")
     edit_json(folder / "adapter_config.json", base_model_name_or_path=str(folder))
     refused(folder, "itself")
-    edit_json(folder / "adapter_config.json", base_model_name_or_path=str(tiny_checkpoint), megatron_config={}, megatron_core="evil")
+    edit_json(
+        folder / "adapter_config.json",
+        base_model_name_or_path=str(tiny_checkpoint),
+        megatron_config={},
+        megatron_core="evil",
+    )
     refused(folder, "Megatron")
     edit_json(folder / "adapter_config.json", megatron_config=None)
     weights = load_file(folder / "adapter_model.safetensors")
@@ -748,7 +798,9 @@ def test_gguf_written_by_the_reference_library(quantisation, tmp_path):
     else:
         assert f"quantised to {quantisation}" in opened.notes[0]
         kind = gguf.GGMLQuantizationType[quantisation]
-        with torch.no_grad():  # what the library itself makes of the quantised weights; blocks lie within rows, so their order is free
+        with (
+            torch.no_grad()
+        ):  # what the library itself makes of the quantised weights; blocks lie within rows, so their order is free
             for parameter in model.parameters():
                 if parameter.ndim == 2:
                     parameter.copy_(torch.from_numpy(gguf.dequantize(gguf.quantize(parameter.numpy(), kind), kind)))
@@ -781,7 +833,11 @@ def test_gguf(capfd):
     layers = opened.model.config.get_text_config().num_hidden_layers
     sentences = ["The train leaves at noon.", "The train departs at midday.", "I like coffee with milk."]
     encoding = encode(opened, sentences)
-    assert encoding.layer_names[-2:] == (str(layers), f"{layers}+norm") and encoding.vectors.shape == (layers + 2, 3, embeddings.shape[1])
+    assert encoding.layer_names[-2:] == (str(layers), f"{layers}+norm") and encoding.vectors.shape == (
+        layers + 2,
+        3,
+        embeddings.shape[1],
+    )
     similarity = cosine_matrix(encoding.vectors[layers // 2], encoding.vectors[layers // 2])
     assert similarity[0, 1] > similarity[0, 2]
     assert "quantizing" not in capfd.readouterr().err

@@ -68,7 +68,9 @@ def shell(script: str, place: Path, **variables: str) -> subprocess.CompletedPro
         **os.environ, "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")]), "ALIGNX_EVAL_CACHE": str(place / "cache"), **variables,
     }  # fmt: skip
-    return subprocess.run(["bash", "-e", "-c", script], cwd=place, env=environment, capture_output=True, text=True, encoding="utf-8")
+    return subprocess.run(
+        ["bash", "-e", "-c", script], cwd=place, env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
 
 
 def test_every_shell_block_of_the_page_runs_in_order(place):
@@ -84,7 +86,11 @@ def test_every_shell_block_of_the_page_runs_in_order(place):
 
 
 def test_shell_lines_inside_the_yaml_of_the_page_run(place):
-    lines = [line.strip() for block in blocks("yaml") for line in re.findall(r"^ *- (?:run: )?(alignx-eval .*)$", block, flags=re.M)]
+    lines = [
+        line.strip()
+        for block in blocks("yaml")
+        for line in re.findall(r"^ *- (?:run: )?(alignx-eval .*)$", block, flags=re.M)
+    ]
     assert len(lines) == 2
     for line in lines:
         done = shell(line, place, RUNNER_TEMP=str(place))
@@ -106,7 +112,11 @@ def test_yaml_of_the_page_is_valid_and_gives_the_action_only_inputs_it_has():
         if isinstance(document, dict) and document.get("format"):
             Policy.model_validate(document)
             continue
-        steps = document if isinstance(document, list) else [step for job in document.get("jobs", {}).values() for step in job["steps"]]
+        steps = (
+            document
+            if isinstance(document, list)
+            else [step for job in document.get("jobs", {}).values() for step in job["steps"]]
+        )
         for step in steps:
             if "alignx-eval" in step.get("uses", ""):
                 given += 1
@@ -136,7 +146,11 @@ def run_action(place: Path, name: str, **inputs: str) -> tuple[subprocess.Comple
     for file in files.values():
         file.write_text("")
     done = shell(
-        f'"{ROOT / "tools" / "action.sh"}"', place, OUTPUT=f"action/{name}", **inputs, **{key: str(path) for key, path in files.items()}
+        f'"{ROOT / "tools" / "action.sh"}"',
+        place,
+        OUTPUT=f"action/{name}",
+        **inputs,
+        **{key: str(path) for key, path in files.items()},
     )
     outputs = dict(line.split("=", 1) for line in files["GITHUB_OUTPUT"].read_text().splitlines())
     return done, outputs, files["GITHUB_STEP_SUMMARY"].read_text()
@@ -161,7 +175,9 @@ def test_the_action_fails_on_a_regression_and_still_reports(place):
 
 
 def test_the_action_gates_against_a_baseline(place):
-    blessed = shell("alignx-eval run base.pt --out action/base && alignx-eval bless action/base --to action/baseline.json", place)
+    blessed = shell(
+        "alignx-eval run base.pt --out action/base && alignx-eval bless action/base --to action/baseline.json", place
+    )
     assert blessed.returncode == 0, blessed.stderr
     before = (place / "action" / "baseline.json").read_bytes()
     for name, candidate, code in (("good", "alignx.pt", 0), ("bad", "worse.pt", 3)):

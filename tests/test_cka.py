@@ -30,9 +30,11 @@ def song_hsic(x, y):
     np.fill_diagonal(k, 0)
     np.fill_diagonal(m, 0)
     ones = np.ones(n)
-    return (np.trace(k @ m) + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (ones @ k @ m @ ones)) / (
-        n * (n - 3)
-    )
+    return (
+        np.trace(k @ m)
+        + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
+        - 2 / (n - 2) * (ones @ k @ m @ ones)
+    ) / (n * (n - 3))
 
 
 def naive_debiased(x, y):
@@ -52,14 +54,21 @@ def feature_space_debiased(x, y):
 
     def hsic(a, b):
         rows_a, rows_b = (a**2).sum(1), (b**2).sum(1)
-        return np.linalg.norm(a.T @ b) ** 2 - n / (n - 2) * (rows_a @ rows_b) + rows_a.sum() * rows_b.sum() / ((n - 1) * (n - 2))
+        return (
+            np.linalg.norm(a.T @ b) ** 2
+            - n / (n - 2) * (rows_a @ rows_b)
+            + rows_a.sum() * rows_b.sum() / ((n - 1) * (n - 2))
+        )
 
     return hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))
 
 
 def dependent(generator, n, d, noise=1.0, rank=5):
     shared = generator.normal(size=(n, rank))
-    return [shared @ generator.normal(size=(rank, d)) + noise * generator.normal(size=(n, d)) + generator.normal(size=d) for _ in range(2)]
+    return [
+        shared @ generator.normal(size=(rank, d)) + noise * generator.normal(size=(n, d)) + generator.normal(size=d)
+        for _ in range(2)
+    ]
 
 
 def test_equals_the_papers_in_both_spaces():
@@ -100,7 +109,9 @@ def test_R3_constant_is_undefined(bad):
         with pytest.raises(ValueError, match="undefined"):
             function(bad, other)
     matrix = debiased_cka_matrix(np.stack([other, bad, other]).astype(np.float32))
-    assert np.isnan(matrix[1]).all() and np.isnan(matrix[:, 1]).all() and np.isfinite(matrix[[0, 0, 2], [0, 2, 2]]).all()
+    assert (
+        np.isnan(matrix[1]).all() and np.isnan(matrix[:, 1]).all() and np.isfinite(matrix[[0, 0, 2], [0, 2, 2]]).all()
+    )
 
 
 @pytest.mark.parametrize("lines", [1, 2, 3])
@@ -113,7 +124,9 @@ def test_R3_too_few_lines(lines):
 def test_R3_leave_out_needs_four_lines_too():
     x = np.random.default_rng(0).normal(size=(6, 8))
     with pytest.raises(ValueError, match="too few lines"):
-        debiased_cka_leave_out(centred_gram(x, np.array([0, 0, 0, 1, 1, 1])), centred_gram(x, np.array([0, 0, 0, 1, 1, 1])))
+        debiased_cka_leave_out(
+            centred_gram(x, np.array([0, 0, 0, 1, 1, 1])), centred_gram(x, np.array([0, 0, 0, 1, 1, 1]))
+        )
     with pytest.raises(ValueError, match="same lines"):
         debiased_cka(x, x[:5])
 
@@ -170,7 +183,9 @@ def test_R16_null_mean_is_zero_and_its_spread_is_known():
 
 def test_R16_permutation_test_is_uniform_on_independent_data():
     generator = np.random.default_rng(0)
-    p = np.array([permutation_p_value(*generator.normal(size=(2, 12, 20)), draws=39, generator=generator) for _ in range(400)])
+    p = np.array(
+        [permutation_p_value(*generator.normal(size=(2, 12, 20)), draws=39, generator=generator) for _ in range(400)]
+    )
     assert (p <= 0.05).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
     assert abs(p.mean() - 0.5125) < 0.06
     x, y = dependent(generator, 40, 12, noise=0.3)
@@ -195,7 +210,9 @@ def test_groups_are_numbered_by_first_appearance():
 
 
 def test_matrix_equals_pairs():
-    vectors = np.stack(dependent(np.random.default_rng(0), 30, 6) + dependent(np.random.default_rng(1), 30, 6)).astype(np.float32)
+    vectors = np.stack(dependent(np.random.default_rng(0), 30, 6) + dependent(np.random.default_rng(1), 30, 6)).astype(
+        np.float32
+    )
     matrix = debiased_cka_matrix(vectors)
     expected = [[naive_debiased(a, b) for b in vectors] for a in vectors]
     np.testing.assert_allclose(matrix, expected, atol=1e-5)

@@ -21,9 +21,19 @@ from alignx_eval.run_directory import RunDirectory
 
 ROOT = Path(alignx_eval.__file__).parent.parent
 LINES = {
-    "eng_Latn": [f"The {thing} is {state}." for thing in ("door", "lamp", "sensor") for state in ("open", "closed", "new", "on")],
-    "deu_Latn": [f"{thing} ist {state}." for thing in ("Die Tür", "Die Lampe", "Der Sensor") for state in ("offen", "zu", "neu", "an")],
-    "rus_Cyrl": [f"{thing} {state}." for thing in ("Дверь", "Лампа", "Датчик") for state in ("открыто", "закрыто", "новое", "включено")],
+    "eng_Latn": [
+        f"The {thing} is {state}." for thing in ("door", "lamp", "sensor") for state in ("open", "closed", "new", "on")
+    ],
+    "deu_Latn": [
+        f"{thing} ist {state}."
+        for thing in ("Die Tür", "Die Lampe", "Der Sensor")
+        for state in ("offen", "zu", "neu", "an")
+    ],
+    "rus_Cyrl": [
+        f"{thing} {state}."
+        for thing in ("Дверь", "Лампа", "Датчик")
+        for state in ("открыто", "закрыто", "новое", "включено")
+    ],
 }
 
 
@@ -34,7 +44,9 @@ def environment(**changes: str) -> dict[str, str]:
 
 def alignx(*arguments: object, cwd: Path, **changes: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "alignx_eval", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=cwd, env=environment(**changes))
+    return subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", cwd=cwd, env=environment(**changes)
+    )
 
 
 def write_corpus(folder: Path, lines: dict[str, list[str]]) -> Path:
@@ -141,7 +153,17 @@ def test_missing_from_the_hub_cache_is_6(place, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(place)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     result = call(
-        monkeypatch, capsys, "run", "nobody/nothing", "--corpus", "text", "--suites", "layers", "--out", tmp_path / "out", "--quiet"
+        monkeypatch,
+        capsys,
+        "run",
+        "nobody/nothing",
+        "--corpus",
+        "text",
+        "--suites",
+        "layers",
+        "--out",
+        tmp_path / "out",
+        "--quiet",
     )
     assert_one_line(result, 6, "nobody/nothing")
 
@@ -175,7 +197,9 @@ def test_S9_identical_checkpoints_differ_nowhere(place, identical):
 
 def test_outputs_and_streams(place, identical):
     run = place / "identical"
-    assert {"manifest.json", "results.json", "samples.jsonl", "report.html", "summary.md"} <= {entry.name for entry in run.iterdir()}
+    assert {"manifest.json", "results.json", "samples.jsonl", "report.html", "summary.md"} <= {
+        entry.name for entry in run.iterdir()
+    }
     assert "report.html" in identical.stdout and "a (2)" in identical.stdout
     assert "run directory: identical" in identical.stderr and "\x1b" not in identical.stdout + identical.stderr
     assert "a: layers" in identical.stderr and "run directory" not in identical.stdout
@@ -186,7 +210,10 @@ def test_outputs_and_streams(place, identical):
     assert (place / "summary.md").read_text(encoding="utf-8").strip()
     manifest = json.loads((run / "manifest.json").read_text())
     assert (
-        manifest["status"] == "complete" and manifest["base"] == "a" and manifest["candidates"] == ["a (2)"] and manifest["control"] is None
+        manifest["status"] == "complete"
+        and manifest["base"] == "a"
+        and manifest["candidates"] == ["a (2)"]
+        and manifest["control"] is None
     )
     assert manifest["corpus"]["lines"] == 12 and set(manifest["checkpoints"]) == {"a", "a (2)"}
     assert manifest["options"]["template"] == "plain" and "torch" in manifest["software"]
@@ -203,7 +230,9 @@ def test_report_is_the_same_without_the_model(place, identical, monkeypatch, cap
     assert (run / "summary.md").read_bytes() == summary
     assert (place / "again.csv").read_bytes() == (place / "rows.csv").read_bytes()
     call(monkeypatch, capsys, "report", "identical", "--quiet", "--no-samples")
-    assert LINES["deu_Latn"][0] in report.decode() and LINES["deu_Latn"][0] not in (run / "report.html").read_text(encoding="utf-8")
+    assert LINES["deu_Latn"][0] in report.decode() and LINES["deu_Latn"][0] not in (run / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_run_then_compare_from_disk(place, monkeypatch, capsys):
@@ -221,7 +250,10 @@ def test_run_then_compare_from_disk(place, monkeypatch, capsys):
     ):
         code, _, err = call(monkeypatch, capsys, "compare", *arguments, "-o", target, "--out", f"out-{target}")
         assert code == 0, err
-    tables = [json.loads((place / target).read_text())["comparison_rows"] for target in ("runs.json", "mixed.json", "direct.json")]
+    tables = [
+        json.loads((place / target).read_text())["comparison_rows"]
+        for target in ("runs.json", "mixed.json", "direct.json")
+    ]
     assert tables[0] == tables[1] == tables[2]
     assert any(row["difference"] for row in tables[0])
     assert not (place / "run-a" / "samples.jsonl").exists()
@@ -266,7 +298,9 @@ def test_another_command_gets_another_directory_and_the_same_one_resumes(own, mo
     ):  # fmt: skip
         code, _, err = call(monkeypatch, capsys, "run", "a.pt", *both, *change)
         assert code == 0, err
-        directory = next(line for line in err.splitlines() if line.startswith("run directory: ")).removeprefix("run directory: ")
+        directory = next(line for line in err.splitlines() if line.startswith("run directory: ")).removeprefix(
+            "run directory: "
+        )
         assert directory not in seen and directory.startswith("alignx-runs/a-"), change
         seen[directory] = change
     before = {directory: files_of(own / directory) for directory in seen}
@@ -287,11 +321,16 @@ def test_out_of_another_identity_is_refused_and_left_as_it_is(own, monkeypatch, 
     before = files_of(own / "run")
     for arguments, parts in (
         (("run", "a.pt", *SMALL, "--limit", "5"), ["limit is not given there and 5 here", "alignx-runs/a-"]),
-        (("run", "a.pt", *SMALL, "--languages", "de"), ["languages is deu_Latn,eng_Latn,rus_Cyrl there and deu_Latn here"]),
+        (
+            ("run", "a.pt", *SMALL, "--languages", "de"),
+            ["languages is deu_Latn,eng_Latn,rus_Cyrl there and deu_Latn here"],
+        ),
         (("run", "b.pt", *SMALL), ["its checkpoints are a, here they are b"]),
         (("compare", "run", "b.pt"), ["its checkpoints are a, here they are a, b"]),  # the input is the output
     ):
-        assert_one_line(call(monkeypatch, capsys, *arguments, "--out", "run", "--quiet"), 2, "results of another run", *parts)
+        assert_one_line(
+            call(monkeypatch, capsys, *arguments, "--out", "run", "--quiet"), 2, "results of another run", *parts
+        )
     (own / "a.pt").write_bytes((own / "b.pt").read_bytes())
     assert_one_line(call(monkeypatch, capsys, "run", "a.pt", *SMALL, "--out", "run", "--quiet"), 2, "content of a is ")
     assert files_of(own / "run") == before
@@ -303,9 +342,13 @@ def test_suites_add_to_a_directory_and_its_report_shows_all_of_it(own, monkeypat
     before, similarity = manifest_of(own / "run"), (own / "run" / "layer_similarity.json").read_bytes()
     code, _, err = call(monkeypatch, capsys, *pair, "--suites", "language_modelling", "-o", "one.json")
     assert code == 0 and "was done before" in err
-    assert {row["suite"] for row in json.loads((own / "one.json").read_text())["comparison_rows"]} == {"language_modelling"}
+    assert {row["suite"] for row in json.loads((own / "one.json").read_text())["comparison_rows"]} == {
+        "language_modelling"
+    }
     assert (own / "run" / "layer_similarity.json").read_bytes() == similarity
-    assert manifest_of(own / "run")["options"]["suites"] == before["options"]["suites"] == ["layers", "language_modelling"]
+    assert (
+        manifest_of(own / "run")["options"]["suites"] == before["options"]["suites"] == ["layers", "language_modelling"]
+    )
     html = (own / "run" / "report.html").read_text(encoding="utf-8")
     assert "precision_at_1" in html or "precision@1" in html
     assert call(monkeypatch, capsys, *pair, "--suites", "language_id")[0] == 0
@@ -314,7 +357,9 @@ def test_suites_add_to_a_directory_and_its_report_shows_all_of_it(own, monkeypat
     rows = json.loads((own / "again.json").read_text())["comparison_rows"]
     assert {row["suite"] for row in rows} == {"layers", "language_id", "language_modelling"}
     kept = [row for row in rows if row["suite"] == "layers"]
-    assert kept == [row for row in json.loads((own / "all.json").read_text())["comparison_rows"] if row["suite"] == "layers"]
+    assert kept == [
+        row for row in json.loads((own / "all.json").read_text())["comparison_rows"] if row["suite"] == "layers"
+    ]
 
 
 def test_tasks_add_to_a_directory(own, monkeypatch, capsys):
@@ -360,7 +405,9 @@ def test_results_of_an_older_measuring_version_are_never_read(own, monkeypatch, 
         (("gate", "pair"), "measure again: alignx-eval compare a.pt b.pt"),
     ):
         code = 2 if "none.json" in told else 5
-        assert_one_line(call(monkeypatch, capsys, *arguments, *(["--quiet"] if arguments[0] != "bless" else [])), code, told)
+        assert_one_line(
+            call(monkeypatch, capsys, *arguments, *(["--quiet"] if arguments[0] != "bless" else [])), code, told
+        )
     assert not (own / "alignx-runs").exists() and not (own / "alignx-baseline.json").exists()
     code, _, err = call(monkeypatch, capsys, *again.split()[3:])
     assert code == 0, err
@@ -368,7 +415,9 @@ def test_results_of_an_older_measuring_version_are_never_read(own, monkeypatch, 
 
 
 def test_results_of_an_older_measuring_version_are_measured_again(own, monkeypatch, capsys):
-    monkeypatch.setattr("alignx_eval.evaluate.MEASURING_VERSIONS", dict.fromkeys(["language_modelling", "language_id"], 1))
+    monkeypatch.setattr(
+        "alignx_eval.evaluate.MEASURING_VERSIONS", dict.fromkeys(["language_modelling", "language_id"], 1)
+    )
     assert call(monkeypatch, capsys, "run", "a.pt", *SMALL, "--out", "a")[0] == 0
     monkeypatch.undo()
     monkeypatch.chdir(own)
@@ -424,7 +473,10 @@ def test_what_can_be_known_beforehand_is_told_before_the_first_suite(own, monkey
         (("half.pt", *SMALL), 2),
         (("folder", *SMALL), 2),
         (("nosuch/model", *SMALL), 6),
-        (("b.pt", "--corpus", "text", "--languages", "de", "--suites", "language_modelling,language_id"), 2),  # a probe needs two
+        (
+            ("b.pt", "--corpus", "text", "--languages", "de", "--suites", "language_modelling,language_id"),
+            2,
+        ),  # a probe needs two
         (("b.pt", *SMALL, "--policy", "nosuch.yaml"), 2),
         (("b.pt", *SMALL, "-o", "file/report.html"), 2),
         (("b.pt", *SMALL, "--out", "file/run"), 2),
@@ -435,7 +487,9 @@ def test_what_can_be_known_beforehand_is_told_before_the_first_suite(own, monkey
             if "--out" in arguments and out:
                 continue
             assert_one_line(call(monkeypatch, capsys, "compare", "a.pt", *arguments, *out, "--quiet"), code)
-    assert not measured and files_of(own) == before and not (own / "new").exists() and not (own / "alignx-runs").exists()
+    assert (
+        not measured and files_of(own) == before and not (own / "new").exists() and not (own / "alignx-runs").exists()
+    )
 
 
 def test_runs_that_do_not_compare_leave_nothing_behind(own, monkeypatch, capsys):
@@ -450,7 +504,9 @@ def test_checkpoints_are_opened_once_where_they_fit_and_one_at_a_time_where_not(
     import alignx_eval.checkpoint as checkpoint
 
     whole, opened = checkpoint.open_checkpoint, []
-    monkeypatch.setattr(checkpoint, "open_checkpoint", lambda reference, **rest: opened.append(reference) or whole(reference, **rest))
+    monkeypatch.setattr(
+        checkpoint, "open_checkpoint", lambda reference, **rest: opened.append(reference) or whole(reference, **rest)
+    )
     assert call(monkeypatch, capsys, "compare", "a.pt", "b.pt", *SMALL, "-o", "fits.json")[0] == 0
     assert opened == ["a.pt", "b.pt"]
     opened.clear()
@@ -470,7 +526,12 @@ def test_what_fails_while_measuring_keeps_what_is_finished_and_says_so(own, monk
     manifest = manifest_of(own / "run")
     assert (manifest["status"], manifest["reason"]) == ("failed", "RuntimeError: the card fell off")
     assert not (own / "run" / "report.html").exists() and RunDirectory.read(own / "run").labels() == ["a"]
-    for arguments in (("gate", "run"), ("report", "run"), ("bless", "run"), ("compare", "run", "b.pt", "--suites", "language_id")):
+    for arguments in (
+        ("gate", "run"),
+        ("report", "run"),
+        ("bless", "run"),
+        ("compare", "run", "b.pt", "--suites", "language_id"),
+    ):
         code, out, err = call(monkeypatch, capsys, *arguments)
         assert code == 2 and "the card fell off" in err and "Traceback" not in err, (arguments, err)
     code, _, err = call(monkeypatch, capsys, *command)
@@ -539,7 +600,9 @@ def test_the_window_of_bits_per_byte_is_an_option_and_part_of_the_result(place, 
     assert fingerprint["window"] == 4
     assert RunDirectory.read(tmp_path / "4").manifest["options"]["window"] == 4
     assert Settings().window == Options().window == language_modelling.WINDOW  # one default in three places
-    code, _, err = call(monkeypatch, capsys, "compare", tmp_path / "4", tmp_path / "8", "--quiet", "--out", tmp_path / "both")
+    code, _, err = call(
+        monkeypatch, capsys, "compare", tmp_path / "4", tmp_path / "8", "--quiet", "--out", tmp_path / "both"
+    )
     assert code == 5 and "window" in err
     # Whoever measures beside a run does it in the run's window.
     assert call(monkeypatch, capsys, "compare", tmp_path / "4", "b.pt", "--quiet", "--out", tmp_path / "like")[0] == 0
@@ -553,7 +616,17 @@ def test_a_context_that_is_too_short_is_refused_by_language(place, tmp_path, mon
         prompt_template="plain", heads=None, recipe={}, provenance={},
     )  # fmt: skip
     corpus = write_corpus(tmp_path / "text", {"eng_Latn": ["on"] * 11 + ["The door " * 20], "deu_Latn": ["an"] * 12})
-    command = ("run", tmp_path / "short.pt", "--corpus", corpus, "--suites", "language_modelling", "--quiet", "--out", tmp_path / "run")
+    command = (
+        "run",
+        tmp_path / "short.pt",
+        "--corpus",
+        corpus,
+        "--suites",
+        "language_modelling",
+        "--quiet",
+        "--out",
+        tmp_path / "run",
+    )
     result = call(monkeypatch, capsys, *command)
     assert_one_line(result, 2, "short has a context of 16 tokens", "eng_Latn (1 line)", "--languages", "--window 16")
     assert "deu_Latn" not in result[2]
@@ -562,8 +635,22 @@ def test_a_context_that_is_too_short_is_refused_by_language(place, tmp_path, mon
 
 def test_S10_a_suite_without_rows_is_an_error_not_an_empty_result(place, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(place)
-    monkeypatch.setattr("alignx_eval.suites.language_modelling.run", lambda *_, **__: SuiteResult("language_modelling", []))
-    result = call(monkeypatch, capsys, "run", "a.pt", "--corpus", "text", "--suites", "language_modelling", "--out", tmp_path, "--quiet")
+    monkeypatch.setattr(
+        "alignx_eval.suites.language_modelling.run", lambda *_, **__: SuiteResult("language_modelling", [])
+    )
+    result = call(
+        monkeypatch,
+        capsys,
+        "run",
+        "a.pt",
+        "--corpus",
+        "text",
+        "--suites",
+        "language_modelling",
+        "--out",
+        tmp_path,
+        "--quiet",
+    )
     assert_one_line(result, 2, "language_modelling")
     with pytest.raises(InputError):
         RunDirectory.read(tmp_path)
@@ -620,10 +707,18 @@ def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeyp
 
     seen = []
     render = console.render
-    monkeypatch.setattr(console, "render", lambda comparison, verdict, **rest: seen.append(verdict) or render(comparison, verdict, **rest))
+    monkeypatch.setattr(
+        console,
+        "render",
+        lambda comparison, verdict, **rest: seen.append(verdict) or render(comparison, verdict, **rest),
+    )
     monkeypatch.chdir(place)
     common = ("a.pt", "a.pt", "--corpus", "text", "--suites", "language_modelling", "--quiet")
-    for out, arguments, enforced in (("ungated", (), False), ("gated", ("--gate",), True), ("strict", ("--strict",), True)):
+    for out, arguments, enforced in (
+        ("ungated", (), False),
+        ("gated", ("--gate",), True),
+        ("strict", ("--strict",), True),
+    ):
         call(monkeypatch, capsys, "compare", *common, "--out", out, *arguments)
         call(monkeypatch, capsys, "report", out, "--quiet")
         assert [verdict.enforced for verdict in seen] == [enforced, enforced]
@@ -635,7 +730,9 @@ def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeyp
 def test_the_pivot_is_added_where_a_suite_needs_it_and_said(place, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(place)
     common = ("run", "a.pt", "--corpus", "text", "--languages", "de,ru")
-    code, _, err = call(monkeypatch, capsys, *common, "--suites", "layers,language_modelling", "--out", tmp_path / "both")
+    code, _, err = call(
+        monkeypatch, capsys, *common, "--suites", "layers,language_modelling", "--out", tmp_path / "both"
+    )
     assert code == 0 and "eng_Latn (English) is added: layers pair every language with it" in err
     both = RunDirectory.read(tmp_path / "both")
     assert {row.other_language for row in both.load("a", "layers").rows} >= {"eng_Latn"}
@@ -643,14 +740,30 @@ def test_the_pivot_is_added_where_a_suite_needs_it_and_said(place, monkeypatch, 
     assert {row.language for row in both.load("a", "language_modelling").rows} == {None, "deu_Latn", "rus_Cyrl"}
     code, _, err = call(monkeypatch, capsys, *common, "--suites", "language_modelling", "--out", tmp_path / "one")
     assert code == 0 and "is added" not in err
-    assert RunDirectory.read(tmp_path / "one").load("a", "language_modelling").rows == both.load("a", "language_modelling").rows
+    assert (
+        RunDirectory.read(tmp_path / "one").load("a", "language_modelling").rows
+        == both.load("a", "language_modelling").rows
+    )
 
 
 def test_a_corpus_without_the_pivot_is_refused_with_what_to_do(place, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(place)
     write_corpus(tmp_path / "text", {code: lines for code, lines in LINES.items() if code != "eng_Latn"})
     for languages in ((), ("--languages", "de,ru")):
-        result = call(monkeypatch, capsys, "run", "a.pt", "--corpus", tmp_path / "text", *languages, "--suites", "translation", "--quiet")
-        assert_one_line(result, 2, "translation", "eng_Latn (English)", "lacks", "--suites language_id,language_modelling,tasks")
+        result = call(
+            monkeypatch,
+            capsys,
+            "run",
+            "a.pt",
+            "--corpus",
+            tmp_path / "text",
+            *languages,
+            "--suites",
+            "translation",
+            "--quiet",
+        )
+        assert_one_line(
+            result, 2, "translation", "eng_Latn (English)", "lacks", "--suites language_id,language_modelling,tasks"
+        )
     result = call(monkeypatch, capsys, "run", "a.pt", "--corpus", tmp_path / "text", "--languages", "de,tr", "--quiet")
     assert_one_line(result, 2, "tur_Latn")  # what is wrong with the languages asked for comes first

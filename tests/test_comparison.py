@@ -16,7 +16,9 @@ LANGUAGES = ("deu_Latn", "rus_Cyrl", "zho_Hans")
 LINES = 120
 
 
-def result(suite: str, checkpoint: str, entries, *, lines: int = LINES, lines_per_document: int = 2, **fields) -> SuiteResult:
+def result(
+    suite: str, checkpoint: str, entries, *, lines: int = LINES, lines_per_document: int = 2, **fields
+) -> SuiteResult:
     """A suite's result from (metric, layer, language, other_language, higher_is_better, Items)."""
     rows, items = [], {}
     for metric, layer, language, other, higher, item in entries:
@@ -69,7 +71,9 @@ def measured(name: str, seed: int, *, lift: float = 0.0, worse_language: str | N
             hits = (difficulty + 0.3 * random.standard_normal(LINES) < 0.5 + gain).astype(float)
             layers.append(("precision_at_1", layer, "eng_Latn", language, True, Items("mean", hits)))
             left = 0.4 + gain + 0.02 * random.standard_normal(60) / 60
-            layers.append(("cka_debiased", layer, "eng_Latn", language, None, Items("jackknife", left, point=0.4 + gain)))
+            layers.append(
+                ("cka_debiased", layer, "eng_Latn", language, None, Items("jackknife", left, point=0.4 + gain))
+            )
         size = np.random.default_rng(LANGUAGES.index(language)).integers(20, 90, LINES)
         bits = size * (1.5 - sign * lift + 0.1 * random.standard_normal(LINES))
         modelling.append(("bits_per_byte", None, language, None, False, Items("ratio", np.column_stack([bits, size]))))
@@ -78,7 +82,9 @@ def measured(name: str, seed: int, *, lift: float = 0.0, worse_language: str | N
         translation.append(("chrf++", None, "eng_Latn", language, True, chrf_items(random, quality)))
         judged = (random.random(LINES) < 0.8).astype(float)
         off = judged * (random.random(LINES) < 0.1)
-        translation.append(("off_target_rate", None, "eng_Latn", language, False, Items("ratio", np.column_stack([off, judged]))))
+        translation.append(
+            ("off_target_rate", None, "eng_Latn", language, False, Items("ratio", np.column_stack([off, judged])))
+        )
         tasks.append(("acc", None, language, None, True, Items("mean", (random.random(LINES) < 0.5).astype(float))))
     return {
         "layers": result("layers", name, layers),
@@ -101,7 +107,9 @@ def numbers(row: ComparisonRow) -> list[float]:
 def test_S9_compare_A_A():
     same = measured("A", 0)
     for labels in (("A", "A"), ("A", "copy")):
-        comparison = compare({"A": same, "copy": measured("copy", 0)}, base=labels[0], candidates=[labels[1]], control="A")
+        comparison = compare(
+            {"A": same, "copy": measured("copy", 0)}, base=labels[0], candidates=[labels[1]], control="A"
+        )
         assert comparison.rows
         for row in comparison.rows:
             assert (row.difference, row.p) == (0.0, 1.0), row
@@ -124,7 +132,14 @@ def test_a_model_and_its_own_export_differ_by_exactly_nothing_unless_outcomes_ar
         ("bits_per_byte", None, None, None, False, Items("mean", random.gamma(4.0, 0.5, LINES))),
         ("cosine", "1", "deu_Latn", "eng_Latn", None, Items("mean", random.random(LINES))),
         ("acc", None, "deu_Latn", None, True, Items("mean", (random.random(LINES) < 0.5).astype(float))),
-        ("off_target_rate", None, "eng_Latn", "deu_Latn", False, Items("ratio", np.column_stack([np.zeros(LINES), np.ones(LINES)]))),
+        (
+            "off_target_rate",
+            None,
+            "eng_Latn",
+            "deu_Latn",
+            False,
+            Items("ratio", np.column_stack([np.zeros(LINES), np.ones(LINES)])),
+        ),
     ]
     sides = {name: {"language_modelling": result("language_modelling", name, entries)} for name in ("model", "export")}
     comparison = compare(sides, base="model", candidates=["export"])
@@ -147,7 +162,9 @@ def test_findings_and_verdicts_of_a_real_difference():
     checkpoints = {
         label: {
             "align_layer": 2 if label == "alignx" else None,
-            "provenance": {"stages": [{"stage": stage, "tokens": tokens, "seconds": seconds} for stage, tokens, seconds in listed]},
+            "provenance": {
+                "stages": [{"stage": stage, "tokens": tokens, "seconds": seconds} for stage, tokens, seconds in listed]
+            },
         }
         for label, listed in stages.items()
     }
@@ -174,14 +191,26 @@ def test_findings_and_verdicts_of_a_real_difference():
             assert row.difference == pytest.approx(row.candidate - row.base)
             assert row.ci_low <= row.difference <= row.ci_high
     text = "\n".join(comparison.findings)
-    assert "Retrieval of translations (precision@1) at layer 2 (the align layer), mean of 3 directions: alignx 0." in text
+    assert (
+        "Retrieval of translations (precision@1) at layer 2 (the align layer), mean of 3 directions: alignx 0." in text
+    )
     assert "BLEU, mean of 3 directions: alignx" in text
-    for contrast in ("against base", "(what training changed) better: +", "against tuned", "(the effect of alignment) better: +"):
+    for contrast in (
+        "against base",
+        "(what training changed) better: +",
+        "against tuned",
+        "(the effect of alignment) better: +",
+    ):
         assert contrast in comparison.findings[0] and contrast in comparison.findings[1]
     assert "(the effect of alignment) translations are further apart (before the final norm lower: -" in text
     assert "zho_Hans" in text and "are worse at adjusted p" in text
-    assert "Price of alignx: 7.5 min and 2.00 million tokens; the control tuned took 5.0 min" in text and "1.50 times its time" in text
-    assert comparison.sentence.startswith("alignx was compared with base (the base: what training changed) and with tuned (the control,")
+    assert (
+        "Price of alignx: 7.5 min and 2.00 million tokens; the control tuned took 5.0 min" in text
+        and "1.50 times its time" in text
+    )
+    assert comparison.sentence.startswith(
+        "alignx was compared with base (the base: what training changed) and with tuned (the control,"
+    )
     assert "on 120 parallel lines of interface (test split) in 4 languages" in comparison.sentence
     assert all("n = 120" in finding or finding.startswith("Price") for finding in comparison.findings)
 
@@ -200,7 +229,9 @@ def test_each_kind_of_items_is_measured_by_its_own_method():
     methods = {row.metric: row.method for row in comparison.rows}
     assert "cluster-robust" in methods["precision_at_1"] and "sign flips" in methods["precision_at_1"]
     assert "linearised" in methods["bits_per_byte"] and "sign flips" in methods["bits_per_byte"]
-    assert "linearised" in methods["off_target_rate"] and "swaps" in methods["off_target_rate"]  # the judged lines differ
+    assert (
+        "linearised" in methods["off_target_rate"] and "swaps" in methods["off_target_rate"]
+    )  # the judged lines differ
     assert "jackknife" in methods["bleu"] and "swaps" in methods["bleu"]
     assert "jackknife" in methods["cka_debiased"] and "t test" in methods["cka_debiased"]
     assert {row.clusters for row in comparison.rows} == {60}
@@ -212,7 +243,12 @@ def test_S6_clusters_of_lines_widen_the_interval():
     def side(seed: int, per_document: int) -> dict[str, SuiteResult]:
         luck = np.repeat(np.random.default_rng(seed).standard_normal(30), 4)
         return {
-            "tasks": result("tasks", "x", [("acc", None, "deu_Latn", None, True, Items("mean", luck))], lines_per_document=per_document)
+            "tasks": result(
+                "tasks",
+                "x",
+                [("acc", None, "deu_Latn", None, True, Items("mean", luck))],
+                lines_per_document=per_document,
+            )
         }
 
     apart = compare({"a": side(1, 1), "b": side(2, 1)}, base="a", candidates=["b"]).rows[0]
@@ -254,7 +290,11 @@ def test_S8_mean_and_interval_are_of_one_estimator():
     # and its interval counts the lines once, not once a language: with the same hits in all languages it is that of one language
     hits = [np.random.default_rng(seed).random(LINES) for seed in (1, 2)]
     sides = [
-        {"tasks": result("tasks", "x", [("acc", None, language, None, True, Items("mean", side)) for language in LANGUAGES])}
+        {
+            "tasks": result(
+                "tasks", "x", [("acc", None, language, None, True, Items("mean", side)) for language in LANGUAGES]
+            )
+        }
         for side in hits
     ]
     comparison = compare({"a": sides[0], "b": sides[1]}, base="a", candidates=["b"])
@@ -283,7 +323,9 @@ def test_S10_what_is_missing_is_listed():
     assert (row.verdict, row.reason, row.difference) == ("insufficient-data", "undefined for b: no text", None)
     assert sum(row.suite == "translation" for row in comparison.rows) == 9
     assert "translation: 9 rows were not measured for b" in comparison.warnings
-    assert {row.key for row in comparison.rows} == {row.key for side in (a, b) for suite in side.values() for row in suite.rows}
+    assert {row.key for row in comparison.rows} == {
+        row.key for side in (a, b) for suite in side.values() for row in suite.rows
+    }
 
 
 def lost_value(side: dict[str, SuiteResult], lost: Row) -> float | None:
@@ -294,15 +336,29 @@ def test_too_few_clusters_give_no_verdict():
     def side(seed: int, per_document: int) -> dict[str, SuiteResult]:
         values = np.random.default_rng(seed).standard_normal(LINES) + 5 * seed
         return {
-            "tasks": result("tasks", "x", [("acc", None, "deu_Latn", None, True, Items("mean", values))], lines_per_document=per_document)
+            "tasks": result(
+                "tasks",
+                "x",
+                [("acc", None, "deu_Latn", None, True, Items("mean", values))],
+                lines_per_document=per_document,
+            )
         }
 
     few = compare({"a": side(1, 20), "b": side(2, 20)}, base="a", candidates=["b"]).rows[0]
-    assert (few.verdict, few.reason, few.p_adjusted) == ("insufficient-data", f"6 clusters, a verdict needs {MINIMUM_CLUSTERS}", None)
+    assert (few.verdict, few.reason, few.p_adjusted) == (
+        "insufficient-data",
+        f"6 clusters, a verdict needs {MINIMUM_CLUSTERS}",
+        None,
+    )
     assert few.ci_low < few.difference < few.ci_high
     assert few.p == pytest.approx(2 / 2**6)  # exact: all six agree
     one = compare({"a": side(1, 120), "b": side(2, 120)}, base="a", candidates=["b"]).rows[0]
-    assert (one.verdict, one.se, one.p, one.reason) == ("insufficient-data", None, None, "a single cluster has no spread")
+    assert (one.verdict, one.se, one.p, one.reason) == (
+        "insufficient-data",
+        None,
+        None,
+        "a single cluster has no spread",
+    )
     enough = compare({"a": side(1, 12), "b": side(2, 12)}, base="a", candidates=["b"]).rows[0]
     assert (enough.clusters, enough.verdict) == (10, "better")
 
@@ -311,7 +367,9 @@ def test_rows_without_items_have_no_interval_and_no_verdict():
     a, b = measured("a", 1), measured("b", 2)
     for side, value in ((a, 1.0), (b, 2.0)):
         side["tasks"].rows.append(Row(suite="tasks", metric="summary", checkpoint="x", value=value, n=LINES))
-        side["tasks"].rows.append(Row(suite="tasks", metric="fertility", checkpoint="x", value=value, n=LINES, higher_is_better=None))
+        side["tasks"].rows.append(
+            Row(suite="tasks", metric="fertility", checkpoint="x", value=value, n=LINES, higher_is_better=None)
+        )
     rows = compare({"a": a, "b": b}, base="a", candidates=["b"]).rows
     row = pick(rows, metric="summary")
     assert (row.difference, row.se, row.p, row.verdict) == (1.0, None, None, "insufficient-data")
@@ -387,19 +445,28 @@ def test_a_wrong_number_of_clusters_never_becomes_singletons():
 
 
 def test_other_candidates_and_suites_change_nothing():
-    results = {"base": measured("base", 1), "tuned": measured("tuned", 2), "x": measured("x", 3, lift=0.1), "y": measured("y", 4)}
+    results = {
+        "base": measured("base", 1),
+        "tuned": measured("tuned", 2),
+        "x": measured("x", 3, lift=0.1),
+        "y": measured("y", 4),
+    }
     together = compare(results, base="base", candidates=["x", "y"], control="tuned")
     alone = compare(results, base="base", candidates=["x"], control="tuned")
     assert [row for row in together.rows if row.candidate_name == "x"] == alone.rows
     assert {row.candidate_name for row in together.rows} == {"x", "y"}
     tasks = compare(
-        {label: {"tasks": suites["tasks"]} for label, suites in results.items()}, base="base", candidates=["x"], control="tuned"
+        {label: {"tasks": suites["tasks"]} for label, suites in results.items()},
+        base="base",
+        candidates=["x"],
+        control="tuned",
     )
     assert tasks.rows == [row for row in alone.rows if row.suite == "tasks"]
     assert "x and y were each compared" in together.sentence
     # the control itself may be a candidate: then it is compared with the base only
     contrasts = {
-        (row.candidate_name, row.contrast) for row in compare(results, base="base", candidates=["tuned", "x"], control="tuned").rows
+        (row.candidate_name, row.contrast)
+        for row in compare(results, base="base", candidates=["tuned", "x"], control="tuned").rows
     }
     assert contrasts == {("tuned", "candidate-base"), ("x", "candidate-base"), ("x", "candidate-control")}
 

@@ -40,7 +40,9 @@ def write(folder: Path, texts: dict[str, list[str] | bytes], suffix: str = "txt"
 def corpus_of(sentences: dict[str, tuple[str, ...]], **changes: object) -> ParallelCorpus:
     lines = len(next(iter(sentences.values()), ()))
     ids = tuple(str(number) for number in range(lines))
-    corpus = ParallelCorpus(name="small", split="test", sentences=sentences, ids=ids, groups=ids, licence="", attribution="")
+    corpus = ParallelCorpus(
+        name="small", split="test", sentences=sentences, ids=ids, groups=ids, licence="", attribution=""
+    )
     return replace(corpus, **changes)
 
 
@@ -82,7 +84,9 @@ def test_ids_file_wins(tmp_path):
     assert (corpus.ids, corpus.groups) == (("a", "b", "c"), ("first", "first", "c"))
 
 
-@pytest.mark.parametrize(("name", "content"), [("ids.tsv", "a\nb\n"), ("DOCUMENT_IDS.tsv", "x\n"), ("metadata_test.tsv", "URL\nu\n")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("ids.tsv", "a\nb\n"), ("DOCUMENT_IDS.tsv", "x\n"), ("metadata_test.tsv", "URL\nu\n")]
+)
 def test_groups_must_describe_every_line(tmp_path, name, content):
     folder = write(tmp_path, {"eng_Latn": ENGLISH})
     (folder / name).write_text(content)
@@ -129,7 +133,10 @@ def test_only_a_line_feed_ends_a_line(tmp_path):
 
 
 def test_the_last_line_feed_is_optional(tmp_path):
-    assert load_corpus(write(tmp_path, {"eng_Latn": b"a\nb", "deu_Latn": b"c\nd\n"})).sentences["eng_Latn"] == ("a", "b")
+    assert load_corpus(write(tmp_path, {"eng_Latn": b"a\nb", "deu_Latn": b"c\nd\n"})).sentences["eng_Latn"] == (
+        "a",
+        "b",
+    )
 
 
 def test_T6_text_is_not_normalised_but_reported(tmp_path):
@@ -184,7 +191,9 @@ def test_a_file_of_an_unknown_language(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("x")], ids=["no", "empty", "file"]
+    "make",
+    [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_text("x")],
+    ids=["no", "empty", "file"],
 )
 def test_a_path_that_is_no_corpus(tmp_path, make):
     path = tmp_path / "corpus"
@@ -240,7 +249,9 @@ def test_a_corpus_must_be_aligned_and_filled():
 
 # --- content hash
 
-LINES = st.lists(st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), min_size=1), min_size=2, max_size=5)
+LINES = st.lists(
+    st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), min_size=1), min_size=2, max_size=5
+)
 
 
 def test_content_hash_is_pinned():
@@ -284,7 +295,9 @@ def hub_folder(folder: Path, tables: dict[str, list[dict[str, object]]]) -> str:
     folder.mkdir()
     for name, rows in tables.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    entries = "".join(f"- config_name: {name}\n  data_files:\n  - split: test\n    path: {name}.jsonl\n" for name in tables)
+    entries = "".join(
+        f"- config_name: {name}\n  data_files:\n  - split: test\n    path: {name}.jsonl\n" for name in tables
+    )
     (folder / "README.md").write_text(f"---\nconfigs:\n{entries}---\n")
     return f"hub:{folder}"
 
@@ -295,7 +308,9 @@ def per_language(lines: list[str], column: str = "text", first_id: int = 0) -> l
 
 @pytest.mark.parametrize("column", ["text", "sentence"])
 def test_hub_configuration_per_language(tmp_path, hub_cache, column):
-    reference = hub_folder(tmp_path / "set", {"eng_Latn": per_language(ENGLISH, column), "deu_Latn": per_language(GERMAN, column)})
+    reference = hub_folder(
+        tmp_path / "set", {"eng_Latn": per_language(ENGLISH, column), "deu_Latn": per_language(GERMAN, column)}
+    )
     corpus = load_corpus(reference)
     assert corpus.languages == ("deu_Latn", "eng_Latn")
     assert corpus.sentences["deu_Latn"] == tuple(GERMAN)
@@ -319,8 +334,14 @@ def test_hub_column_per_language(tmp_path, hub_cache, prefix):
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"eng_Latn": per_language(ENGLISH), "deu_Latn": per_language(GERMAN[:2])}, "deu_Latn has 2 lines, eng_Latn has 3"),
-        ({"eng_Latn": per_language(ENGLISH), "deu_Latn": per_language(GERMAN, first_id=1)}, "the ids of deu_Latn and eng_Latn differ"),
+        (
+            {"eng_Latn": per_language(ENGLISH), "deu_Latn": per_language(GERMAN[:2])},
+            "deu_Latn has 2 lines, eng_Latn has 3",
+        ),
+        (
+            {"eng_Latn": per_language(ENGLISH), "deu_Latn": per_language(GERMAN, first_id=1)},
+            "the ids of deu_Latn and eng_Latn differ",
+        ),
         ({"eng_Latn": per_language(ENGLISH), "deu_Latn": per_language(["a", "b\nc", "d"])}, "deu_Latn, line 2"),
         ({"eng_Latn": per_language(ENGLISH), "deu_Latn": per_language(["a", "", "d"])}, "deu_Latn, line 2: empty"),
         ({"eng_Latn": per_language(ENGLISH, "prose")}, "no column text or sentence; its columns: id, prose, url"),
@@ -364,12 +385,18 @@ def test_list_of_corpora():
     assert json.loads(json.dumps(rows)) == rows
 
 
-@pytest.mark.parametrize(("name", "split"), [(name, split) for name, corpus in BUNDLED.items() for split in corpus.splits])
+@pytest.mark.parametrize(
+    ("name", "split"), [(name, split) for name, corpus in BUNDLED.items() for split in corpus.splits]
+)
 def test_bundled_text_is_clean(name, split):
     corpus = load_corpus(name, split)
     assert corpus.licence and corpus.attribution
     for code, lines in corpus.sentences.items():
-        odd = [character for character in set("".join(lines)) if unicodedata.category(character) in ("Cc", "Co", "Cn", "Cs")]
+        odd = [
+            character
+            for character in set("".join(lines))
+            if unicodedata.category(character) in ("Cc", "Co", "Cn", "Cs")
+        ]
         assert not odd, (code, odd)
         for line in lines:
             assert line == " ".join(line.split()), (code, line)
@@ -403,7 +430,10 @@ def test_interface_test_lines_are_translated():
             for line, english in zip(corpus.sentences[code], corpus.sentences["eng_Latn"]):
                 assert code == "eng_Latn" or line != english
                 if code in scripts:
-                    assert any(unicodedata.name(character, "").startswith(scripts[code]) for character in line), (code, line)
+                    assert any(unicodedata.name(character, "").startswith(scripts[code]) for character in line), (
+                        code,
+                        line,
+                    )
 
 
 def bare(line: str) -> str:
@@ -422,7 +452,9 @@ def test_interface_splits_share_no_line_in_any_language():
 
 def test_interface_splits_share_no_near_duplicates():
     """Overlap of character 5-grams (Jaccard) of the English sides, by inverted index, so independent of how the builder finds them."""
-    train, validation, test = (load_corpus("interface", split).sentences["eng_Latn"] for split in ("train", "validation", "test"))
+    train, validation, test = (
+        load_corpus("interface", split).sentences["eng_Latn"] for split in ("train", "validation", "test")
+    )
 
     def grams(line: str) -> frozenset[str]:
         return frozenset(line.lower()[start : start + 5] for start in range(len(line) - 4))
@@ -476,7 +508,9 @@ def test_udhr_is_aligned():
         "heb_Hebr": "האומות המאוחדות",
     }
     for code, name in names.items():
-        found = {corpus.ids[number] for number, text in enumerate(corpus.sentences[code]) if name.lower() in text.lower()}
+        found = {
+            corpus.ids[number] for number, text in enumerate(corpus.sentences[code]) if name.lower() in text.lower()
+        }
         assert {"article-14.2", "article-29.3"} <= found, (code, found)
 
 
@@ -528,11 +562,21 @@ def test_udhr_builder_refuses_what_does_not_align():
     english, german = articles(list(corpus.sentences["eng_Latn"])), articles(list(corpus.sentences["deu_Latn"]))
     assert not builder.reasons_against("deu_Latn", german, english)
     lines = list(corpus.sentences["deu_Latn"])
-    assert any("times as long" in reason for reason in builder.reasons_against("deu_Latn", articles([lines[0] * 3, *lines[1:]]), english))
-    assert any("correlate" in reason for reason in builder.reasons_against("deu_Latn", articles(lines[1:] + lines[:1]), english))
+    assert any(
+        "times as long" in reason
+        for reason in builder.reasons_against("deu_Latn", articles([lines[0] * 3, *lines[1:]]), english)
+    )
+    assert any(
+        "correlate" in reason
+        for reason in builder.reasons_against("deu_Latn", articles(lines[1:] + lines[:1]), english)
+    )
     assert any("script" in reason for reason in builder.reasons_against("rus_Cyrl", german, english))
-    assert any("twice" in reason for reason in builder.reasons_against("deu_Latn", articles([lines[1], *lines[1:]]), english))
-    assert builder.reasons_against("deu_Latn", german[:-1] + [[]], english) == ["article 30 has 0 paragraphs instead of 1"]
+    assert any(
+        "twice" in reason for reason in builder.reasons_against("deu_Latn", articles([lines[1], *lines[1:]]), english)
+    )
+    assert builder.reasons_against("deu_Latn", german[:-1] + [[]], english) == [
+        "article 30 has 0 paragraphs instead of 1"
+    ]
 
 
 # --- real corpora
@@ -550,14 +594,21 @@ def test_udhr_builder_refuses_what_does_not_align():
 )
 def test_real_corpora_load_as_they_are(folder, split, lines, languages, groups):
     corpus = load_corpus(SHARED / folder)
-    assert (corpus.split, len(corpus), len(corpus.languages), len(set(corpus.groups))) == (split, lines, languages, groups)
+    assert (corpus.split, len(corpus), len(corpus.languages), len(set(corpus.groups))) == (
+        split,
+        lines,
+        languages,
+        groups,
+    )
 
 
 def test_imports_stay_light():
-    program = (
-        "import sys, alignx_eval.corpora, alignx_eval.languages; print(sorted({'torch', 'datasets', 'numpy', 'pandas'} & set(sys.modules)))"
-    )
+    program = "import sys, alignx_eval.corpora, alignx_eval.languages; print(sorted({'torch', 'datasets', 'numpy', 'pandas'} & set(sys.modules)))"
     done = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.strip() == "[]"

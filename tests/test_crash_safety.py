@@ -104,7 +104,19 @@ class Operations:
         self.kill_at, self.count = kill_at, 0
         self.written: dict[str, int] = {}
         self.named: set[str] = set()  # files that got their final name here
-        for name in ("mkdir", "rmdir", "unlink", "remove", "fsync", "fdatasync", "utime", "truncate", "ftruncate", "link", "symlink"):
+        for name in (
+            "mkdir",
+            "rmdir",
+            "unlink",
+            "remove",
+            "fsync",
+            "fdatasync",
+            "utime",
+            "truncate",
+            "ftruncate",
+            "link",
+            "symlink",
+        ):
             setattr(os, name, self.counted(getattr(os, name)))
         for name in ("replace", "rename"):
             setattr(os, name, self.renaming(getattr(os, name)))
@@ -209,7 +221,11 @@ def killed_at(kill_at: int, work: Callable[[Path], object], folder: Path) -> Non
 
 
 def enumerate_kills(
-    work: Callable[[Path], object], check: Callable[[Path], object], contents: Callable[[Path], object], start: Path, memory: Path
+    work: Callable[[Path], object],
+    check: Callable[[Path], object],
+    contents: Callable[[Path], object],
+    start: Path,
+    memory: Path,
 ) -> int:
     """Kill `work(folder)` before each of its operations in turn, `folder` being a copy of `start` each time. Returns how many there are.
 
@@ -243,7 +259,9 @@ def run_contents(run: Path) -> dict[str, Any]:
     """Everything in a run directory, without times, in a form that can be compared."""
     directory = RunDirectory.read(run)
     document = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    results = {(label, suite): result for label in directory.labels() for suite, result in directory.results(label).items()}
+    results = {
+        (label, suite): result for label in directory.labels() for suite, result in directory.results(label).items()
+    }
     items = {
         (*place, name): (items.kind, items.point, items.values.dtype.str, items.values.shape, items.values.tobytes())
         for place, result in results.items()
@@ -256,7 +274,9 @@ def run_contents(run: Path) -> dict[str, Any]:
         "suites": [{name: value for name, value in entry.items() if name not in TIMES} for entry in document["suites"]],
         "items": items,
         "pairs": {place: result.extras.get("pairs") for place, result in results.items()},
-        "samples": [json.loads(line) for line in samples.read_text(encoding="utf-8").split("\n") if line] if samples.exists() else None,
+        "samples": [json.loads(line) for line in samples.read_text(encoding="utf-8").split("\n") if line]
+        if samples.exists()
+        else None,
         "files": sorted(str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()),
     }
 
@@ -278,7 +298,9 @@ def check_run(run: Path) -> dict[tuple[str, str], str]:
         return {}
     directory = RunDirectory.read(run)
     return {
-        (label, suite): directory.key_and_options(label, suite)[0] for label in directory.labels() for suite in directory.results(label)
+        (label, suite): directory.key_and_options(label, suite)[0]
+        for label in directory.labels()
+        for suite in directory.results(label)
     }
 
 
@@ -289,7 +311,10 @@ MEASUREMENTS = {
     ("a", "translation"): ("same", {"seed": 2, "samples": 2, "pairs": False}),
     ("b", "layers"): ("new", {"seed": 3, "samples": 1}),
 }
-EARLIER = {("a", "layers"): ("old", {"seed": 11, "samples": 4}), ("a", "translation"): ("same", {"seed": 12, "samples": 0, "pairs": True})}
+EARLIER = {
+    ("a", "layers"): ("old", {"seed": 11, "samples": 4}),
+    ("a", "translation"): ("same", {"seed": 12, "samples": 0, "pairs": True}),
+}
 
 
 def store_results(folder: Path) -> None:
@@ -309,14 +334,21 @@ def check_results(folder: Path) -> None:
         assert set(EARLIER) <= set(keys)
     for (label, suite), key in keys.items():
         result = RunDirectory.read(folder / "run").load(label, suite)
-        known = [kind[label, suite] for kind in (EARLIER, MEASUREMENTS) if (label, suite) in kind and kind[label, suite][0] == key]
+        known = [
+            kind[label, suite]
+            for kind in (EARLIER, MEASUREMENTS)
+            if (label, suite) in kind and kind[label, suite][0] == key
+        ]
         seeds = [
             options["seed"]
             for _, options in known
-            if result.rows == example_result(label, suite, **options).rows and len(result.samples) == options.get("samples", 3)
+            if result.rows == example_result(label, suite, **options).rows
+            and len(result.samples) == options.get("samples", 3)
         ]
         assert len(seeds) == 1, "neither the old state nor the new one"
-        assert_equal(result, example_result(label, suite, **next(options for _, options in known if options["seed"] == seeds[0])))
+        assert_equal(
+            result, example_result(label, suite, **next(options for _, options in known if options["seed"] == seeds[0]))
+        )
 
 
 def results_contents(folder: Path) -> dict[str, Any]:
@@ -338,7 +370,14 @@ def test_results_survive_a_kill_at_every_operation(fresh, memory, tmp_path, earl
     count = fresh(enumerate_kills, store_results, check_results, results_contents, start, place)
     assert count > 80
     kept = results_contents(place / "undisturbed")
-    names = {".lock", "manifest.json", "results.json", "samples.jsonl", "pairs.parquet", *(entry["items_file"] for entry in kept["suites"])}
+    names = {
+        ".lock",
+        "manifest.json",
+        "results.json",
+        "samples.jsonl",
+        "pairs.parquet",
+        *(entry["items_file"] for entry in kept["suites"]),
+    }
     assert set(kept["files"]) == names and len(names) == 5 + 3  # nothing is left of earlier measurements
     assert len(kept["samples"]) == 3 + 2 + 1
 
@@ -462,7 +501,9 @@ def readers_beside_a_writer(folder: Path) -> list[int]:
     """Exit codes of two readers, and of the writer that stores and evicts until they are done."""
     import safetensors.numpy  # noqa: F401  once, before forking
 
-    writer, *readers = (fork_child(work, folder) for work in (write_and_prune_for_ever, read_whole_entries, read_whole_entries))
+    writer, *readers = (
+        fork_child(work, folder) for work in (write_and_prune_for_ever, read_whole_entries, read_whole_entries)
+    )
     codes = [exit_code(reader) for reader in readers]
     os.kill(writer, signal.SIGKILL)
     return [*codes, exit_code(writer)]
@@ -474,7 +515,11 @@ def test_readers_of_a_shared_cache_never_see_a_torn_entry(fresh, memory):
 
 # Single files
 
-REPORTS = {"report.html": "<html>" + "x" * 5000, "summary.md": "# Näher\n" * 100, "new/rows.csv": "metric,value\n" * 100}
+REPORTS = {
+    "report.html": "<html>" + "x" * 5000,
+    "summary.md": "# Näher\n" * 100,
+    "new/rows.csv": "metric,value\n" * 100,
+}
 
 
 def write_reports(folder: Path) -> None:
@@ -534,7 +579,11 @@ def checkpoint_files(folder: Path) -> None:
 
 
 def kill_at_random(
-    work: Callable[[Path], object], check: Callable[[Path], object], contents: Callable[[Path], object], place: Path, kills: int
+    work: Callable[[Path], object],
+    check: Callable[[Path], object],
+    contents: Callable[[Path], object],
+    place: Path,
+    kills: int,
 ) -> dict[str, int]:
     """Kill `work(folder)` at random moments until `kills` were delivered; a folder is gone on with until its work is finished.
 
@@ -543,7 +592,9 @@ def kill_at_random(
     import tqdm
 
     tqdm.tqdm.monitor_interval = 0  # no thread in a process that forks
-    tqdm.tqdm.set_lock(threading.RLock())  # not its own, which forked processes share: one that is killed would never give it back
+    tqdm.tqdm.set_lock(
+        threading.RLock()
+    )  # not its own, which forked processes share: one that is killed would never give it back
     undisturbed = place / "undisturbed"
     undisturbed.mkdir()
     with contextlib.suppress(SystemExit):
@@ -640,7 +691,16 @@ def command_line(folder: Path, *arguments: str) -> None:
 def compare_all_suites(place: Path) -> list[str]:
     """Arguments that compare the checkpoints in `place` on 4 lines; run directory, cache and table lie in the current folder."""
     sources = [str(place / f"{name}.pt") for name in "ab"]
-    text = ["--corpus", str(place / "text"), "--limit", "4", "--suites", ALL_SUITES, "--tasks", "interface_choice_deu_Latn"]
+    text = [
+        "--corpus",
+        str(place / "text"),
+        "--limit",
+        "4",
+        "--suites",
+        ALL_SUITES,
+        "--tasks",
+        "interface_choice_deu_Latn",
+    ]
     return ["compare", *sources, *text, "--out", "run", "--cache-dir", "cache", "-o", "rows.csv"]
 
 
@@ -715,7 +775,9 @@ def test_an_interrupted_comparison_ends_with_130_and_goes_on(fresh, full):
     folder.mkdir()
     command = [sys.executable, "-m", "alignx_eval", *compare_all_suites(place)]
     with open(folder / "err", "w", encoding="utf-8") as err:
-        process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=err, env=environment(), preexec_fn=heed_interrupts)
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=err, env=environment(), preexec_fn=heed_interrupts
+        )
     while not (folder / "run" / "results.json").exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)

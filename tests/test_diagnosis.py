@@ -44,10 +44,17 @@ def measured(
 
     def suite(title: str) -> SuiteResult:
         return SuiteResult(
-            title, [], default_clusters=documents, item_ids=tuple(map(str, range(lines))), fingerprint={"corpus": "test"}, environment={}
+            title,
+            [],
+            default_clusters=documents,
+            item_ids=tuple(map(str, range(lines))),
+            fingerprint={"corpus": "test"},
+            environment={},
         )
 
-    def add(result: SuiteResult, metric: str, items: Items, higher: bool | None, layer=None, language=None, other=None) -> None:
+    def add(
+        result: SuiteResult, metric: str, items: Items, higher: bool | None, layer=None, language=None, other=None
+    ) -> None:
         row = Row(
             suite=result.suite, metric=metric, checkpoint=name, layer=layer, language=language, other_language=other,
             value=point_of(items), n=lines, higher_is_better=higher,
@@ -63,7 +70,15 @@ def measured(
     for layer in ("0", "1", "2", "3", "4", "4+norm"):
         shift = retrieval if layer == "2" else 0.0
         for language, other in directions:
-            add(results["layers"], "precision_at_1", values(start + shift), None if layer[0] == "4" else True, layer, language, other)
+            add(
+                results["layers"],
+                "precision_at_1",
+                values(start + shift),
+                None if layer[0] == "4" else True,
+                layer,
+                language,
+                other,
+            )
         add(results["layers"], "cka_debiased", values(0.4 + shift), None if layer[0] == "4" else True, layer)
     results["language_id"] = suite("language_id")
     for layer, shift in (("2", 0.0), ("4", identity[0]), ("4+norm", identity[1])):
@@ -74,17 +89,41 @@ def measured(
     results["language_modelling"] = suite("language_modelling")
     for language in LANGUAGES:
         size = shared.integers(20, 90, lines)
-        cost = size * (2 + (bits or {}).get(language, 0.0) + 0.1 * shared.standard_normal(lines) + noise * own.standard_normal(lines))
-        add(results["language_modelling"], "bits_per_byte", Items("ratio", np.column_stack([cost, size])), False, None, language)
+        cost = size * (
+            2
+            + (bits or {}).get(language, 0.0)
+            + 0.1 * shared.standard_normal(lines)
+            + noise * own.standard_normal(lines)
+        )
+        add(
+            results["language_modelling"],
+            "bits_per_byte",
+            Items("ratio", np.column_stack([cost, size])),
+            False,
+            None,
+            language,
+        )
     results["translation"] = suite("translation")
     for language, other in directions:
         pair = f"{language}-{other}"
         length = shared.integers(10, 30, lines)
         total = np.column_stack([length - order for order in range(4)])
-        hits = shared.binomial(total, 0.6 ** np.arange(1, 5)) + own.integers(-1, 2, (lines, 4)) * (own.random((lines, 1)) < 5 * noise)
+        hits = shared.binomial(total, 0.6 ** np.arange(1, 5)) + own.integers(-1, 2, (lines, 4)) * (
+            own.random((lines, 1)) < 5 * noise
+        )
         hits = np.clip(hits + (correct or {}).get(pair, 0), 0, total)
-        add(results["translation"], "bleu", Items("bleu", np.column_stack([length, length, hits, total])), True, None, language, other)
-        counts = np.stack([np.full((lines, 8), 40), np.full((lines, 8), 40), shared.integers(10, 30, (lines, 8))], axis=2)
+        add(
+            results["translation"],
+            "bleu",
+            Items("bleu", np.column_stack([length, length, hits, total])),
+            True,
+            None,
+            language,
+            other,
+        )
+        counts = np.stack(
+            [np.full((lines, 8), 40), np.full((lines, 8), 40), shared.integers(10, 30, (lines, 8))], axis=2
+        )
         counts[:, :, 2] += (correct or {}).get(pair, 0) + own.integers(-1, 2, (lines, 8))
         add(results["translation"], "chrf++", Items("chrf", counts.reshape(lines, 24)), True, None, language, other)
         wrong = shared.random(lines) + noise * own.standard_normal(lines) < 0.05 + (off_target or {}).get(pair, 0.0)
@@ -100,7 +139,9 @@ def everywhere(value, languages=LANGUAGES) -> dict:
     return dict.fromkeys(languages, value)
 
 
-def against(candidate: dict[str, SuiteResult], reference: dict[str, SuiteResult] | None = None, **facts) -> dict[str, Diagnosis]:
+def against(
+    candidate: dict[str, SuiteResult], reference: dict[str, SuiteResult] | None = None, **facts
+) -> dict[str, Diagnosis]:
     """The rules on `candidate` against a base that has no shifts."""
     comparison = compare(
         {"base": reference or measured("base"), "alignx": candidate},
@@ -116,16 +157,23 @@ def checked(diagnoses: list[Diagnosis]) -> dict[str, Diagnosis]:
     """By rule. What every diagnosis has to keep to is asserted here."""
     for diagnosis in diagnoses:
         texts = [diagnosis.sentence, *(evidence.text for evidence in diagnosis.evidence)]
-        assert len(diagnosis.evidence) <= MAXIMUM_EVIDENCE and (len(diagnosis.evidence) == MAXIMUM_EVIDENCE or diagnosis.more == 0)
+        assert len(diagnosis.evidence) <= MAXIMUM_EVIDENCE and (
+            len(diagnosis.evidence) == MAXIMUM_EVIDENCE or diagnosis.more == 0
+        )
         for text in texts:
-            assert not any(word in text.lower() for word in ("equal", "nan", "none,", "no loss ", "identical", "?")), text
+            assert not any(word in text.lower() for word in ("equal", "nan", "none,", "no loss ", "identical", "?")), (
+                text
+            )
         assert diagnosis.sentence.startswith(f"{diagnosis.candidate} against {diagnosis.reference} (")
         assert diagnosis.sentence.endswith(".") and ".." not in diagnosis.sentence
         for evidence in diagnosis.evidence:
             if diagnosis.rule != "price":
                 assert "[" in evidence.text and "n = " in evidence.text and " clusters" in evidence.text
             if evidence.row is not None:
-                assert (evidence.row.candidate_name, evidence.row.base_name) == (diagnosis.candidate, diagnosis.reference)
+                assert (evidence.row.candidate_name, evidence.row.base_name) == (
+                    diagnosis.candidate,
+                    diagnosis.reference,
+                )
                 assert evidence.row.contrast == diagnosis.contrast
     return {diagnosis.rule: diagnosis for diagnosis in diagnoses}
 
@@ -162,7 +210,10 @@ def test_the_control_as_a_candidate_is_held_against_the_base():
 def test_rules_state_their_thresholds():
     for limit in NOTICEABLE.values():
         assert any(f"{limit:g}" in rule for rule in RULES.values())
-    assert all(rule.startswith("Found where") and "not found where" in rule or rule.startswith("Found") for rule in RULES.values())
+    assert all(
+        rule.startswith("Found where") and "not found where" in rule or rule.startswith("Found")
+        for rule in RULES.values()
+    )
 
 
 # --- over-alignment --------------------------------------------------------------------------------------------------------------
@@ -176,7 +227,11 @@ def test_rules_state_their_thresholds():
             "tur_Latn",
             "language identity in the last state fell, most of all in",
         ),
-        ({"off_target": {"eng_Latn-rus_Cyrl": 0.2}}, "rus_Cyrl", "off-target rate rose in 1 of 10 directions, eng_Latn -> rus_Cyrl +0."),
+        (
+            {"off_target": {"eng_Latn-rus_Cyrl": 0.2}},
+            "rus_Cyrl",
+            "off-target rate rose in 1 of 10 directions, eng_Latn -> rus_Cyrl +0.",
+        ),
         ({"bits": {"zho_Hans": 0.1}}, "zho_Hans", "bits per byte rose in 1 of 6 languages, zho_Hans +0."),
     ],
 )
@@ -188,7 +243,8 @@ def test_over_alignment_is_found_with_its_language(planted, language, words):
     assert "n = 500, 250 clusters" in diagnosis.sentence
     assert diagnosis.evidence[0].row is None and "precision@1 at layer 2" in diagnosis.evidence[0].text
     assert any(
-        evidence.row is not None and language in (evidence.row.language, evidence.row.other_language) for evidence in diagnosis.evidence
+        evidence.row is not None and language in (evidence.row.language, evidence.row.other_language)
+        for evidence in diagnosis.evidence
     )
     # the two signs that are not there are told with what their intervals leave possible
     assert diagnosis.sentence.split("Beside that:")[1].count(";") == 1
@@ -205,14 +261,20 @@ def test_over_alignment_of_a_mean_off_target_rate_that_rises_in_no_single_direct
     small = {f"{PIVOT}-{code}": 0.008 for code in OTHERS} | {f"{code}-{PIVOT}": 0.008 for code in OTHERS}
     diagnosis = against(measured("alignx", retrieval=0.1, off_target=small))["over-alignment"]
     assert diagnosis.status == "found"
-    assert "off-target rate is not shown to rise in any of 10 directions alone, but rose on average by +0.0" in diagnosis.sentence
+    assert (
+        "off-target rate is not shown to rise in any of 10 directions alone, but rose on average by +0.0"
+        in diagnosis.sentence
+    )
     assert "yet below the limit of 0.05" in diagnosis.sentence
 
 
 def test_a_gain_without_a_loss_is_no_over_alignment():
     diagnosis = against(measured("alignx", retrieval=0.1))["over-alignment"]
     assert diagnosis.status == "not-found"
-    assert "no sign of over-alignment: language identity in the last state shows no evidence of a fall" in diagnosis.sentence
+    assert (
+        "no sign of over-alignment: language identity in the last state shows no evidence of a fall"
+        in diagnosis.sentence
+    )
     assert "off-target rate is not shown to rise in any of 10 directions (up to 0.0" in diagnosis.sentence
     assert "bits per byte is not shown to rise in any of 6 languages (up to 0.0" in diagnosis.sentence
 
@@ -237,7 +299,9 @@ def test_a_loss_beside_an_unmeasured_gain_cannot_be_told():
 @pytest.mark.parametrize(("suite", "words"), [("language_id", "language identity"), ("translation", "off-target rate")])
 def test_over_alignment_is_not_denied_where_a_sign_was_not_measured(suite, words):
     suites = tuple(each for each in ("layers", "language_id", "language_modelling", "translation") if each != suite)
-    diagnosis = against(measured("alignx", retrieval=0.1, suites=suites), measured("base", suites=suites))["over-alignment"]
+    diagnosis = against(measured("alignx", retrieval=0.1, suites=suites), measured("base", suites=suites))[
+        "over-alignment"
+    ]
     assert diagnosis.status == "cannot-tell"
     assert words in diagnosis.sentence and "was not measured" in diagnosis.sentence
 
@@ -268,7 +332,9 @@ def test_S5_insufficient_alignment():
     assert near.status == "cannot-tell" and "a gain is established, but the interval does not tell" in near.sentence
     wide = answer(retrieval=0.01, noise=0.5)
     assert wide.status == "cannot-tell" and "no evidence of a gain, but the interval leaves room" in wide.sentence
-    differences = [evidence.row.difference for evidence in absent.evidence if evidence.row is not None and evidence.row.language]
+    differences = [
+        evidence.row.difference for evidence in absent.evidence if evidence.row is not None and evidence.row.language
+    ]
     assert differences == sorted(differences) and absent.more == 2 + 10 - MAXIMUM_EVIDENCE
 
 
@@ -284,7 +350,10 @@ def test_insufficient_alignment_is_judged_at_the_recorded_layer_only():
 
 def test_a_reference_at_the_ceiling_leaves_nothing_to_gain():
     found = against(measured("alignx", start=0.97, bits={"rus_Cyrl": 0.1}), measured("base", start=0.97))
-    assert found["insufficient-alignment"].status == "cannot-tell" and "near the ceiling" in found["insufficient-alignment"].sentence
+    assert (
+        found["insufficient-alignment"].status == "cannot-tell"
+        and "near the ceiling" in found["insufficient-alignment"].sentence
+    )
     assert found["over-alignment"].status == "cannot-tell"
 
 
@@ -297,11 +366,18 @@ def test_hidden_losers_are_named():
     assert diagnosis.status == "found"
     assert "2 languages (deu_Latn, tur_Latn) lost under a mean that improved: bits per byte -0.0" in diagnosis.sentence
     assert "but it rose in 2 of 6 languages, most in tur_Latn +0.0" in diagnosis.sentence
-    assert [evidence.row.language for evidence in diagnosis.evidence if evidence.row is not None] == ["tur_Latn", "deu_Latn"]
+    assert [evidence.row.language for evidence in diagnosis.evidence if evidence.row is not None] == [
+        "tur_Latn",
+        "deu_Latn",
+    ]
 
 
 def test_hidden_losers_of_directions_are_named_by_their_own_language():
-    correct = {f"{PIVOT}-{code}": 1 for code in OTHERS} | {f"{code}-{PIVOT}": 1 for code in OTHERS} | {"eng_Latn-zho_Hans": -1}
+    correct = (
+        {f"{PIVOT}-{code}": 1 for code in OTHERS}
+        | {f"{code}-{PIVOT}": 1 for code in OTHERS}
+        | {"eng_Latn-zho_Hans": -1}
+    )
     diagnosis = against(measured("alignx", correct=correct))["hidden-losers"]
     assert diagnosis.status == "found"
     assert "1 language (zho_Hans) lost" in diagnosis.sentence and "eng_Latn -> zho_Hans -" in diagnosis.sentence
@@ -310,10 +386,15 @@ def test_hidden_losers_of_directions_are_named_by_their_own_language():
 def test_no_hidden_losers():
     diagnosis = against(measured("alignx", bits=everywhere(-0.05)))["hidden-losers"]
     assert diagnosis.status == "not-found"
-    assert "bits per byte is" not in diagnosis.sentence and "it is not shown to rise in any of 6 languages" in diagnosis.sentence
+    assert (
+        "bits per byte is" not in diagnosis.sentence
+        and "it is not shown to rise in any of 6 languages" in diagnosis.sentence
+    )
     # no mean improved: nothing to hide under, and who lost in the open is counted
     suites = ("layers", "language_modelling")
-    diagnosis = against(measured("alignx", bits={"rus_Cyrl": 0.1}, suites=suites), measured("base", suites=suites))["hidden-losers"]
+    diagnosis = against(measured("alignx", bits={"rus_Cyrl": 0.1}, suites=suites), measured("base", suites=suites))[
+        "hidden-losers"
+    ]
     assert diagnosis.status == "not-found"
     assert "as no mean is established to have improved" in diagnosis.sentence
     assert "In the open, 1 result of single languages got worse" in diagnosis.sentence
@@ -335,7 +416,10 @@ def test_hidden_losers_cannot_be_told_from_wide_intervals():
         ({"bits": {PIVOT: 0.05}}, "bits per byte of eng_Latn rose by +0.05"),
         ({"task": {PIVOT: -0.1}}, "choice.acc of eng_Latn fell by -0."),
         ({"correct": {f"{code}-{PIVOT}": -1 for code in OTHERS}}, "BLEU of translation into eng_Latn -"),
-        ({"off_target": {f"{code}-{PIVOT}": 0.1 for code in OTHERS}}, "off-target rate of translation into eng_Latn +0."),
+        (
+            {"off_target": {f"{code}-{PIVOT}": 0.1 for code in OTHERS}},
+            "off-target rate of translation into eng_Latn +0.",
+        ),
     ],
 )
 def test_loss_in_english_is_found(planted, words):
@@ -376,15 +460,25 @@ def test_rows_that_must_not_be_judged_establish_nothing_and_rule_nothing_out():
 
 
 def test_headlines_without_enough_clusters_make_no_claim():
-    sides = {name: measured(name, retrieval=shift, per_document=100) for name, shift in (("base", 0.0), ("alignx", 0.2))}
-    comparison = compare(sides, base="base", candidates=["alignx"], checkpoints={"base": {}, "alignx": {"align_layer": 2}})
+    sides = {
+        name: measured(name, retrieval=shift, per_document=100) for name, shift in (("base", 0.0), ("alignx", 0.2))
+    }
+    comparison = compare(
+        sides, base="base", candidates=["alignx"], checkpoints={"base": {}, "alignx": {"align_layer": 2}}
+    )
     changes = [change for headline in comparison.headlines for change in headline.changes]
     assert changes and {change.word for change in changes} == {"no-claim"}
-    assert "no claim (5 clusters, a claim needs 10): +0.2" in comparison.findings[0] and "better" not in " ".join(comparison.findings)
+    assert "no claim (5 clusters, a claim needs 10): +0.2" in comparison.findings[0] and "better" not in " ".join(
+        comparison.findings
+    )
 
 
 def test_loss_in_english_is_not_that_of_another_language():
-    planted = {"bits": {"deu_Latn": 0.1}, "task": {"deu_Latn": -0.2}, "correct": {f"{PIVOT}-{code}": -1 for code in OTHERS}}
+    planted = {
+        "bits": {"deu_Latn": 0.1},
+        "task": {"deu_Latn": -0.2},
+        "correct": {f"{PIVOT}-{code}": -1 for code in OTHERS},
+    }
     diagnosis = against(measured("alignx", **planted))["loss-in-english"]
     assert diagnosis.status == "not-found"
     assert "no noticeable loss in eng_Latn: bits per byte of eng_Latn" in diagnosis.sentence
@@ -406,16 +500,45 @@ def test_loss_in_english_cannot_be_told():
 def test_loss_in_the_pivot_of_another_corpus():
     found = against(measured("alignx", bits={"deu_Latn": 0.1}), corpus={"pivot": "deu_Latn"})
     assert (
-        found["loss-in-english"].status == "found" and "deu_Latn got worse: bits per byte of deu_Latn" in found["loss-in-english"].sentence
+        found["loss-in-english"].status == "found"
+        and "deu_Latn got worse: bits per byte of deu_Latn" in found["loss-in-english"].sentence
     )
 
 
 # --- price -----------------------------------------------------------------------------------------------------------------------
 
-PRETRAIN = {"stage": "pretrain", "tokens": 9e6, "seconds": 3000.0, "flops": 2e14, "peak_memory_bytes": 4 * 2**30, "device": "CPU"}
-CONTROL = {"stage": "control", "tokens": 2e6, "seconds": 300.0, "flops": 4e13, "peak_memory_bytes": 2**30, "device": "CPU"}
-STAGE_1 = {"stage": "stage 1", "tokens": 1e6, "seconds": 200.0, "flops": 2e13, "peak_memory_bytes": 2**30, "device": "CPU"}
-STAGE_2 = {"stage": "stage 2", "tokens": 1e6, "seconds": 250.0, "flops": 2e13, "peak_memory_bytes": 2**29, "device": "CPU"}
+PRETRAIN = {
+    "stage": "pretrain",
+    "tokens": 9e6,
+    "seconds": 3000.0,
+    "flops": 2e14,
+    "peak_memory_bytes": 4 * 2**30,
+    "device": "CPU",
+}
+CONTROL = {
+    "stage": "control",
+    "tokens": 2e6,
+    "seconds": 300.0,
+    "flops": 4e13,
+    "peak_memory_bytes": 2**30,
+    "device": "CPU",
+}
+STAGE_1 = {
+    "stage": "stage 1",
+    "tokens": 1e6,
+    "seconds": 200.0,
+    "flops": 2e13,
+    "peak_memory_bytes": 2**30,
+    "device": "CPU",
+}
+STAGE_2 = {
+    "stage": "stage 2",
+    "tokens": 1e6,
+    "seconds": 250.0,
+    "flops": 2e13,
+    "peak_memory_bytes": 2**29,
+    "device": "CPU",
+}
 
 
 def priced(own: list, control: list | None, *, base: list | None = None, retrieval: float = 0.1) -> Diagnosis:
@@ -446,7 +569,9 @@ def test_a_higher_price_is_found_and_put_beside_the_gain():
     assert texts[0] == "time: 7.5 against 5.0 min, 1.50 times"
     assert any(text.startswith("alignx, stage stage 1: 3.3 min") for text in texts)
     assert any(text.startswith("alignx, stage stage 2: 4.2 min") for text in texts)
-    assert any(text.startswith("tuned, stage control: 5.0 min") for text in texts) and not any("pretrain" in text for text in texts)
+    assert any(text.startswith("tuned, stage control: 5.0 min") for text in texts) and not any(
+        "pretrain" in text for text in texts
+    )
     # seconds of +0.01: all 450 of them over the base, the extra 150 over the control; tokens are not dearer, so they have no extra
     gains = {diagnosis.reference: diagnosis for diagnosis in [price]}
     assert set(gains) == {"tuned"}
@@ -458,12 +583,16 @@ def test_a_higher_price_is_found_and_put_beside_the_gain():
 def test_price_per_gain_is_the_amount_over_the_gain():
     price = priced([STAGE_1, STAGE_2], None)
     gain, low, high = (
-        float(number) for number in price.sentence.split("gained ")[1].split("]")[0].replace("[", "").replace(",", "").split()
+        float(number)
+        for number in price.sentence.split("gained ")[1].split("]")[0].replace("[", "").replace(",", "").split()
     )
     seconds, rest = price.sentence.split("each +0.01 took ")[1].split(" s (", 1)
     cheapest, dearest = rest.split(" s)")[0].split(" to ")
     assert float(seconds) == pytest.approx(4.5 / gain, rel=0.01)
-    assert (float(cheapest), float(dearest)) == (pytest.approx(4.5 / high, rel=0.01), pytest.approx(4.5 / low, rel=0.01))
+    assert (float(cheapest), float(dearest)) == (
+        pytest.approx(4.5 / high, rel=0.01),
+        pytest.approx(4.5 / low, rel=0.01),
+    )
 
 
 def test_no_higher_price():
@@ -481,7 +610,10 @@ def test_no_price_of_a_gain_that_is_not_established():
 def test_price_without_a_control():
     price = priced([STAGE_1, STAGE_2], None)
     assert (price.status, price.reference) == ("found", "base")
-    assert "took 7.5 min, 2.00 million tokens, 4.00e+13 FLOPs and 1.00 GiB peak memory; without a control" in price.sentence
+    assert (
+        "took 7.5 min, 2.00 million tokens, 4.00e+13 FLOPs and 1.00 GiB peak memory; without a control"
+        in price.sentence
+    )
     price = priced([without(STAGE_1, "flops"), STAGE_2], None)
     assert "(FLOPs not recorded)" in price.sentence
 
@@ -492,7 +624,10 @@ def test_price_of_missing_provenance_cannot_be_told():
     price = priced([{"stage": "stage 1"}], [CONTROL])
     assert price.status == "cannot-tell" and "its stages record no time" in price.sentence
     price = priced([STAGE_1], [])
-    assert price.status == "cannot-tell" and "nothing is recorded for both; its own training took 3.3 min" in price.sentence
+    assert (
+        price.status == "cannot-tell"
+        and "nothing is recorded for both; its own training took 3.3 min" in price.sentence
+    )
     results = {name: measured(name, suites=("layers",)) for name in ("base", "alignx")}
     price = checked(diagnose(compare(results, base="base", candidates=["alignx"])))["price"]
     assert price.status == "cannot-tell"
@@ -520,7 +655,14 @@ def test_times_of_different_devices_do_not_compare():
 
 def test_S10_too_few_data_cannot_be_told():
     few = {"lines": 40, "per_document": 5}  # 8 clusters
-    planted = measured("alignx", retrieval=0.1, bits=everywhere(0.2), off_target={"eng_Latn-rus_Cyrl": 0.3}, identity=(-0.1, -0.1), **few)
+    planted = measured(
+        "alignx",
+        retrieval=0.1,
+        bits=everywhere(0.2),
+        off_target={"eng_Latn-rus_Cyrl": 0.3},
+        identity=(-0.1, -0.1),
+        **few,
+    )
     found = against(planted, measured("base", **few))
     assert {diagnosis.status for diagnosis in found.values()} == {"cannot-tell"}
     assert "8 clusters, a verdict needs 10" in found["over-alignment"].sentence
@@ -546,7 +688,9 @@ def test_S9_a_checkpoint_against_itself():
     statuses = {rule: diagnosis.status for rule, diagnosis in found.items()}
     assert statuses["insufficient-alignment"] == "found"
     assert statuses["over-alignment"] == statuses["hidden-losers"] == "not-found"
-    assert found["loss-in-english"].status != "found" and "is as it was in every item" in found["loss-in-english"].sentence
+    assert (
+        found["loss-in-english"].status != "found" and "is as it was in every item" in found["loss-in-english"].sentence
+    )
 
 
 def test_S7_without_a_difference_rules_are_rarely_found():
@@ -570,10 +714,15 @@ def test_evidence_is_capped_and_the_worst_comes_first():
     assert len(diagnosis.evidence) == MAXIMUM_EVIDENCE and diagnosis.more > 0
     gain, *losses = diagnosis.evidence
     assert gain.row is None
-    modelling = [evidence.row for evidence in losses if evidence.row is not None and evidence.row.metric == "bits_per_byte"]
+    modelling = [
+        evidence.row for evidence in losses if evidence.row is not None and evidence.row.metric == "bits_per_byte"
+    ]
     assert modelling[0].language == LANGUAGES[-1]
     assert [row.difference for row in modelling] == sorted((row.difference for row in modelling), reverse=True)
-    assert [evidence.row.metric for evidence in losses if evidence.row is not None][:2] == ["bits_per_byte", "off_target_rate"]
+    assert [evidence.row.metric for evidence in losses if evidence.row is not None][:2] == [
+        "bits_per_byte",
+        "off_target_rate",
+    ]
 
 
 def test_rows_without_items_have_no_mean():

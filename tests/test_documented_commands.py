@@ -74,7 +74,10 @@ def documented() -> list[tuple[str, str]]:
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         text = page.read_text(encoding="utf-8")
         blocks = re.findall(r"```\w*\n(.*?)```", text, flags=re.S)
-        inline = [code.replace("\n", " ") for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"```.*?```", "", text, flags=re.S))]
+        inline = [
+            code.replace("\n", " ")
+            for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"```.*?```", "", text, flags=re.S))
+        ]
         found += [(page.name, command) for command in commands_in([*itertools.chain(*map(joined, blocks)), *inline])]
     for name, group in APPS.items():
         for command in (group, *group.commands.values()):
@@ -86,7 +89,10 @@ def documented() -> list[tuple[str, str]]:
     for facts in action["inputs"].values():
         text = facts["description"]
         found += [("action.yml", command) for command in re.findall(r"`(alignx-eval [^`]*)`", text)]
-        found += [("action.yml", f"alignx-eval compare base.pt alignx.pt {options}") for options in re.findall(r"(--.*)\.", text)]
+        found += [
+            ("action.yml", f"alignx-eval compare base.pt alignx.pt {options}")
+            for options in re.findall(r"(--.*)\.", text)
+        ]
     return list(dict.fromkeys(found))
 
 
@@ -123,7 +129,9 @@ def test_the_commands_are_found():
     """In every place that shows any, so that nothing below passes for want of commands."""
     places = {where for where, _ in COMMANDS}
     assert {"README.md", "ci.md", "real_model.md", "training.md", "action.yml", "alignx-eval compare --help"} <= places
-    assert any("--languages eng_Latn,deu_Latn,fra_Latn" in command for _, command in COMMANDS)  # a line that goes on after a backslash
+    assert any(
+        "--languages eng_Latn,deu_Latn,fra_Latn" in command for _, command in COMMANDS
+    )  # a line that goes on after a backslash
     assert ("action.yml", "alignx-eval compare base.pt alignx.pt --languages de,zh --limit 500") in COMMANDS
     assert len(COMMANDS) > 60
 
@@ -169,7 +177,9 @@ def place(tmp_path_factory) -> Path:
         text = folder / "flores200" / name
         text.mkdir(parents=True)
         for code in ("eng_Latn", "deu_Latn", "fra_Latn", "zho_Hans", "swh_Latn", "tur_Latn", "hin_Deva"):
-            (text / f"{code}.{ending}").write_text("".join(f"{code[:3]} line {number}\n" for number in range(110)), encoding="utf-8")
+            (text / f"{code}.{ending}").write_text(
+                "".join(f"{code[:3]} line {number}\n" for number in range(110)), encoding="utf-8"
+            )
     with pytest.MonkeyPatch.context() as patch:
         for command in BEFOREHAND:
             assert run(command, folder, patch) == (0, ""), command
@@ -185,10 +195,19 @@ def run(command: str, place: Path, patch: pytest.MonkeyPatch) -> tuple[int, str]
     if context.info_name in ("compare", "run"):
         arguments += ["--quiet"]
         if not any((place / name / "manifest.json").exists() for name in inputs):  # a run directory decides it
-            judged = any(part in command for part in ("measured/", "RUN_DIRECTORY", "3fa9c1", "--gate"))  # which takes more lines
-            smaller = {"limit": "110" if judged else "12", "suites": "language_modelling" if judged else "layers", "languages": "de,tr"}
+            judged = any(
+                part in command for part in ("measured/", "RUN_DIRECTORY", "3fa9c1", "--gate")
+            )  # which takes more lines
+            smaller = {
+                "limit": "110" if judged else "12",
+                "suites": "language_modelling" if judged else "layers",
+                "languages": "de,tr",
+            }
             arguments += [
-                part for name, value in smaller.items() if context.params[name] is None or name == "limit" for part in (f"--{name}", value)
+                part
+                for name, value in smaller.items()
+                if context.params[name] is None or name == "limit"
+                for part in (f"--{name}", value)
             ]
     patch.chdir(place)
     patch.setenv("RUNNER_TEMP", str(place))
@@ -196,10 +215,15 @@ def run(command: str, place: Path, patch: pytest.MonkeyPatch) -> tuple[int, str]
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
         patch.setenv(name, "1")
     expanded = [os.path.expandvars(argument) for argument in arguments]
-    expanded = [name for argument in expanded for name in (sorted(glob.glob(argument)) if "*" in argument else [argument])]
+    expanded = [
+        name for argument in expanded for name in (sorted(glob.glob(argument)) if "*" in argument else [argument])
+    ]
     patch.setattr(sys, "argv", expanded)
     level = logging.getLogger().level
-    with open(place / (target or "out"), "w", encoding="utf-8") as out, open(place / "err", "w", encoding="utf-8") as err:
+    with (
+        open(place / (target or "out"), "w", encoding="utf-8") as out,
+        open(place / "err", "w", encoding="utf-8") as err,
+    ):
         patch.setattr(sys, "stdout", out)
         patch.setattr(sys, "stderr", err)
         with pytest.raises(SystemExit) as stopped:

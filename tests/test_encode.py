@@ -76,7 +76,9 @@ def make_tokenizer(
     Id 0 is the padding token, or the word w0 with `words_first`.
     """
     specials = ["<pad>", "<s>", "</s>", "<unk>"]
-    vocabulary = {token: number for number, token in enumerate([*WORDS, *specials] if words_first else [*specials, *WORDS])}
+    vocabulary = {
+        token: number for number, token in enumerate([*WORDS, *specials] if words_first else [*specials, *WORDS])
+    }
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     template = ("<s> " if bos else "") + "$A" + (" </s>" if eos else "")
@@ -84,7 +86,12 @@ def make_tokenizer(
         single=template, special_tokens=[("<s>", vocabulary["<s>"]), ("</s>", vocabulary["</s>"])]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token=bos_token, eos_token=eos_token, unk_token="<unk>", pad_token=pad, padding_side=side
+        tokenizer_object=inner,
+        bos_token=bos_token,
+        eos_token=eos_token,
+        unk_token="<unk>",
+        pad_token=pad,
+        padding_side=side,
     )
 
 
@@ -123,13 +130,19 @@ def make_checkpoint(family: str = "llama", **tokenizer_options) -> SimpleNamespa
             if parameter.ndim > 1:
                 parameter.mul_(5)
     return SimpleNamespace(
-        model=model, tokenizer=make_tokenizer(**tokenizer_options), name="tiny", content_hash=f"hash-{family}", align_layer=None
+        model=model,
+        tokenizer=make_tokenizer(**tokenizer_options),
+        name="tiny",
+        content_hash=f"hash-{family}",
+        align_layer=None,
     )
 
 
 def corpus_of(sentences: dict[str, list[str]]) -> SimpleNamespace:
     lines = len(next(iter(sentences.values())))
-    return SimpleNamespace(sentences=sentences, languages=tuple(sentences), ids=tuple(f"line-{number}" for number in range(lines)))
+    return SimpleNamespace(
+        sentences=sentences, languages=tuple(sentences), ids=tuple(f"line-{number}" for number in range(lines))
+    )
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -157,7 +170,10 @@ def test_R10_order_and_duplicates():
 def test_R11_batch_size_sweep(family, budget):
     checkpoint = make_checkpoint(family)
     np.testing.assert_allclose(
-        encode(checkpoint, SENTENCES, max_tokens_per_batch=budget).vectors, encode(checkpoint, SENTENCES).vectors, atol=1e-4, rtol=1e-4
+        encode(checkpoint, SENTENCES, max_tokens_per_batch=budget).vectors,
+        encode(checkpoint, SENTENCES).vectors,
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
@@ -204,7 +220,9 @@ def test_R10_equals_left_padded_forward(family):
     attention = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
     positions = (attention.cumsum(1) - 1).clamp(min=0)
     with torch.no_grad():
-        hidden = checkpoint.model(input_ids=ids, attention_mask=attention, position_ids=positions, output_hidden_states=True).hidden_states
+        hidden = checkpoint.model(
+            input_ids=ids, attention_mask=attention, position_ids=positions, output_hidden_states=True
+        ).hidden_states
     encoding = encode(checkpoint, SENTENCES)
     for layer, states in [
         (0, hidden[0]),
@@ -325,7 +343,9 @@ def test_R12_layers_and_pooling_of_every_family(family, pooling):
     weights = {"mean": np.ones(9), "last": position == 9, "weighted": position}[pooling]
     for name, state in zip(("0", "1", "2", "3+norm"), states, strict=True):
         expected = np.average(state[0, 1:-1].numpy(), axis=0, weights=weights)  # without BOS and EOS
-        np.testing.assert_allclose(encoding.vectors[encoding.layer_names.index(name), 1], expected, atol=1e-4, rtol=1e-4)
+        np.testing.assert_allclose(
+            encoding.vectors[encoding.layer_names.index(name), 1], expected, atol=1e-4, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
@@ -352,15 +372,22 @@ def test_hooks_are_removed_and_mode_is_kept():
 
 def test_pooling_weights_by_hand():
     mask = np.array([[False, True, True, False], [False, True, False, False], [True, False, True, True]])
-    np.testing.assert_allclose(pooling_weights(mask, "mean"), [[0, 0.5, 0.5, 0], [0, 1, 0, 0], [1 / 3, 0, 1 / 3, 1 / 3]], rtol=1e-6)
+    np.testing.assert_allclose(
+        pooling_weights(mask, "mean"), [[0, 0.5, 0.5, 0], [0, 1, 0, 0], [1 / 3, 0, 1 / 3, 1 / 3]], rtol=1e-6
+    )
     np.testing.assert_array_equal(pooling_weights(mask, "last"), [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
-    np.testing.assert_allclose(pooling_weights(mask, "weighted"), [[0, 1 / 3, 2 / 3, 0], [0, 1, 0, 0], [1 / 6, 0, 2 / 6, 3 / 6]], rtol=1e-6)
+    np.testing.assert_allclose(
+        pooling_weights(mask, "weighted"), [[0, 1 / 3, 2 / 3, 0], [0, 1, 0, 0], [1 / 6, 0, 2 / 6, 3 / 6]], rtol=1e-6
+    )
     ids = np.array([[1, 7, 0, 2], [1, 9, 0, 0]])
     assert content_token_mask(ids, np.array([4, 2]), frozenset({1, 2})).tolist() == [
         [False, True, True, False],
         [False, True, False, False],
     ]
-    assert content_token_mask(ids, np.array([4, 2]), frozenset(), first=1)[:, :2].tolist() == [[False, True], [False, True]]
+    assert content_token_mask(ids, np.array([4, 2]), frozenset(), first=1)[:, :2].tolist() == [
+        [False, True],
+        [False, True],
+    ]
 
 
 def test_weighted_pooling_is_that_of_mexa_without_special_tokens():
@@ -370,7 +397,9 @@ def test_weighted_pooling_is_that_of_mexa_without_special_tokens():
         hidden = checkpoint.model(input_ids=ids, output_hidden_states=True).hidden_states[2][0]
     position = torch.arange(1, len(hidden) + 1)[:, None]
     expected = (hidden * position).sum(0) / position.sum()
-    np.testing.assert_allclose(encode(checkpoint, [SENTENCES[2]], pooling="weighted").vectors[2, 0], expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(
+        encode(checkpoint, [SENTENCES[2]], pooling="weighted").vectors[2, 0], expected.numpy(), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("text", ["", "   ", "<s> </s>"])
@@ -397,7 +426,10 @@ def test_R13_a_sentence_that_does_not_fit_is_refused_and_never_cut(family):
 def test_R13_all_languages_that_do_not_fit_are_named_before_anything_is_encoded():
     long = " ".join(WORDS * 2)
     corpus = corpus_of({"eng_Latn": SENTENCES[:3], "deu_Latn": [long, "w1", long], "rus_Cyrl": ["w1", long, "w2"]})
-    with pytest.raises(InputError, match=r"tiny takes 64 tokens.*: deu_Latn \(2 of 3\), rus_Cyrl \(1 of 3\)\..*leave these languages out"):
+    with pytest.raises(
+        InputError,
+        match=r"tiny takes 64 tokens.*: deu_Latn \(2 of 3\), rus_Cyrl \(1 of 3\)\..*leave these languages out",
+    ):
         check_lengths(make_checkpoint(), corpus)
     check_lengths(make_checkpoint(), corpus_of({"eng_Latn": SENTENCES, "deu_Latn": [" ".join(WORDS)] * 6}))
     longer = make_checkpoint()
@@ -429,7 +461,9 @@ def test_R9_one_start_token_stands_before_every_sentence(options, name):
     assert start_name(tokenizer) == name
     assert sentence_token_ids(tokenizer, SENTENCES) == [start + row for row in words]
     if start:  # a text that begins with it already, as of a template
-        assert sentence_token_ids(tokenizer, [f"{name.split()[1]} w1 w2"]) == [start + tokenizer.convert_tokens_to_ids(["w1", "w2"])]
+        assert sentence_token_ids(tokenizer, [f"{name.split()[1]} w1 w2"]) == [
+            start + tokenizer.convert_tokens_to_ids(["w1", "w2"])
+        ]
         assert start_before([], tokenizer) == start
 
 
@@ -444,7 +478,9 @@ def test_R9_only_the_content_is_pooled(options, name, pooling):
         words = sentence.split()
         ids = torch.tensor([tokenizer.convert_tokens_to_ids([*name.split()[1:], *words])])
         with torch.no_grad():
-            states = checkpoint.model(input_ids=ids, output_hidden_states=True).hidden_states[2][0, -len(words) :].numpy()
+            states = (
+                checkpoint.model(input_ids=ids, output_hidden_states=True).hidden_states[2][0, -len(words) :].numpy()
+            )
         position = np.arange(1, len(words) + 1)
         weights = {"mean": np.ones(len(words)), "last": position == len(words), "weighted": position}[pooling]
         np.testing.assert_allclose(encoding.vectors[2, number], np.average(states, axis=0, weights=weights), atol=1e-4)
@@ -465,12 +501,16 @@ class UnlistedTokenizer(PreTrainedTokenizerFast):
 def test_R9_the_start_token_is_left_out_by_its_position():
     checkpoint = make_checkpoint()
     ids = [checkpoint.tokenizer.convert_tokens_to_ids(word) for word in ("w0", "w1", "w0", "w2")]
-    checkpoint.tokenizer = UnlistedTokenizer(tokenizer_object=make_tokenizer(bos=False).backend_tokenizer, eos_token="w0")
+    checkpoint.tokenizer = UnlistedTokenizer(
+        tokenizer_object=make_tokenizer(bos=False).backend_tokenizer, eos_token="w0"
+    )
     encoding = encode(checkpoint, ["w1 w0 w2", "w3"])
     assert start_name(checkpoint.tokenizer) == "EOS w0" and encoding.token_counts.tolist() == [3, 1]
     with torch.no_grad():
         states = checkpoint.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states[2][0]
-    np.testing.assert_allclose(encoding.vectors[2, 0], states[1:].mean(0).numpy(), atol=1e-5)  # w0 within the text is text
+    np.testing.assert_allclose(
+        encoding.vectors[2, 0], states[1:].mean(0).numpy(), atol=1e-5
+    )  # w0 within the text is text
 
 
 def sink_checkpoint(**tokenizer_options) -> SimpleNamespace:
@@ -530,7 +570,12 @@ def test_plan_batches():
 
 def test_progress_reports_every_batch():
     seen = []
-    encode(make_checkpoint(), SENTENCES, max_tokens_per_batch=14, progress=lambda done, total, what: seen.append((done, total)))
+    encode(
+        make_checkpoint(),
+        SENTENCES,
+        max_tokens_per_batch=14,
+        progress=lambda done, total, what: seen.append((done, total)),
+    )
     assert seen[-1][0] == seen[-1][1] == len(seen)
 
 
@@ -550,7 +595,9 @@ def test_R14_template_leaks_source_into_target(layer):
             state = checkpoint.model(input_ids=ids, output_hidden_states=True).hidden_states[layer][0]
         together.append([state[1:7].mean(0).numpy(), state[7:].mean(0).numpy()])
     sources_together, targets_together = np.stack(together, axis=1)
-    np.testing.assert_allclose(sources_together, alone[0], atol=1e-5)  # the source comes first and sees nothing of the target
+    np.testing.assert_allclose(
+        sources_together, alone[0], atol=1e-5
+    )  # the source comes first and sees nothing of the target
 
     def found(target_vectors):
         return hits(cosine_matrix(centre(target_vectors), centre(alone[0]))).forward.mean()
@@ -606,9 +653,15 @@ def test_cache_damaged_entry_is_made_again(tmp_path):
 def test_cache_is_capped_and_old_entries_go_first(tmp_path):
     paths = []
     for number in range(4):
-        paths.append(vector_cache.store(tmp_path, vector_cache.cache_key({"entry": number}), {"0": np.zeros(1000, np.float32)}, {}))
+        paths.append(
+            vector_cache.store(
+                tmp_path, vector_cache.cache_key({"entry": number}), {"0": np.zeros(1000, np.float32)}, {}
+            )
+        )
         os.utime(paths[-1], (number, number))
-    assert vector_cache.open_entry(tmp_path, vector_cache.cache_key({"entry": 0})) is not None  # used now, so the newest
+    assert (
+        vector_cache.open_entry(tmp_path, vector_cache.cache_key({"entry": 0})) is not None
+    )  # used now, so the newest
     assert vector_cache.prune(tmp_path, 9000, keep={paths[1]}) == [paths[2], paths[3]]
     assert paths[0].exists() and paths[1].exists()
     assert vector_cache.open_entry(tmp_path, vector_cache.cache_key({"entry": 2})) is None
@@ -627,17 +680,23 @@ def _as_rank(rank, port, out):
     """Body of a process that a launcher would have started: its environment, then encode. Writes down what it computed itself."""
     from accelerate import PartialState
 
-    os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(
+        WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
     torch.set_num_threads(1)
     PartialState._reset_state()  # an earlier test of the parent may have made one
     state = PartialState(cpu=True)
     checkpoint, seen = make_checkpoint(), []
-    checkpoint.model.get_decoder().register_forward_pre_hook(lambda _, args, named: seen.append(named["input_ids"]), with_kwargs=True)
+    checkpoint.model.get_decoder().register_forward_pre_hook(
+        lambda _, args, named: seen.append(named["input_ids"]), with_kwargs=True
+    )
     encoding = encode(checkpoint, SENTENCES, max_tokens_per_batch=20)
     lengths = [int((batch != 0).sum(1).max()) for batch in seen]
     (out / f"{rank}.json").write_text(json.dumps({"world": state.num_processes, "lengths": lengths}))
     corpus = corpus_of({"eng_Latn": SENTENCES, "deu_Latn": SENTENCES[::-1]})
-    counts = [encode_corpus(checkpoint, corpus, cache_dir=out / "cache", max_tokens_per_batch=14).encoded for _ in range(2)]
+    counts = [
+        encode_corpus(checkpoint, corpus, cache_dir=out / "cache", max_tokens_per_batch=14).encoded for _ in range(2)
+    ]
     np.savez(out / f"{rank}.npz", vectors=encoding.vectors, shares=encoding.largest_token_share, counts=counts)
     state.destroy_process_group()
 
@@ -664,7 +723,10 @@ def test_two_processes_equal_one(tmp_path):
     expected = encode(make_checkpoint(), SENTENCES, max_tokens_per_batch=20)
     for rank in range(2):
         notes = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert notes == {"world": 2, "lengths": [*plan, plan[-1]][rank::2]}  # whole batches of the one plan are dealt out
+        assert notes == {
+            "world": 2,
+            "lengths": [*plan, plan[-1]][rank::2],
+        }  # whole batches of the one plan are dealt out
         result = np.load(tmp_path / f"{rank}.npz")
         np.testing.assert_allclose(result["vectors"], expected.vectors, atol=1e-6)
         np.testing.assert_allclose(result["shares"], expected.largest_token_share, atol=1e-6)
@@ -690,17 +752,40 @@ def test_second_compare_encodes_nothing(tiny_checkpoint, tmp_path, monkeypatch, 
         provenance={},
     )  # fmt: skip
     (tmp_path / "text").mkdir()
-    for language, lines in (("eng_Latn", [f"The {number}th house." for number in range(12)]), ("deu_Latn", TEXT[:4] * 3)):
+    for language, lines in (
+        ("eng_Latn", [f"The {number}th house." for number in range(12)]),
+        ("deu_Latn", TEXT[:4] * 3),
+    ):
         (tmp_path / "text" / f"{language}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    common = (tiny_checkpoint, other, "--suites", "layers,language_id", "--corpus", tmp_path / "text", "--cache-dir", tmp_path / "cache")
+    common = (
+        tiny_checkpoint,
+        other,
+        "--suites",
+        "layers,language_id",
+        "--corpus",
+        tmp_path / "text",
+        "--cache-dir",
+        tmp_path / "cache",
+    )
 
     def compare(out: str, *options: str) -> int:
         with module_calls() as calls:
             code, _, err = call(
-                monkeypatch, capsys, "compare", *common, *options, "--out", tmp_path / out, "-o", tmp_path / f"{out}.csv", "--quiet"
+                monkeypatch,
+                capsys,
+                "compare",
+                *common,
+                *options,
+                "--out",
+                tmp_path / out,
+                "-o",
+                tmp_path / f"{out}.csv",
+                "--quiet",
             )
         assert code == 0, err
-        return sum(type(module).__name__ == "LlamaModel" for module in calls) - 2 * 2  # at opening, two passes of one sentence each
+        return (
+            sum(type(module).__name__ == "LlamaModel" for module in calls) - 2 * 2
+        )  # at opening, two passes of one sentence each
 
     def entries() -> list[str]:
         return sorted(path.name for path in (tmp_path / "cache").rglob("*.safetensors"))

@@ -86,7 +86,9 @@ def test_outcomes_and_exit_codes():
         ([], "incomplete", 2, 2),
     ):
         verdict = judge(comparison(*rows), policy())
-        assert (verdict.outcome, verdict.exit_code(), verdict.exit_code(strict=True)) == (outcome, code, strict), verdict.sentence
+        assert (verdict.outcome, verdict.exit_code(), verdict.exit_code(strict=True)) == (outcome, code, strict), (
+            verdict.sentence
+        )
         assert verdict.sentence.startswith(outcome.upper())
 
 
@@ -113,7 +115,9 @@ def test_a_row_is_red_exactly_where_its_selection_adjusted_bound_is_beyond_the_t
         red = [each for each in gated if each.status == "red"]
         seen += len(red)
         assert all(each.loss_at_least > each.tolerance for each in red)
-        assert all(each.p_adjusted < 0.05 for each in red) and all(each.p_adjusted >= 0.05 for each in gated if each.status != "red")
+        assert all(each.p_adjusted < 0.05 for each in red) and all(
+            each.p_adjusted >= 0.05 for each in gated if each.status != "red"
+        )
     assert seen > 20
 
 
@@ -151,7 +155,9 @@ def test_what_is_undefined_for_both_was_not_lost():
 
 def test_a_loss_of_exactly_the_tolerance_is_not_beyond_it():
     assert statuses(judge(comparison(row(0.3 - 0.2, metric="m")), policy())) == {"m": "green"}  # 0.09999999999999998
-    assert statuses(judge(comparison(row(0.52 - 0.42, metric="m", se=0.0)), policy())) == {"m": "green"}  # 0.10000000000000003
+    assert statuses(judge(comparison(row(0.52 - 0.42, metric="m", se=0.0)), policy())) == {
+        "m": "green"
+    }  # 0.10000000000000003
 
 
 def test_higher_is_better_and_direction():
@@ -195,7 +201,9 @@ def test_the_last_rule_that_matches_decides_by_metric_language_group_and_layer()
         row(0, metric="g", suite="layers", layer="9+norm"), row(0, metric="h", suite="translation", other_language="eng_Latn"),
     ]  # fmt: skip
     checkpoints = {"base": {}, "candidate": {"align_layer": 4}}
-    verdict = judge(comparison(*rows, checkpoints=checkpoints), policy(*rules, groups={"nordic": ["swe_Latn", "dan_Latn"]}))
+    verdict = judge(
+        comparison(*rows, checkpoints=checkpoints), policy(*rules, groups={"nordic": ["swe_Latn", "dan_Latn"]})
+    )
     assert {each.key.split("/")[1]: each.tolerance for each in verdict.candidates[0].rows} == {
         "a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4, "special.x": 0.5, "e": 0.6, "g": 0.7,
     }  # fmt: skip
@@ -216,12 +224,19 @@ def test_a_direction_of_translation_belongs_to_the_language_that_is_not_the_pivo
 
 def test_a_protected_language_must_be_shown_to_lose_less():
     wide, narrow = row(0.05, se=0.04, metric="wide"), row(0.05, se=0.01, metric="narrow")
-    for protected, expected in ((["deu_Latn"], {"wide": "amber", "narrow": "green"}), ([], {"wide": "green", "narrow": "green"})):
+    for protected, expected in (
+        (["deu_Latn"], {"wide": "amber", "narrow": "green"}),
+        ([], {"wide": "green", "narrow": "green"}),
+    ):
         verdict = judge(comparison(wide, narrow), policy(protected=protected))
         assert statuses(verdict) == expected
     # The bound is that of a one-sided test at 5 %: 0.05 + 1.65 * se against 0.1.
-    assert statuses(judge(comparison(row(0.05, se=0.0300, metric="m")), policy(protected=["deu_Latn"]))) == {"m": "green"}
-    assert statuses(judge(comparison(row(0.05, se=0.0305, metric="m")), policy(protected=["deu_Latn"]))) == {"m": "amber"}
+    assert statuses(judge(comparison(row(0.05, se=0.0300, metric="m")), policy(protected=["deu_Latn"]))) == {
+        "m": "green"
+    }
+    assert statuses(judge(comparison(row(0.05, se=0.0305, metric="m")), policy(protected=["deu_Latn"]))) == {
+        "m": "amber"
+    }
     assert statuses(judge(comparison(row(0.0, se=0.0, metric="m")), policy(protected=["deu_Latn"]))) == {"m": "green"}
 
 
@@ -260,7 +275,10 @@ def noise(random: np.random.Generator, rows: int, lines: int, shift: float) -> d
     for name in ("base", "candidate"):
         values = common + random.standard_normal((lines, rows)) + (shift if name == "candidate" else 0.0)
         result = SuiteResult(
-            "tasks", [], item_ids=tuple(map(str, range(lines))), default_clusters=tuple(str(line // 2) for line in range(lines))
+            "tasks",
+            [],
+            item_ids=tuple(map(str, range(lines))),
+            default_clusters=tuple(str(line // 2) for line in range(lines)),
         )
         for number in range(rows):
             each = Row(
@@ -280,7 +298,9 @@ def test_S7_pure_noise_over_500_rows_is_rarely_red():
     for _ in range(runs):
         differences = random.standard_normal((120, 500)) + 0.1
         values, errors = differences.mean(axis=0), differences.std(axis=0, ddof=1) / np.sqrt(120)
-        rows = [row(values[i], se=errors[i], metric=f"m{i}", degrees_of_freedom=119.0, clusters=120) for i in range(500)]
+        rows = [
+            row(values[i], se=errors[i], metric=f"m{i}", degrees_of_freedom=119.0, clusters=120) for i in range(500)
+        ]
         red += judge(comparison(*rows), policy()).outcome == "fail"
     assert stats.binomtest(red, runs, 0.05, alternative="greater").pvalue > 0.01
 
@@ -300,7 +320,11 @@ def test_S7_noise_and_damage_from_items_to_the_verdict():
 def test_default_policy_is_valid_and_gates_what_a_user_meets():
     chosen = default_policy()
     assert chosen.protected == ("eng_Latn",) and chosen.against == "base"
-    assert {rule.suite for rule in chosen.rules if rule.level == "block"} == {"language_modelling", "translation", "tasks"}
+    assert {rule.suite for rule in chosen.rules if rule.level == "block"} == {
+        "language_modelling",
+        "translation",
+        "tasks",
+    }
     assert Policy.model_validate(yaml.safe_load(DEFAULT_POLICY_YAML)) == chosen
     assert json.dumps(policy_schema())
     assert set(policy_schema()["required"]) == {"format", "version", "rules"}

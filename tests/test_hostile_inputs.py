@@ -190,7 +190,11 @@ CHECKPOINTS: dict[str, tuple[Callable[[], str], int, list[str]]] = {
     "half a .gguf": (half_a_gguf, 2, ["bad.gguf"]),
     "NaN in a .pt": (pt_with_nan, 2, ["bad.pt", UP, "not finite"]),
     "a .pt without a tensor": (pt_without_a_tensor, 2, ["bad.pt", UP]),
-    "NaN in a folder": (changed_folder(lambda tensors: tensors[UP].view(-1)[7:8].fill_(float("nan"))), 2, ["bad-folder", UP, "finite"]),
+    "NaN in a folder": (
+        changed_folder(lambda tensors: tensors[UP].view(-1)[7:8].fill_(float("nan"))),
+        2,
+        ["bad-folder", UP, "finite"],
+    ),
     "a folder without a tensor": (changed_folder(lambda tensors: tensors.pop(UP)), 2, ["bad-folder", UP]),
     "a folder with half its weights": (folder_with_half_its_weights, 2, ["bad-folder"]),
     "a folder without tokenizer": (folder_without_tokenizer, 2, ["bad-folder", "tokenizer"]),
@@ -269,7 +273,10 @@ OPTIONS: dict[str, tuple[Callable[[], list[str]], list[str]]] = {
     "an unknown language": (lambda: ["--languages", "eng_Latn,klingon"], ["klingon"]),
     "a language that the corpus lacks": (lambda: ["--languages", "eng_Latn,swh_Latn"], ["swh_Latn"]),
     "an unknown suite": (lambda: ["--suites", "layer"], ["layer", "language_id"]),
-    "an unknown task": (lambda: ["--suites", "language_modelling,tasks", "--tasks", "interface_choise"], ["interface_choise"]),
+    "an unknown task": (
+        lambda: ["--suites", "language_modelling,tasks", "--tasks", "interface_choise"],
+        ["interface_choise"],
+    ),
     "an unknown pooling": (lambda: ["--suites", "layers", "--pooling", "max"], ["max", "mean"]),
     "an unknown template": (lambda: ["--suites", "translation", "--template", "chatml"], ["chatml", "plain"]),
     "no lines": (lambda: ["--limit", "0"], ["--limit"]),
@@ -318,7 +325,17 @@ def assert_refused(result: tuple[int, str, str], code: int, parts: list[str], be
     assert [name for name in before if after[name] != before[name]] == []
 
 
-COMMON = ["--corpus", "text", "--suites", "language_modelling", "--languages", "eng_Latn,deu_Latn", "--limit", "4", "--quiet"]
+COMMON = [
+    "--corpus",
+    "text",
+    "--suites",
+    "language_modelling",
+    "--languages",
+    "eng_Latn,deu_Latn",
+    "--limit",
+    "4",
+    "--quiet",
+]
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -345,7 +362,9 @@ def test_the_command_itself_ends_so(place: Path, name: str):
     bad = make()
     before = tree()
     command = [sys.executable, "-m", "alignx_eval", "compare", "good.pt", bad, *COMMON]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment(HF_HUB_OFFLINE="1"))
+    done = subprocess.run(
+        command, capture_output=True, text=True, encoding="utf-8", env=environment(HF_HUB_OFFLINE="1")
+    )
     assert_refused((done.returncode, done.stdout, done.stderr), code, parts, before)
 
 

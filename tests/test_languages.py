@@ -90,7 +90,9 @@ def test_labels_are_what_py3langid_answers(identifier):
             continue
         lines = (FLORES / f"{code}.dev").read_text(encoding="utf-8").split("\n")[:20]
         accepted = {language.lid_label} | {
-            other.lid_label for other in LANGUAGES.values() if language.confusable and other.confusable == language.confusable
+            other.lid_label
+            for other in LANGUAGES.values()
+            if language.confusable and other.confusable == language.confusable
         }
         right = sum(identifier.classify(line)[0] in accepted for line in lines)
         assert right >= 0.8 * len(lines), f"{code}: {right} of {len(lines)}"
@@ -140,7 +142,12 @@ def test_resolution(text, code):
 
 def test_every_code_and_name_resolves_to_itself():
     for code, language in LANGUAGES.items():
-        assert resolve_language(code) == resolve_language(language.name) == resolve_language(code.replace("_", "-").upper()) == code
+        assert (
+            resolve_language(code)
+            == resolve_language(language.name)
+            == resolve_language(code.replace("_", "-").upper())
+            == code
+        )
 
 
 @pytest.mark.parametrize(

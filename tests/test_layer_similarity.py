@@ -32,7 +32,12 @@ def stacks(seed=0, lines=30):
 
 
 def compared(reference, candidate, groups, candidate_layers=LAYERS):
-    options = {"languages": ("eng_Latn", "deu_Latn"), "layers": LAYERS, "candidate_layers": candidate_layers, "groups": groups}
+    options = {
+        "languages": ("eng_Latn", "deu_Latn"),
+        "layers": LAYERS,
+        "candidate_layers": candidate_layers,
+        "groups": groups,
+    }
     return compare_layers(reference, candidate, **options)
 
 
@@ -43,13 +48,18 @@ def test_values_are_means_of_pairwise_cka_and_intervals_those_of_the_jackknife()
     values, same_layer = compared(read_first, lambda language, layer: second[language, layer], groups)
     for i, layer in enumerate(LAYERS):
         for j, other in enumerate(LAYERS):
-            expected = np.mean([debiased_cka(first[code, layer], second[code, other]) for code in ("eng_Latn", "deu_Latn")])
+            expected = np.mean(
+                [debiased_cka(first[code, layer], second[code, other]) for code in ("eng_Latn", "deu_Latn")]
+            )
             assert values[i][j] == pytest.approx(expected, abs=1e-4)
     kept = [groups != group for group in range(15)]
     left_out = [
-        np.mean([debiased_cka(first[code, "1"][keep], second[code, "1"][keep]) for code in ("eng_Latn", "deu_Latn")]) for keep in kept
+        np.mean([debiased_cka(first[code, "1"][keep], second[code, "1"][keep]) for code in ("eng_Latn", "deu_Latn")])
+        for keep in kept
     ]
-    expected = jackknife(np.mean([debiased_cka(first[code, "1"], second[code, "1"]) for code in ("eng_Latn", "deu_Latn")]), left_out)
+    expected = jackknife(
+        np.mean([debiased_cka(first[code, "1"], second[code, "1"]) for code in ("eng_Latn", "deu_Latn")]), left_out
+    )
     assert same_layer[1]["layer"] == "1"
     assert (same_layer[1]["ci_low"], same_layer[1]["ci_high"]) == (
         pytest.approx(expected.ci_low, abs=2e-4),
@@ -95,7 +105,9 @@ def test_from_the_cache_to_the_run_directory_and_back(tmp_path):
     assert RunDirectory(tmp_path / "run").layer_similarity() == [found]
     for path in tmp_path.glob("vectors/*/*"):
         path.unlink()
-    again = compare_cached_layers(results, "base", "candidate", "candidate-base", cache_dir=tmp_path, known=directory.layer_similarity())
+    again = compare_cached_layers(
+        results, "base", "candidate", "candidate-base", cache_dir=tmp_path, known=directory.layer_similarity()
+    )
     assert again == found  # what is there is not made again
     assert compare_cached_layers(results, "base", "candidate", "candidate-control", cache_dir=tmp_path) is None
 
@@ -124,7 +136,10 @@ def test_what_was_measured_here_before_is_not_shown(tmp_path):
 
     from alignx_eval.cli.measuring import _current
 
-    results = {family: layers.run(make_checkpoint(family), make_corpus(lines=12), cache_dir=tmp_path) for family in ("llama", "mistral")}
+    results = {
+        family: layers.run(make_checkpoint(family), make_corpus(lines=12), cache_dir=tmp_path)
+        for family in ("llama", "mistral")
+    }
     found = compare_cached_layers(results, "llama", "mistral", "candidate-base", cache_dir=tmp_path)
     suites = {label: {"layers": result} for label, result in results.items()}
     assert _current([found, replace(found, key="old"), replace(found, candidate="gone")], suites) == [found]

@@ -101,10 +101,15 @@ def test_the_script_decides_where_the_identifier_cannot(source, target, right, w
 
 
 def test_loanwords_and_names_in_other_letters_do_not_change_the_script():
-    assert judge("Настройка Home Assistant для интеграции с Meater Cloud.", ENGLISH, expected("eng_Latn", "rus_Cyrl"))[0] == "on"
+    assert (
+        judge("Настройка Home Assistant для интеграции с Meater Cloud.", ENGLISH, expected("eng_Latn", "rus_Cyrl"))[0]
+        == "on"
+    )
     assert judge("正在搜索 Energenie Power Sockets 设备", ENGLISH, expected("eng_Latn", "zho_Hans"))[0] == "on"
     assert judge("Search for Energenie Power Sockets 设备", ENGLISH, expected("eng_Latn", "zho_Hans"))[0] == "off"
-    assert is_written_in("蘇格蘭的 Alasdair Lamont 報導", "Hant") and not is_written_in("Tony Macaroni Arena, Livingston 報", "Hant")
+    assert is_written_in("蘇格蘭的 Alasdair Lamont 報導", "Hant") and not is_written_in(
+        "Tony Macaroni Arena, Livingston 報", "Hant"
+    )
     assert not is_written_in("12:30", "Latn")  # no letters at all
 
 
@@ -131,9 +136,14 @@ def test_numbers_and_acronyms_do_not_swallow_a_sentence_that_is_written_without_
 @pytest.mark.skipif(not FLORES.is_dir(), reason="no FLORES here")
 def test_limits_of_the_rule_on_flores():
     """At most 1 in 100 references is taken for another language or script; no Chinese line is taken for the other form."""
-    codes = "arb ben bul deu ell eng fra heb hin jpn kor pes rus spa srp swh tha tur ukr vie yue zho_Hans zho_Hant".split()
+    codes = (
+        "arb ben bul deu ell eng fra heb hin jpn kor pes rus spa srp swh tha tur ukr vie yue zho_Hans zho_Hant".split()
+    )
     chosen = [code for code in LANGUAGES if code in codes or (code[:3] in codes and code != "arb_Latn")]
-    lines = {code: [prepare(line) for line in (FLORES / f"{code}.devtest").read_text("utf-8").split("\n")[:1012:3]] for code in chosen}
+    lines = {
+        code: [prepare(line) for line in (FLORES / f"{code}.devtest").read_text("utf-8").split("\n")[:1012:3]]
+        for code in chosen
+    }
     for code in chosen:
         source = "deu_Latn" if code == "eng_Latn" else "eng_Latn"
         wanted = expected(source, code)
@@ -147,7 +157,9 @@ def test_L4_code_numbers_and_quoted_source_are_removed():
     source = 'Open the file "configuration of the house" at https://example.org/a with `reload()`.'
     output = "Öffne „configuration of the house“ https://example.org/a `reload()` {name} <b> 12.5 MQTT sensor_id v2 a/b me@x.org jetzt"
     assert text_to_identify(output, source) == "Öffne jetzt"
-    assert text_to_identify("Sie sagt „guten Morgen“ laut", source) == "Sie sagt „guten Morgen“ laut"  # quoted, but not from the source
+    assert (
+        text_to_identify("Sie sagt „guten Morgen“ laut", source) == "Sie sagt „guten Morgen“ laut"
+    )  # quoted, but not from the source
     assert text_to_identify("GERÄT NICHT GEFUNDEN", source) == "GERÄT NICHT GEFUNDEN"
     assert judge("https://example.org/a 12345 {name}", source, expected("eng_Latn", "deu_Latn"))[0] == "unjudged"
 
@@ -165,7 +177,8 @@ def test_references_are_nearly_always_on_target_and_covered(target):
     corpus = load_corpus("interface")
     wanted = expected("eng_Latn", target)
     judgements = [
-        judge(line, source, wanted)[0] for line, source in zip(corpus.sentences[target], corpus.sentences["eng_Latn"], strict=True)
+        judge(line, source, wanted)[0]
+        for line, source in zip(corpus.sentences[target], corpus.sentences["eng_Latn"], strict=True)
     ]
     off, judged = np.array(off_target_items(judgements)).sum(axis=0)
     assert judged >= 0.95 * len(corpus) and off <= 0.08 * judged

@@ -19,7 +19,13 @@ from alignx_eval import opening_checks
 from alignx_eval.checkpoint import check_checkpoint, export_folder, open_checkpoint
 from alignx_eval.errors import InputError, MissingAssetError
 
-SMALL = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 
 
 def saved(folder: Path, model, tokenizer=None) -> Path:
@@ -98,7 +104,9 @@ def test_a_tokenizer_of_one_script_is_one(tmp_path):
     from transformers import PreTrainedTokenizerFast
 
     words = ["<s>", "</s>", "<unk>", *"房子在河边窗户里亮着灯"]
-    backend = Tokenizer(models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[], unk_token="<unk>"))
+    backend = Tokenizer(
+        models.BPE(vocab={word: number for number, word in enumerate(words)}, merges=[], unk_token="<unk>")
+    )
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.Whitespace(), decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     assert set(tokenizer(TEXT[0], add_special_tokens=False)["input_ids"]) == {2}
@@ -134,7 +142,9 @@ def test_an_encoder_with_a_decoder_is_refused(weights, tmp_path):
 
 
 def test_an_encoder_is_refused(tmp_path, tiny_checkpoint):
-    folder = saved(tmp_path / "xlmr", build("XLMRobertaForMaskedLM", **SMALL, max_position_embeddings=130, type_vocab_size=1))
+    folder = saved(
+        tmp_path / "xlmr", build("XLMRobertaForMaskedLM", **SMALL, max_position_embeddings=130, type_vocab_size=1)
+    )
     refused_everywhere(folder, "is an encoder (xlm-roberta)", "causal")
     model = build("BertForMaskedLM", **SMALL)
     with pytest.raises(InputError, match="is an encoder"):
@@ -197,7 +207,9 @@ def test_a_model_that_never_answers_the_same_is_noted_and_not_called_bidirection
 def test_one_sentence_costs_two_short_passes():
     model, tokens = tiny_model(), opening_checks.ordinary_tokens(tiny_tokenizer(), "x")
     lengths = []
-    model.register_forward_pre_hook(lambda _, args, kwargs: lengths.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: lengths.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
     opening_checks.check_one_sentence(model, tokens, "x")
     assert len(lengths) == 2 and max(lengths) <= 32
 
@@ -326,7 +338,9 @@ def test_a_mistyped_path_is_told_with_what_lies_beside_it(tmp_path, tiny_folder,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     tiny_folder.rename(tmp_path / "runs" / "checkpoint-500")
-    refused_everywhere("runs/checkpoint-50", "runs/checkpoint-500", "hub id", "not in the cache", cache_dir=tmp_path / "cache")
+    refused_everywhere(
+        "runs/checkpoint-50", "runs/checkpoint-500", "hub id", "not in the cache", cache_dir=tmp_path / "cache"
+    )
     write(tmp_path / "runs" / "tuned.pt")
     refused_everywhere("runs/tund.pt", "no such checkpoint", "runs/tuned.pt")
 
@@ -334,7 +348,9 @@ def test_a_mistyped_path_is_told_with_what_lies_beside_it(tmp_path, tiny_folder,
 # --- weights as training leaves them ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_fsdp_wrapped_module.", "base_model.model."])
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_fsdp_wrapped_module.", "base_model.model."]
+)
 @pytest.mark.parametrize("weights", ["safetensors", "bin"])
 def test_a_prefix_on_all_names_is_taken_off(prefix, weights, tiny_folder):  # noqa: F811
     path = tiny_folder / "model.safetensors"
@@ -442,8 +458,14 @@ def test_the_check_reads_every_weight_of_a_gguf(tmp_path):
 def test_the_check_of_an_adapter_is_one_of_its_base(tmp_path, tiny_folder):  # noqa: F811
     make_adapter(tmp_path / "adapter", tiny_folder, ["q_proj"])
     path = tiny_folder / "model.safetensors"
-    save_file({name: tensor for name, tensor in load_file(path).items() if "norm" not in name}, path, metadata={"format": "pt"})
-    refused_everywhere(tmp_path / "adapter", "base model cannot be opened", "lacks model.layers.0.input_layernorm.weight")
+    save_file(
+        {name: tensor for name, tensor in load_file(path).items() if "norm" not in name},
+        path,
+        metadata={"format": "pt"},
+    )
+    refused_everywhere(
+        tmp_path / "adapter", "base model cannot be opened", "lacks model.layers.0.input_layernorm.weight"
+    )
 
 
 def test_the_check_needs_no_room_for_the_model(tmp_path):
@@ -451,7 +473,9 @@ def test_the_check_needs_no_room_for_the_model(tmp_path):
     folder = tmp_path / "huge"
     tiny_model().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    edit_json(folder / "config.json", hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64)
+    edit_json(
+        folder / "config.json", hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64
+    )
     refused_everywhere(folder, "lacks model.layers.10.")
 
 

@@ -31,7 +31,9 @@ def test_every_direct_dependency_is_constrained_within_its_bounds():
         if line and not line.startswith("#"):
             name, _, version = line.partition("==")
             constraints[name.lower()] = version
-    for requirement in map(Requirement, [*metadata["dependencies"], *sum(metadata["optional-dependencies"].values(), [])]):
+    for requirement in map(
+        Requirement, [*metadata["dependencies"], *sum(metadata["optional-dependencies"].values(), [])]
+    ):
         assert requirement.name.lower() in constraints, f"{requirement.name} has no tested version"
         assert requirement.specifier.contains(constraints[requirement.name.lower()]), requirement
 
@@ -45,7 +47,11 @@ def test_console_scripts_exist():
 
 
 def test_one_version():
-    assert re.search(rf"^version: {re.escape(alignx_eval.__version__)}$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.search(
+        rf"^version: {re.escape(alignx_eval.__version__)}$",
+        (ROOT / "CITATION.cff").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
     assert f"## {alignx_eval.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
@@ -66,7 +72,11 @@ def test_every_import_is_a_declared_dependency():
 
     metadata = project()["project"]
     declared = requirement_names(
-        [*metadata["dependencies"], *metadata["optional-dependencies"]["gguf"], *metadata["optional-dependencies"]["lora"]]
+        [
+            *metadata["dependencies"],
+            *metadata["optional-dependencies"]["gguf"],
+            *metadata["optional-dependencies"]["lora"],
+        ]
     )
     distribution = {
         "sklearn": "scikit-learn",
@@ -85,4 +95,6 @@ def test_every_import_is_a_declared_dependency():
                 for name in (name.partition(".")[0] for name in names):
                     if name in sys.stdlib_module_names or name in ("alignx_eval", "alignx_trainer"):
                         continue
-                    assert brought_along.get(name, distribution.get(name, name)) in declared, f"{path.name} imports {name}"
+                    assert brought_along.get(name, distribution.get(name, name)) in declared, (
+                        f"{path.name} imports {name}"
+                    )

@@ -34,26 +34,46 @@ PIVOT, GERMAN, RUSSIAN = "eng_Latn", "deu_Latn", "rus_Cyrl"
 def make_corpus(lines: int, languages=(PIVOT, GERMAN), **changes) -> ParallelCorpus:
     sentences = {language: tuple(f"{language} {line}" for line in range(lines)) for language in languages}
     ids = tuple(f"line-{line}" for line in range(lines))
-    fields = {"name": "toy", "split": "test", "sentences": sentences, "ids": ids, "groups": ids, "licence": "CC0", "attribution": ""}
+    fields = {
+        "name": "toy",
+        "split": "test",
+        "sentences": sentences,
+        "ids": ids,
+        "groups": ids,
+        "licence": "CC0",
+        "attribution": "",
+    }
     return ParallelCorpus(**fields | changes)
 
 
-def run_on(monkeypatch, suite, stacks: dict[str, np.ndarray], *, corpus: ParallelCorpus | None = None, **options) -> SuiteResult:
+def run_on(
+    monkeypatch, suite, stacks: dict[str, np.ndarray], *, corpus: ParallelCorpus | None = None, **options
+) -> SuiteResult:
     """The suite on the given vectors, layer name -> [languages, lines, width], as if a checkpoint had encoded the corpus to them."""
     corpus = corpus or make_corpus(next(iter(stacks.values())).shape[1])
     names, counts = tuple(stacks), np.full(len(corpus), 9)
     shares = np.full((len(names), len(corpus)), 0.2)
     sources = {
-        language: Encoding(np.stack([stack[number] for stack in stacks.values()]).astype(np.float32), names, counts, shares)
+        language: Encoding(
+            np.stack([stack[number] for stack in stacks.values()]).astype(np.float32), names, counts, shares
+        )
         for number, language in enumerate(corpus.languages)
     }
     vectors = CorpusVectors(
-        corpus.languages, names, dict.fromkeys(corpus.languages, counts), dict.fromkeys(corpus.languages, shares), 0, sources
+        corpus.languages,
+        names,
+        dict.fromkeys(corpus.languages, counts),
+        dict.fromkeys(corpus.languages, shares),
+        0,
+        sources,
     )
     before = {language: encoding.vectors.copy() for language, encoding in sources.items()}
     monkeypatch.setattr(suite, "encode_corpus", lambda *_, **__: vectors)
     result = suite.run(make_checkpoint(), corpus, **options)
-    for language, encoding in sources.items():  # R15: measuring changes no vector, though normalising in place would be cheaper
+    for (
+        language,
+        encoding,
+    ) in sources.items():  # R15: measuring changes no vector, though normalising in place would be cheaper
         np.testing.assert_array_equal(encoding.vectors, before[language])
     return result
 
@@ -99,11 +119,16 @@ def strictly(text: str):
 def test_R1_no_gate_judges_the_biased_form(monkeypatch):
     """Not even where a policy asks for it by its name: the value grows with width and shrinks with lines, aligned or not."""
     results = {
-        name: {"layers": run_on(monkeypatch, layers, layered(np.random.default_rng(seed).normal(size=(3, 2, 32, 1024))))}
+        name: {
+            "layers": run_on(monkeypatch, layers, layered(np.random.default_rng(seed).normal(size=(3, 2, 32, 1024))))
+        }
         for seed, name in enumerate(("base", "candidate"))
     }
     for suites in results.values():
-        assert value(suites["layers"], "cka_biased", "1") > 0.95 and abs(value(suites["layers"], "cka_debiased", "1")) < 0.2
+        assert (
+            value(suites["layers"], "cka_biased", "1") > 0.95
+            and abs(value(suites["layers"], "cka_debiased", "1")) < 0.2
+        )
     comparison = compare(results, base="base", candidates=["candidate"])
     biased = [row for row in comparison.rows if row.metric == "cka_biased"]
     assert len(biased) == 2 * 4  # of the pair and of the mean over pairs, in four layers
@@ -112,7 +137,9 @@ def test_R1_no_gate_judges_the_biased_form(monkeypatch):
     gated = {row.key: row for row in verdict.candidates[0].rows}
     assert {gated[row.key].status for row in biased} == {"grey"} and all(gated[row.key].p is None for row in biased)
     assert any(row.status != "grey" for row in gated.values())  # the debiased form is judged
-    rows = [replace(row, layer=None, higher_is_better=True) for row in biased]  # however it is labelled, no rule of the default matches
+    rows = [
+        replace(row, layer=None, higher_is_better=True) for row in biased
+    ]  # however it is labelled, no rule of the default matches
     assert not any(deciding_rule(default_policy(), row, language=row.language, layer="1") for row in rows)
 
 
@@ -121,11 +148,14 @@ def test_R2_independent_data(monkeypatch, width):
     """200 layers of noise, of which one dimension is the worst case: an interval that leaves 0 out is rare for a value, and for the
     difference of two checkpoints no more frequent than it says."""
     base, candidate = (
-        run_on(monkeypatch, layers, layered(np.random.default_rng(seed).normal(size=(200, 2, 40, width)))) for seed in range(2)
+        run_on(monkeypatch, layers, layered(np.random.default_rng(seed).normal(size=(200, 2, 40, width))))
+        for seed in range(2)
     )
     rows = list(rows_of(base, "cka_debiased").values())
     assert len(rows) == 201
-    assert np.mean([row.ci_low is not None for row in rows]) <= 0.05  # no interval at independence, so none that leaves 0 out
+    assert (
+        np.mean([row.ci_low is not None for row in rows]) <= 0.05
+    )  # no interval at independence, so none that leaves 0 out
     assert np.mean([row.value for row in rows]) == pytest.approx(0, abs=0.02)
     sides = {"base": {"layers": only(base, "cka_debiased")}, "candidate": {"layers": only(candidate, "cka_debiased")}}
     compared = compare(sides, base="base", candidates=["candidate"]).rows
@@ -137,7 +167,11 @@ def test_R2_independent_data(monkeypatch, width):
 def test_R2_identical_data_contain_one(monkeypatch):
     stacks = layered(np.repeat(np.random.default_rng(0).normal(size=(3, 1, 40, 24)), 2, axis=1))
     for row in rows_of(run_on(monkeypatch, layers, stacks), "cka_debiased").values():
-        assert row.value == pytest.approx(1) and row.ci_low - 1e-6 <= 1 <= row.ci_high + 1e-6 and row.ci_high - row.ci_low < 1e-4
+        assert (
+            row.value == pytest.approx(1)
+            and row.ci_low - 1e-6 <= 1 <= row.ci_high + 1e-6
+            and row.ci_high - row.ci_low < 1e-4
+        )
 
 
 DEGENERATE = {
@@ -145,7 +179,9 @@ DEGENERATE = {
     "one vector": lambda stack: np.full_like(stack, 1e4),
     "one language of one vector": lambda stack: np.concatenate([stack[:1], np.full_like(stack[1:2], 0.1), stack[2:]]),
     "one zero sentence": lambda stack: np.concatenate([np.zeros_like(stack[:, :1]), stack[:, 1:]], axis=1),
-    "one line apart": lambda stack: np.concatenate([stack[:, :1], np.repeat(stack[:, 1:2], stack.shape[1] - 1, axis=1)], axis=1),
+    "one line apart": lambda stack: np.concatenate(
+        [stack[:, :1], np.repeat(stack[:, 1:2], stack.shape[1] - 1, axis=1)], axis=1
+    ),
     "one dimension": lambda stack: stack * (np.arange(stack.shape[2]) == 3),
 }
 
@@ -175,7 +211,9 @@ def test_R3_nothing_undefined_reaches_a_file(kind, monkeypatch, tmp_path):
     page = html.render(comparison)
     for data in re.findall(r"<script[^>]*application/json[^>]*>(.*?)</script>", page, re.DOTALL):
         strictly(data)
-    assert not re.search(r"\b(nan|inf|infinity)\b", re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL), re.IGNORECASE)
+    assert not re.search(
+        r"\b(nan|inf|infinity)\b", re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL), re.IGNORECASE
+    )
 
 
 @pytest.mark.parametrize("lines", [1, 2, 3])
@@ -198,7 +236,9 @@ def test_R3_few_lines(lines, monkeypatch, tmp_path):
 def test_R4_a_negative_value_stays_negative(monkeypatch, tmp_path):
     """From the suite through the run directory to JSON, CSV and the page."""
     generator = np.random.default_rng(0)
-    stack = next(stack for stack in (generator.normal(size=(2, 20, 30)) for _ in range(100)) if debiased_cka(*stack) < -0.05)
+    stack = next(
+        stack for stack in (generator.normal(size=(2, 20, 30)) for _ in range(100)) if debiased_cka(*stack) < -0.05
+    )
     expected = feature_space_debiased(*stack)
     result = run_on(monkeypatch, layers, layered([stack] * 3))
     assert value(result, "cka_debiased", "1") == pytest.approx(expected, abs=1e-5)
@@ -209,7 +249,9 @@ def test_R4_a_negative_value_stays_negative(monkeypatch, tmp_path):
     assert loaded.extras["pairs"]["cka_debiased"] == pytest.approx([expected] * 4, abs=1e-5)
     comparison = compare({"a": {"layers": loaded}, "b": {"layers": loaded}}, base="a", candidates=["b"])
     shown = f"−{-expected:.3f}"
-    assert f"{expected:.3f}"[:-1] in tables.render_csv(comparison) and f"{expected:.3f}"[:-1] in tables.render_json(comparison)
+    assert f"{expected:.3f}"[:-1] in tables.render_csv(comparison) and f"{expected:.3f}"[:-1] in tables.render_json(
+        comparison
+    )
     assert shown in html.render(comparison)
 
 
@@ -278,12 +320,27 @@ def test_R16_permuted_pairs_give_the_null_that_stands_beside_a_number(monkeypatc
     related = aligned(generator) + 0.5 * generator.normal(size=(2, 1, 24))
     permuted = [np.stack([related[0][generator.permutation(40)], related[1]]) for _ in range(400)]
     result = run_on(monkeypatch, layers, layered([related, *permuted]))
-    metrics = {row.metric for row in result.rows if row.layer == "0" and row.language == GERMAN and row.metric != "cka_biased"}
-    assert {"cosine", "cosine_centred", "cosine_z", "cka_debiased", "precision_at_1", "precision_at_1_centred", "ratio_margin"} <= metrics
-    for metric in metrics - {"mutual_nearest_neighbour"}:  # its chance level is that of exchangeable similarities, see its own tests
+    metrics = {
+        row.metric for row in result.rows if row.layer == "0" and row.language == GERMAN and row.metric != "cka_biased"
+    }
+    assert {
+        "cosine",
+        "cosine_centred",
+        "cosine_z",
+        "cka_debiased",
+        "precision_at_1",
+        "precision_at_1_centred",
+        "ratio_margin",
+    } <= metrics
+    for metric in metrics - {
+        "mutual_nearest_neighbour"
+    }:  # its chance level is that of exchangeable similarities, see its own tests
         rows = rows_of(result, metric)
         beside = rows["0"].null if rows["0"].null is not None else rows["0"].chance
-        if metric in ("cosine", "cosine_centred"):  # their null is of wrong pairs only; one in 40 of a permutation is right
+        if metric in (
+            "cosine",
+            "cosine_centred",
+        ):  # their null is of wrong pairs only; one in 40 of a permutation is right
             beside += (rows["0"].value - beside) / 40
         values = np.array([rows[str(layer)].value for layer in range(1, 401)])
         assert values.mean() == pytest.approx(beside, abs=4.5 * values.std() / 20), metric
@@ -306,7 +363,9 @@ def test_R17_compare_aborts_where_the_lines_differ(change, told, monkeypatch):
         base = run_on(monkeypatch, suite, stacks, corpus=make_corpus(12))
         other = run_on(monkeypatch, suite, stacks, corpus=make_corpus(12, **change))
         if "groups" not in change:
-            assert [row.value for row in base.rows if row.layer] == [row.value for row in other.rows if row.layer]  # no number tells
+            assert [row.value for row in base.rows if row.layer] == [
+                row.value for row in other.rows if row.layer
+            ]  # no number tells
         with pytest.raises(NotComparableError, match=told) as error:
             compare({"a": {suite.SUITE: base}, "b": {suite.SUITE: other}}, base="a", candidates=["b"])
         assert error.value.exit_code == 5
@@ -354,7 +413,12 @@ def test_P1_documents_are_not_torn_apart(monkeypatch):
     corpus = make_corpus(80, (PIVOT, GERMAN, RUSSIAN))
     seen = spy_on_folds(monkeypatch)
     leaking = run_on(monkeypatch, language_id, stacks, corpus=corpus)
-    honest = run_on(monkeypatch, language_id, stacks, corpus=replace(corpus, groups=tuple(f"document-{number}" for number in document)))
+    honest = run_on(
+        monkeypatch,
+        language_id,
+        stacks,
+        corpus=replace(corpus, groups=tuple(f"document-{number}" for number in document)),
+    )
     assert value(leaking, "probe_balanced_accuracy", "1", None) > 0.6
     assert value(honest, "probe_balanced_accuracy", "1", None) < 0.45
     (torn, _), (whole, _) = seen[0], seen[-1]
@@ -367,8 +431,14 @@ def test_P3_content_is_no_language(monkeypatch):
     stacks = layered([aligned(np.random.default_rng(0), 40, 300, languages=3)] * 3)
     result = run_on(monkeypatch, language_id, stacks, corpus=make_corpus(40, (PIVOT, GERMAN, RUSSIAN)))
     assert value(result, "probe_control_fit", "1", None) > 0.9
-    accuracy, selectivity = (rows_of(result, metric, None)["1"] for metric in ("probe_balanced_accuracy", "probe_selectivity"))
-    assert abs(accuracy.value - 1 / 3) < 0.15 and accuracy.chance == pytest.approx(1 / 3) and abs(accuracy.null - 1 / 3) < 0.15
+    accuracy, selectivity = (
+        rows_of(result, metric, None)["1"] for metric in ("probe_balanced_accuracy", "probe_selectivity")
+    )
+    assert (
+        abs(accuracy.value - 1 / 3) < 0.15
+        and accuracy.chance == pytest.approx(1 / 3)
+        and abs(accuracy.null - 1 / 3) < 0.15
+    )
     assert selectivity.ci_low < 0 < selectivity.ci_high
 
 
@@ -384,7 +454,9 @@ def test_P4_a_script_is_no_language(monkeypatch):
     }
     corpus = make_corpus(60, sentences=sentences)
     result = run_on(monkeypatch, language_id, layered([stack] * 3), corpus=corpus)
-    assert value(result, "probe_script_only", None, None) == pytest.approx(2 / 3)  # Russian, and one of two in Latin letters
+    assert value(result, "probe_script_only", None, None) == pytest.approx(
+        2 / 3
+    )  # Russian, and one of two in Latin letters
     assert value(result, "probe_balanced_accuracy", "1", None) == pytest.approx(2 / 3, abs=0.1)
     within = rows_of(result, "probe_within_script", None)["1"]
     assert within.value == pytest.approx(0.5, abs=0.15) and within.chance == 0.5
@@ -404,7 +476,13 @@ def test_P6_every_checkpoint_has_the_same_folds_and_labels(monkeypatch):
     """Whatever its width and its vectors; other seeds give others; and the comparison flips its signs by another stream."""
     seen, corpus = spy_on_folds(monkeypatch), make_corpus(40)
     for width, seed in ((8, 0), (30, 0), (8, 1)):
-        run_on(monkeypatch, language_id, layered(np.random.default_rng(width).normal(size=(3, 2, 40, width))), corpus=corpus, seed=seed)
+        run_on(
+            monkeypatch,
+            language_id,
+            layered(np.random.default_rng(width).normal(size=(3, 2, 40, width))),
+            corpus=corpus,
+            seed=seed,
+        )
     base, wide, other = (seen[number] for number in (0, 4, 8))
     for one, same, different in zip(base, wide, other, strict=True):
         np.testing.assert_array_equal(one, same)
@@ -414,7 +492,9 @@ def test_P6_every_checkpoint_has_the_same_folds_and_labels(monkeypatch):
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_P6_paired_differences_repeat(monkeypatch, seed):
-    stacks = [layered(np.random.default_rng(number).normal(size=(3, 2, 30, 8)) + [[[0.0]], [[0.4]]]) for number in range(2)]
+    stacks = [
+        layered(np.random.default_rng(number).normal(size=(3, 2, 30, 8)) + [[[0.0]], [[0.4]]]) for number in range(2)
+    ]
 
     def differences():
         a, b = (run_on(monkeypatch, language_id, stack, corpus=make_corpus(30), seed=seed) for stack in stacks)

@@ -40,7 +40,9 @@ def test_norwegian_is_a_language_everywhere(tmp_path: Path):
     options.write_text("languages: [en, no]\n")
     assert settings_from({}, options).languages == ("eng_Latn", "nob_Latn")
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("stage: stage1\ninit: bundled:base\nsteps: 1\nsources: [{kind: translation, path: text, languages: [en, no]}]\n")
+    recipe.write_text(
+        "stage: stage1\ninit: bundled:base\nsteps: 1\nsources: [{kind: translation, path: text, languages: [en, no]}]\n"
+    )
     assert load_recipe(str(recipe)).sources[0].languages == ("en", "no")
     assert load_recipe(str(recipe), ["sources.0.languages=[no, de]"]).sources[0].languages == ("no", "de")
     policy = tmp_path / "gate.yaml"

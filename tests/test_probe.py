@@ -9,14 +9,26 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from alignx_eval.measures.probe import SHRINKAGE, confusion, control_labels, dominant_script, grouped_folds, language_probe, script_only
+from alignx_eval.measures.probe import (
+    SHRINKAGE,
+    confusion,
+    control_labels,
+    dominant_script,
+    grouped_folds,
+    language_probe,
+    script_only,
+)
 
 
 def made_up(seed=0, languages=4, lines=60, width=12, offset=0.8):
     """Content shared by the translations of a line, an offset per language, noise; dimensions of very different scale."""
     generator = np.random.default_rng(seed)
     content = generator.normal(size=(1, lines, width))
-    vectors = content + offset * generator.normal(size=(languages, 1, width)) + generator.normal(size=(languages, lines, width))
+    vectors = (
+        content
+        + offset * generator.normal(size=(languages, 1, width))
+        + generator.normal(size=(languages, lines, width))
+    )
     return (vectors * np.geomspace(0.01, 100, width) + 5).astype(np.float32)
 
 
@@ -40,7 +52,9 @@ def test_P2_equals_scikit_learn_with_the_scaler_inside_the_fold():
             train, test = folds != fold, folds == fold
             model = make_pipeline(StandardScaler(), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=SHRINKAGE))
             model.fit(vectors[:, train].reshape(-1, vectors.shape[2]).astype(np.float64), labels[:, train].reshape(-1))
-            predictions = model.predict(vectors[:, test].reshape(-1, vectors.shape[2]).astype(np.float64)).reshape(languages, -1)
+            predictions = model.predict(vectors[:, test].reshape(-1, vectors.shape[2]).astype(np.float64)).reshape(
+                languages, -1
+            )
             expected[:, test] = predictions == labels[:, test]
         assert (ours == expected).mean() > 0.99  # a near tie may fall to either side in float32
     assert 0.5 < found.correct.mean() < 1
@@ -103,7 +117,13 @@ def test_P4_script_alone():
     folds = np.array([0, 1, 2])
     right = script_only(texts, folds)
     assert right.mean(axis=1).tolist() == [1, 0, 1, 1]  # of two Latin languages the first is guessed
-    assert [dominant_script(text) for text in ("abc где", "где abcd", "房子a屋", "123 !", "")] == ["LATIN", "LATIN", "CJK", "", ""]
+    assert [dominant_script(text) for text in ("abc где", "где abcd", "房子a屋", "123 !", "")] == [
+        "LATIN",
+        "LATIN",
+        "CJK",
+        "",
+        "",
+    ]
     # Languages that differ in script only: read perfectly, but within a script at chance.
     generator = np.random.default_rng(0)
     vectors = generator.normal(size=(4, 80, 6)).astype(np.float32)
@@ -111,7 +131,10 @@ def test_P4_script_alone():
     found = language_probe(vectors, folds_of(80), labels_of(vectors), ["Latn", "Latn", "Cyrl", "Cyrl"])
     assert abs(found.within_script.mean() - 0.5) < 0.1
     assert abs(found.correct.mean() - 0.5) < 0.1
-    assert language_probe(vectors, folds_of(80), labels_of(vectors), ["Latn", "Cyrl", "Grek", "Hans"]).within_script is None
+    assert (
+        language_probe(vectors, folds_of(80), labels_of(vectors), ["Latn", "Cyrl", "Grek", "Hans"]).within_script
+        is None
+    )
 
 
 def test_P5_one_language_and_wrong_sizes():

@@ -49,10 +49,20 @@ def test_compare_under_a_launcher_equals_compare_alone(tiny_checkpoint, tmp_path
             "--device",
             "cpu",
         ]
-        command += ["--corpus", str(tmp_path / "text"), "--cache-dir", str(tmp_path / f"cache-{out}"), "--out", str(tmp_path / out)]
+        command += [
+            "--corpus",
+            str(tmp_path / "text"),
+            "--cache-dir",
+            str(tmp_path / f"cache-{out}"),
+            "--out",
+            str(tmp_path / out),
+        ]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, "-m", *command, "-o", str(tmp_path / f"{out}.csv")], capture_output=True, text=True, env=environment
+            [sys.executable, "-m", *command, "-o", str(tmp_path / f"{out}.csv")],
+            capture_output=True,
+            text=True,
+            env=environment,
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Report  ") == 1  # only one process talks

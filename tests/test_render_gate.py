@@ -22,10 +22,14 @@ from alignx_eval.render import console, github, html, junit, markdown, tables, v
 
 LANGUAGES = ("eng_Latn", "deu_Latn", "tur_Latn", "zho_Hans")
 LINES = 120
-WORDS = {"red": "regression", "missing": "missing", "amber": "not settled", "grey": "not judged", "green": "within tolerance"}
-HOSTILE = (
-    "evil\x1b[31m\x00\ud800%0A::error::\n::error title=x::owned\r\n# heading | `code` @user ]]> </script><script>alert(1)</script> \"'&, :"
-)
+WORDS = {
+    "red": "regression",
+    "missing": "missing",
+    "amber": "not settled",
+    "grey": "not judged",
+    "green": "within tolerance",
+}
+HOSTILE = "evil\x1b[31m\x00\ud800%0A::error::\n::error title=x::owned\r\n# heading | `code` @user ]]> </script><script>alert(1)</script> \"'&, :"
 
 
 @cache
@@ -38,7 +42,14 @@ def together(*candidates: str, given: dict | None = None, **options) -> Comparis
     names = ("base", *candidates)
     measured = {name: (given or {}).get(name) or results(name) for name in names}
     facts = {name: {**checkpoint_facts(name), "align_layer": 1} for name in names}
-    return compare(measured, base="base", candidates=candidates, checkpoints=facts, corpus=corpus_facts(LANGUAGES, LINES), **options)
+    return compare(
+        measured,
+        base="base",
+        candidates=candidates,
+        checkpoints=facts,
+        corpus=corpus_facts(LANGUAGES, LINES),
+        **options,
+    )
 
 
 def without_rows(name: str, suite: str, code: str) -> dict:
@@ -54,7 +65,10 @@ def generous(**changes) -> Policy:
     """The default policy with tolerances that nothing here exceeds."""
     policy = default_policy()
     return policy.model_copy(
-        update={"rules": tuple(rule.model_copy(update={"tolerance": 50 * rule.tolerance}) for rule in policy.rules), **changes}
+        update={
+            "rules": tuple(rule.model_copy(update={"tolerance": 50 * rule.tolerance}) for rule in policy.rules),
+            **changes,
+        }
     )
 
 
@@ -66,7 +80,10 @@ def case(name: str) -> tuple[Comparison, Verdict]:
     elif name == "one of two fails":
         comparison = together("alignx", "damaged")
     elif name == "missing rows":
-        comparison, policy = together("alignx", given={"alignx": without_rows("alignx", "language_modelling", "deu_Latn")}), generous()
+        comparison, policy = (
+            together("alignx", given={"alignx": without_rows("alignx", "language_modelling", "deu_Latn")}),
+            generous(),
+        )
     elif name == "nothing measured":
         only = {label: {"language_id": results(label)["language_id"]} for label in ("base", "alignx")}
         comparison = together("alignx", given=only)
@@ -80,7 +97,10 @@ def case(name: str) -> tuple[Comparison, Verdict]:
     elif name == "pass":
         comparison, policy = together("alignx"), generous()
     else:
-        comparison, policy = together("damaged"), Policy(rules=(Rule(suite="language_modelling", metric="*", tolerance=9), WARNING))
+        comparison, policy = (
+            together("damaged"),
+            Policy(rules=(Rule(suite="language_modelling", metric="*", tolerance=9), WARNING)),
+        )
     return comparison, judge(comparison, policy, enforced=True)
 
 
@@ -132,12 +152,18 @@ def from_json(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
         for status, number in by_status.items()
         if number
     }
-    rows = Counter((each["candidate"], row["level"], row["status"]) for each in found["candidates"] for row in each["rows"])
+    rows = Counter(
+        (each["candidate"], row["level"], row["status"]) for each in found["candidates"] for row in each["rows"]
+    )
     assert counts == rows
     code = found["exit_code_strict" if strict else "exit_code"]
     assert code == verdict.exit_code(strict=strict)
     # The rows are in order of severity within their level.
-    first = [next((row for row in each["rows"] if row["level"] == level), None) for each in found["candidates"] for level in LEVELS]
+    first = [
+        next((row for row in each["rows"] if row["level"] == level), None)
+        for each in found["candidates"]
+        for level in LEVELS
+    ]
     return Said(found["outcome"], counts, found["sentence"] + json.dumps(first), code != 0)
 
 
@@ -155,7 +181,9 @@ def from_markdown(comparison: Comparison, verdict: Verdict, strict: bool) -> Sai
     for line in re.findall(r"^\| \w+ against \w+ \| \S (?:FAIL|INCOMPLETE|INCONCLUSIVE|PASS) \|.*$", text, re.M):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         label, level = cells[0].split()[0], cells[2].split()[0]
-        counts |= {(label, level, status): int(cell) for status, cell in zip(STATUSES, cells[3:], strict=True) if int(cell)}
+        counts |= {
+            (label, level, status): int(cell) for status, cell in zip(STATUSES, cells[3:], strict=True) if int(cell)
+        }
     return Said(first.group(1).lower(), counts, text)
 
 
@@ -171,11 +199,15 @@ def from_junit(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
         for each in cases:
             if each.get("name") == "verdict":
                 continue
-            words, level = re.match(r"([a-z ]+?)(?: \(level (\w+), only shown\))?: ", each.find("system-out").text).groups()
+            words, level = re.match(
+                r"([a-z ]+?)(?: \(level (\w+), only shown\))?: ", each.find("system-out").text
+            ).groups()
             status = next(status for status, word in WORDS.items() if word == words)
             counts[each.get("classname").split()[0], level or "block", status] += 1
             children = {child.tag for child in each} - {"system-out"}
-            expected = {"red": {"failure"}, "missing": {"error"}, "green": set()}.get(status, {"failure" if strict else "skipped"})
+            expected = {"red": {"failure"}, "missing": {"error"}, "green": set()}.get(
+                status, {"failure" if strict else "skipped"}
+            )
             assert children == (expected if level is None or status == "green" else {"skipped"})
     for attribute, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         assert int(root.get(attribute)) == sum(1 for _ in root.iter(tag))
@@ -200,7 +232,9 @@ def from_html(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
     outcome = re.search(r'class="banner o-(\w+)"', page).group(1)
     levels = {"Rows that decide": "block", "Rows that warn": "warn", "Rows for information": "info"}
     label, counts = verdict.candidates[0].candidate, {}
-    names = iter(each.candidate for each in verdict.candidates for level in LEVELS if any(r.level == level for r in each.rows))
+    names = iter(
+        each.candidate for each in verdict.candidates for level in LEVELS if any(r.level == level for r in each.rows)
+    )
     for title, pills in re.findall(r'<p class="counts"><strong>([^:<]*):</strong>(.*?)</p>', page, re.S):
         label = next(names)
         for status, number in re.findall(r'class="verdict g-(\w+)".*?</span>[\w ]+</span> (\d+)', pills):
@@ -243,7 +277,9 @@ def test_S11_every_rendering_and_the_exit_code_say_the_same(name, strict):
             assert said.red == (verdict.exit_code(strict=strict) != 0), rendering
         if said.text:
             assert not worst or names_row(said.text, worst[0]), rendering
-            told = [each.sentence.partition(": ")[2] for each in verdict.candidates if each.sentence in verdict.sentence]
+            told = [
+                each.sentence.partition(": ")[2] for each in verdict.candidates if each.sentence in verdict.sentence
+            ]
             assert told and all(sentence in said.text for sentence in told), rendering
 
 
@@ -285,7 +321,9 @@ def test_an_enforced_verdict_comes_first():
     assert shown["annotations"].startswith("::error title=alignx-eval%3A FAIL::FAIL: damaged against base")
     assert list(json.loads(shown["json"]))[:3] == ["schema_version", "verdict", "mismatches"]
     first = ET.fromstring(shown["junit"]).find("testsuite/testcase")
-    assert first.get("name") == "verdict" and first.find("failure").get("message").startswith("FAIL: damaged against base")
+    assert first.get("name") == "verdict" and first.find("failure").get("message").startswith(
+        "FAIL: damaged against base"
+    )
 
 
 def test_a_verdict_that_is_not_enforced_is_one_line_below_the_findings():
@@ -297,10 +335,14 @@ def test_a_verdict_that_is_not_enforced_is_one_line_below_the_findings():
     assert lines[-2] == "Gate (default policy, not enforced): FAIL, 26 regression, 3 not settled"
     assert lines[-1].startswith("Report")
     assert shown["markdown"].startswith("# damaged against base\n")
-    assert shown["markdown"].index("## Findings") < shown["markdown"].index("## Gate (default policy, not enforced): ✕ FAIL")
+    assert shown["markdown"].index("## Findings") < shown["markdown"].index(
+        "## Gate (default policy, not enforced): ✕ FAIL"
+    )
     assert json.loads(shown["json"])["verdict"]["enforced"] is False
     assert "::error" not in shown["annotations"] and "not enforced" in shown["annotations"].splitlines()[0]
-    assert {each.get("value") for each in ET.fromstring(shown["junit"]).iter("property") if each.get("name") == "enforced"} == {"no"}
+    assert {
+        each.get("value") for each in ET.fromstring(shown["junit"]).iter("property") if each.get("name") == "enforced"
+    } == {"no"}
 
 
 def test_json_has_every_field_of_a_gated_row_and_the_policy():
@@ -321,7 +363,9 @@ def test_csv_joins_the_gate_to_its_rows():
     gated = {each.key: each for each in verdict.candidates[0].rows}
     for line, row in zip(lines, comparison.rows, strict=True):
         each = gated.get(row.key)
-        assert line["gate_status"] == (each.status if each else "") and line["gate_level"] == (each.level if each else "")
+        assert line["gate_status"] == (each.status if each else "") and line["gate_level"] == (
+            each.level if each else ""
+        )
         for name in ("tolerance", "loss", "p_adjusted"):
             assert line[f"gate_{name}"] == ("" if each is None else str(getattr(each, name)))
     comparison, verdict = case("rule without rows")
@@ -335,15 +379,22 @@ def test_csv_joins_the_gate_to_its_rows():
 
 def test_allowed_mismatches_are_shown_in_every_rendering():
     other = dict(results("alignx"))
-    other["translation"] = dataclasses.replace(other["translation"], fingerprint={**other["translation"].fingerprint, "template": "chat"})
+    other["translation"] = dataclasses.replace(
+        other["translation"], fingerprint={**other["translation"].fingerprint, "template": "chat"}
+    )
     comparison = together("alignx", given={"alignx": other}, allow_mismatch=["template"])
     assert comparison.mismatches == ['template is "plain" in base and "chat" in alignx (translation)']
     shown = every_rendering(comparison, judge(comparison, default_policy()))
     assert json.loads(shown["json"])["mismatches"] == comparison.mismatches
     lines = list(csv.DictReader(io.StringIO(shown["csv"])))
     assert {line["mismatches"] for line in lines} == set(comparison.mismatches)
-    assert "::warning title=alignx-eval%3A measured differently (--allow-mismatch)::" + comparison.mismatches[0] in shown["annotations"]
-    found = [each.get("value") for each in ET.fromstring(shown["junit"]).iter("property") if each.get("name") == "mismatch"]
+    assert (
+        "::warning title=alignx-eval%3A measured differently (--allow-mismatch)::" + comparison.mismatches[0]
+        in shown["annotations"]
+    )
+    found = [
+        each.get("value") for each in ET.fromstring(shown["junit"]).iter("property") if each.get("name") == "mismatch"
+    ]
     assert found == comparison.mismatches
     for rendering in ("console", "markdown", "html"):
         text = html_text.unescape(one_line(shown[rendering]))
@@ -357,7 +408,9 @@ def test_S14_at_most_ten_annotations_and_the_last_counts_the_rest():
     lines = github.render(comparison, verdict).splitlines()
     assert len(lines) == 10 and all(line.startswith("::error") for line in lines)
     assert lines[-1].endswith(f"({len(verdict.worst(999)) - 9} more rows in the report)")
-    assert [describe_row(row) for row in verdict.worst(9)] == [re.match(r"::\w+ title=[^:]*::(.*?\))", line).group(1) for line in lines[1:]]
+    assert [describe_row(row) for row in verdict.worst(9)] == [
+        re.match(r"::\w+ title=[^:]*::(.*?\))", line).group(1) for line in lines[1:]
+    ]
 
 
 def test_annotations_of_rows_that_are_only_shown_are_no_errors():
@@ -369,7 +422,9 @@ def test_S14_hostile_text_breaks_no_rendering():
     given = {HOSTILE: results("damaged")}
     measured = {"base": results("base"), **given}
     facts = {label: {"name": label, "align_layer": 1, "stage": HOSTILE} for label in measured}
-    comparison = compare(measured, base="base", candidates=[HOSTILE], checkpoints=facts, corpus=corpus_facts(LANGUAGES, LINES))
+    comparison = compare(
+        measured, base="base", candidates=[HOSTILE], checkpoints=facts, corpus=corpus_facts(LANGUAGES, LINES)
+    )
     comparison.mismatches = [HOSTILE]
     comparison.warnings = [HOSTILE]
     comparison.findings = [HOSTILE]
@@ -384,18 +439,24 @@ def test_S14_hostile_text_breaks_no_rendering():
     assert {case.get("classname").partition(" against ")[0] for case in root.iter("testcase")} == {clean}
     assert [one_line(each.get("value")) for each in root.iter("property") if each.get("name") == "mismatch"] == [clean]
     commands = shown["annotations"].splitlines()
-    assert len(commands) == 10 and all(re.match(r"::(error|warning|notice) title=[^:,\r\n]*::", line) for line in commands)
+    assert len(commands) == 10 and all(
+        re.match(r"::(error|warning|notice) title=[^:,\r\n]*::", line) for line in commands
+    )
     assert "%250A" in commands[0] and "%0A::error title=x" in commands[0]
     document = json.loads(shown["json"])
     assert document["mismatches"] == [view.clean(HOSTILE)] and document["verdict"]["policy_name"] == view.clean(HOSTILE)
     lines = list(csv.DictReader(io.StringIO(shown["csv"])))
     assert {line["candidate_name"] for line in lines} == {view.clean(HOSTILE)} and len(lines) == len(comparison.rows)
-    assert "<script>" not in shown["markdown"] and "@user" not in shown["markdown"] and "`code`" not in shown["markdown"]
+    assert (
+        "<script>" not in shown["markdown"] and "@user" not in shown["markdown"] and "`code`" not in shown["markdown"]
+    )
     assert "\n# heading" not in shown["markdown"] and "\n# heading" not in shown["console"]
     assert "<script>alert" not in shown["html"]
     shown["console"] += console.render(comparison, dataclasses.replace(verdict, enforced=False))
     assert "\n# heading" not in shown["console"]
-    assert not any(line.startswith("::") for rendering in ("console", "markdown") for line in shown[rendering].splitlines())
+    assert not any(
+        line.startswith("::") for rendering in ("console", "markdown") for line in shown[rendering].splitlines()
+    )
 
 
 def test_S14_markdown_stays_under_the_limit_with_many_candidates(monkeypatch):

@@ -85,9 +85,14 @@ def steps(count: int, languages: tuple[str, ...] = INTERFACE) -> Comparison:
     labels = [f"step-{100 * (place + 1)}" for place in range(count)]
     names = {label: "damaged" if place in (2, count - 1) else "drifted" for place, label in enumerate(labels)}
     results = {label: synthetic_results(name, languages, blocks=3) for label, name in {"base": "base", **names}.items()}
-    facts = {label: {**checkpoint_facts("drifted"), "name": label, "stage": "stage1", "step": int(label[5:])} for label in labels}
+    facts = {
+        label: {**checkpoint_facts("drifted"), "name": label, "stage": "stage1", "step": int(label[5:])}
+        for label in labels
+    }
     facts["base"] = checkpoint_facts("base")
-    return compare(results, base="base", candidates=labels, checkpoints=facts, corpus=corpus_facts(languages), series=True)
+    return compare(
+        results, base="base", candidates=labels, checkpoints=facts, corpus=corpus_facts(languages), series=True
+    )
 
 
 @cache
@@ -127,7 +132,11 @@ def test_well_formed_and_self_contained(build):
         assert tag not in ("link", "iframe", "object", "embed", "base", "img")
         assert not any(name.startswith("on") for name in attributes)
     assert not re.search(r"@import|url\(|https?://|//cdn", page.replace("http://www.w3.org/2000/svg", ""))
-    policy = next(attributes["content"] for tag, attributes in walker.tags if attributes.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attributes["content"]
+        for tag, attributes in walker.tags
+        if attributes.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy.startswith("default-src 'none'")
 
 
@@ -168,8 +177,12 @@ def test_accessible_tables_and_figures(page):
     assert all(attributes.get("scope") in ("col", "row") for tag, attributes in tags if tag == "th")
     for tag, attributes in tags:
         if tag == "svg":
-            assert attributes.get("aria-hidden") == "true" or (attributes.get("role") == "img" and attributes.get("aria-labelledby"))
-    verdicts = re.findall(r'<span class="verdict v-([\w-]+)" data-word="([^"]+)"><span aria-hidden="true">(.)</span>([^<]+)</span>', page)
+            assert attributes.get("aria-hidden") == "true" or (
+                attributes.get("role") == "img" and attributes.get("aria-labelledby")
+            )
+    verdicts = re.findall(
+        r'<span class="verdict v-([\w-]+)" data-word="([^"]+)"><span aria-hidden="true">(.)</span>([^<]+)</span>', page
+    )
     assert verdicts
     for verdict, word, mark, text in verdicts:  # a mark and a word, never colour alone
         assert word == text == view.WORDS[verdict] and mark == view.MARKS[verdict]
@@ -186,7 +199,9 @@ def test_align_layer_chance_and_baselines_are_marked(page):
 
 def test_worst_language_comes_first_in_its_table(page):
     table = re.search(r'aria-label="chrF\+\+, alignx − tuned \(control\)">.*?</table>', page, re.S).group()
-    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", table.partition("<tbody>")[2], re.S)]
+    rows = [
+        re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr.*?</tr>", table.partition("<tbody>")[2], re.S)
+    ]
     assert [row[0] for row in rows[:3]].count("eng_Latn") <= 2 and rows[0][0] == "all"
     assert rows[3][:3] == ["eng_Latn", "→", "tur_Latn"]
 
@@ -216,14 +231,21 @@ def test_means_are_drawn_and_pairs_are_data(page):
 def test_the_frame_of_the_means_is_not_that_of_the_highest_pair():
     high = copy.deepcopy(small_comparison(lines=12))
     rows = high.results["base"]["layers"].rows
-    place = next(i for i, row in enumerate(rows) if (row.metric, row.layer, row.language) == ("precision_at_1", "3", "deu_Latn"))
+    place = next(
+        i for i, row in enumerate(rows) if (row.metric, row.layer, row.language) == ("precision_at_1", "3", "deu_Latn")
+    )
     rows[place] = dataclasses.replace(rows[place], value=0.99)
     page = html.render(high)
-    tops = [float(re.search(r'data-high="([^"]+)"', frame_of(page, "precision_at_1", frame)).group(1)) for frame in ("mean", "pair")]
+    tops = [
+        float(re.search(r'data-high="([^"]+)"', frame_of(page, "precision_at_1", frame)).group(1))
+        for frame in ("mean", "pair")
+    ]
     assert tops[0] < 0.9 <= tops[1]
     # Nothing is drawn for a pair before it is chosen, and a metric of all languages together has no such frame.
     assert set(re.findall(r'data-(?:line|band)="\d" d="([^"]*)"', frame_of(page, "precision_at_1", "pair"))) == {""}
-    assert 'data-frame="pair"' not in re.search(r'data-metric="probe_balanced_accuracy".*?</figure>', page, re.S).group()
+    assert (
+        'data-frame="pair"' not in re.search(r'data-metric="probe_balanced_accuracy".*?</figure>', page, re.S).group()
+    )
 
 
 def test_bands_are_of_one_kind_and_broken_where_undefined():
@@ -234,7 +256,9 @@ def test_bands_are_of_one_kind_and_broken_where_undefined():
             if row.metric == "cka_debiased" and row.language is None and row.layer not in kept:
                 rows[place] = dataclasses.replace(row, ci_low=None, ci_high=None, se=None)
     page = html.render(few)
-    assert "band: middle half of the pairs" in plain(re.search(r'data-metric="cka_debiased".*?</figure>', page, re.S).group())
+    assert "band: middle half of the pairs" in plain(
+        re.search(r'data-metric="cka_debiased".*?</figure>', page, re.S).group()
+    )
     assert frame_of(page, "cka_debiased", "mean").count('class="band s') == 2
     assert figures.band_path([0.1, None, 0.1, 0.1], [0.2, 0.2, 0.2, 0.2], 0, 1).count("M") == 2
     assert figures.band_path([None], [None], 0, 1) == ""
@@ -247,7 +271,10 @@ def test_S14_hostile_model_output_stays_text():
     walker = walk(page)
     assert sum(tag == "script" for tag, _ in walker.tags) == 3
     assert "<script>document" not in page and "</script><" not in walker.data["sample-data"]
-    assert "</script><script>document.title='owned'</script>" in json.loads(walker.data["sample-data"])["directions"][0]["items"][0]["o"][0]
+    assert (
+        "</script><script>document.title='owned'</script>"
+        in json.loads(walker.data["sample-data"])["directions"][0]["items"][0]["o"][0]
+    )
 
 
 def test_hostile_labels_findings_mismatches_and_corpus():
@@ -267,7 +294,9 @@ def test_right_to_left_samples():
     page = html.render(small_comparison(languages=("eng_Latn", "arb_Arab", "zho_Hans"), lines=12))
     data = json.loads(walk(page).data["sample-data"])
     arabic = next(direction for direction in data["directions"] if direction["title"] == "arb_Arab → eng_Latn")
-    assert arabic["source"] == {"code": "arb_Arab", "lang": "ar-Arab", "dir": "rtl"} and arabic["target"]["dir"] == "ltr"
+    assert (
+        arabic["source"] == {"code": "arb_Arab", "lang": "ar-Arab", "dir": "rtl"} and arabic["target"]["dir"] == "ltr"
+    )
     assert re.search(r'<dd lang="ar-Arab" dir="rtl">[^<]*[\u0600-\u06ff]', page)
     assert view.language_tag("zho_Hans") == "zh-Hans"
 
@@ -289,11 +318,15 @@ def test_hostile_labels_of_steps():
     names = ("base", "evil</svg><script>document.title='owned'</script>")
     results = {names[0]: synthetic_results("base", lines=20), names[1]: synthetic_results("damaged", lines=20)}
     alike = similarity(*names, "candidate-base", INTERFACE, blocks=6, lines=20)
-    comparison = compare(results, base=names[0], candidates=[names[1]], corpus=corpus_facts(), series=True, layer_similarity=[alike])
+    comparison = compare(
+        results, base=names[0], candidates=[names[1]], corpus=corpus_facts(), series=True, layer_similarity=[alike]
+    )
     page = html.render(comparison, judged(comparison))
     assert "evil&lt;/svg&gt;" in section(page, "similarity")
     assert "<script>document" not in page and sum(tag == "script" for tag, _ in walk(page).tags) == 3
-    assert plain(section(page, "series")).startswith(f"Steps of the training The gate would first have failed at {names[1]}: ")
+    assert plain(section(page, "series")).startswith(
+        f"Steps of the training The gate would first have failed at {names[1]}: "
+    )
 
 
 def test_size_budget_at_51_languages():
@@ -319,7 +352,9 @@ def test_pictures_of_every_layer_by_both_methods(page):
     assert shown.count('class="plot scatter"') == 18 and shown.count('class="plot heat"') == 9
     for layer in ("0", "3", "6"):
         one = plain(shown.partition(f"<h3>Layer {layer}</h3>")[2].partition("<h3>")[0])
-        assert [re.findall(rf"{method}, (\w+)", one)[:3] for method in ("PCA", "UMAP")] == [["base", "tuned", "alignx"]] * 2
+        assert [re.findall(rf"{method}, (\w+)", one)[:3] for method in ("PCA", "UMAP")] == [
+            ["base", "tuned", "alignx"]
+        ] * 2
         # Each is seen, and in a description.
         assert one.count("explains 33 % of the variance") == one.count("trustworthiness 0.91, 15 neighbours") == 6
     text = plain(shown)
@@ -355,16 +390,24 @@ def test_shades_are_those_of_the_legend():
         "x", title="t", description="d", values=[[-0.1, 0.499], [0.5, 0.95], [1.0, None], [0.99, 0.99]], rows=["a", "b", "c", "d"],
         columns=["e", "f"], shades=shades,
     )  # fmt: skip
-    cells = {int(shade): (path, title) for shade, path, title in re.findall(r'class="h(\d)"[^>]*? d="([^"]+)"><title>([^<]+)', drawn)}
+    cells = {
+        int(shade): (path, title)
+        for shade, path, title in re.findall(r'class="h(\d)"[^>]*? d="([^"]+)"><title>([^<]+)', drawn)
+    }
     assert {shade: title for shade, (_, title) in cells.items()} == {
         0: "below 0.5", 1: "0.5 to 0.9", 2: "0.9 to 0.99", 3: "0.99 and above"
     }  # fmt: skip
     # Neighbours of one shade are one stroke, as wide as both; the undefined cell is not drawn.
     width = int(re.search(r'stroke-width="(\d+)"', drawn).group(1))
     assert [path.count("M") for path, _ in cells.values()] == [1, 1, 1, 2]
-    assert [int(part) for part in re.findall(r"h(\d+)", cells[3][0])] == [width, 2 * width] and cells[0][0].endswith(f"h{2 * width}")
+    assert [int(part) for part in re.findall(r"h(\d+)", cells[3][0])] == [width, 2 * width] and cells[0][0].endswith(
+        f"h{2 * width}"
+    )
     key = figures.shade_key("k", shades)
-    assert re.findall(r">([\d.]+)</text>", key) == ["0.5", "0.9", "0.99"] and "below 0.5, 0.5 to 0.9, 0.9 to 0.99, 0.99 and above" in key
+    assert (
+        re.findall(r">([\d.]+)</text>", key) == ["0.5", "0.9", "0.99"]
+        and "below 0.5, 0.5 to 0.9, 0.9 to 0.99, 0.99 and above" in key
+    )
 
 
 def test_layer_against_layer_of_both_contrasts(page):
@@ -372,7 +415,9 @@ def test_layer_against_layer_of_both_contrasts(page):
     titles = ["What training changed: alignx against base", "Effect of alignment: alignx against tuned"]
     assert re.findall(r"<h3>([^<]+)</h3>", shown) == titles
     assert plain(shown).count("debiased CKA 0.880 [0.870, 0.890] (mean of 10 languages, n = 60, 30 clusters)") == 2
-    assert "Layer 3 is the one least like the same layer of base" in plain(shown) and "neither good nor bad" in plain(shown)
+    assert "Layer 3 is the one least like the same layer of base" in plain(shown) and "neither good nor bad" in plain(
+        shown
+    )
     assert f"0.25 to 0.5, {'0.5 to 0.7, 0.7 to 0.8'}" in shown and "not evenly spaced" in shown
     maps = re.findall(r'<svg class="plot heat".*?</svg>', shown, re.S)
     layers = [*map(str, range(7)), "+norm"]
@@ -390,20 +435,30 @@ def test_layer_against_layer_only_where_it_was_measured():
     without = copy.copy(small_comparison())
     without.layer_similarity = []
     page = html.render(without)
-    assert 'id="similarity"' not in page and "#similarity" not in page and 'id="similarity"' not in html.render(single_run())
+    assert (
+        'id="similarity"' not in page
+        and "#similarity" not in page
+        and 'id="similarity"' not in html.render(single_run())
+    )
 
 
 def test_layer_against_layer_of_unlike_models_and_of_a_model_with_itself():
     odd = copy.copy(small_comparison(control=False))
     one = odd.layer_similarity[0]
-    deeper = dataclasses.replace(one, candidate_layers=("0", "1", "1+norm"), values=[[0.5, None, 0.4]] * 8, same_layer=[])
+    deeper = dataclasses.replace(
+        one, candidate_layers=("0", "1", "1+norm"), values=[[0.5, None, 0.4]] * 8, same_layer=[]
+    )
     undefined = dataclasses.replace(one, same_layer=[{"layer": "0", "value": None, "ci_low": None, "ci_high": None}])
-    same = dataclasses.replace(one, same_layer=[{"layer": layer, "value": 1.0, "ci_low": 1.0, "ci_high": 1.0} for layer in "012"])
+    same = dataclasses.replace(
+        one, same_layer=[{"layer": layer, "value": 1.0, "ci_low": 1.0, "ci_high": 1.0} for layer in "012"]
+    )
     odd.layer_similarity = [deeper, undefined, same]
     page = html.render(odd)
     walk(page)
     shown = section(page, "similarity")
-    assert shown.count('class="plot heat"') == 3 and shown.count('class="plot" ') == 1  # no curve where there is no diagonal
+    assert (
+        shown.count('class="plot heat"') == 3 and shown.count('class="plot" ') == 1
+    )  # no curve where there is no diagonal
     assert "The layers of alignx are not those of base" in shown and "No layer has a defined similarity" in shown
     assert "debiased CKA 1.000 [1.000, 1.000]" in shown and ">0.9900<" in shown
 
@@ -411,7 +466,8 @@ def test_layer_against_layer_of_unlike_models_and_of_a_model_with_itself():
 def test_layer_against_layer_of_a_long_series_follows_the_steps_shown():
     comparison = copy.copy(steps(12, INTERFACE[:2]))
     comparison.layer_similarity = [
-        similarity("base", label, "candidate-base", INTERFACE[:2], blocks=3, lines=60) for label in comparison.candidates
+        similarity("base", label, "candidate-base", INTERFACE[:2], blocks=3, lines=60)
+        for label in comparison.candidates
     ]
     titles = re.findall(r"<h3>([^<]+)</h3>", section(html.render(comparison, judged(comparison)), "similarity"))
     assert titles == [f"What training changed: step-{step} against base" for step in (100, 200, 300, 1200)]
@@ -420,11 +476,17 @@ def test_layer_against_layer_of_a_long_series_follows_the_steps_shown():
 def test_curves_that_are_read_against_another_share_its_frame(page):
     data = json.loads(walk(page).data["curve-data"])["metrics"]
     for metric, other in html.COMPARED_WITH.items():
-        assert data[metric]["compared"] == other and all(data[metric][end] == data[other][end] for end in ("low", "high"))
+        assert data[metric]["compared"] == other and all(
+            data[metric][end] == data[other][end] for end in ("low", "high")
+        )
         figure, plainly = (frame_of(page, name, "mean") for name in (metric, other))
-        assert re.findall(r'data-thin="(\d)" d="([^"]+)"', figure) == re.findall(r'data-line="(\d)" d="([^"]+)"', plainly)
+        assert re.findall(r'data-thin="(\d)" d="([^"]+)"', figure) == re.findall(
+            r'data-line="(\d)" d="([^"]+)"', plainly
+        )
         assert f"Thin lines: {view.metric_title(other)}" in page and "data-thin" not in plainly
-    options = re.findall(r'<option value="(\w+)">', re.search(r'<select id="curve-metric">.*?</select>', page, re.S).group())
+    options = re.findall(
+        r'<option value="(\w+)">', re.search(r'<select id="curve-metric">.*?</select>', page, re.S).group()
+    )
     assert options[:3] == ["precision_at_1", "precision_at_1_centred", "precision_at_1_without_largest"]
     alone = copy.deepcopy(small_comparison(lines=12))
     for results in alone.results.values():
@@ -437,11 +499,16 @@ def test_notes_of_one_checkpoint_are_among_its_findings_and_of_several_say_whose
     single = copy.deepcopy(single_run())
     single.results["alignx"]["layers"].notes = ["Recommended align layer: 3."]
     page = html.render(single)
-    assert "Recommended align layer: 3." in section(page, "findings") and "Recommended" not in section(page, "comparability")
+    assert "Recommended align layer: 3." in section(page, "findings") and "Recommended" not in section(
+        page, "comparability"
+    )
     several = copy.deepcopy(small_comparison())
     several.results["base"]["layers"].notes = ["Recommended align layer: 3."]
     notes = re.findall(r"<li>([^<]+)</li>", section(html.render(several), "comparability"))
-    assert "base: Recommended align layer: 3." in notes and "An empty output scores 0 in BLEU and chrF++ and counts as off target." in notes
+    assert (
+        "base: Recommended align layer: 3." in notes
+        and "An empty output scores 0 in BLEU and chrF++ and counts as off target." in notes
+    )
 
 
 def test_many_checkpoints_keep_their_own_line():
@@ -464,7 +531,9 @@ def test_empty_comparison_renders():
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 0.0), (-0.03, 0.2), (0.0, 37.0), (0.0, 1e-5)])
 def test_ticks_are_round_and_cover_the_range(low, high):
     ticks = figures.nice_ticks(low, high)
-    assert ticks == sorted(set(ticks)) and ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-12 and 2 <= len(ticks) <= 11
+    assert (
+        ticks == sorted(set(ticks)) and ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-12 and 2 <= len(ticks) <= 11
+    )
     labels = [figures._tick(tick, ticks) for tick in ticks]
     assert len(set(labels)) == len(labels)
 
@@ -475,7 +544,10 @@ def test_ticks_are_round_and_cover_the_range(low, high):
 def rows_of(markup: str) -> list[list[str]]:
     """Cells of all body rows, as text."""
     body = markup.partition("<tbody>")[2].partition("</tbody>")[0]
-    return [[plain(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.S)] for row in re.findall(r"<tr.*?</tr>", body, re.S)]
+    return [
+        [plain(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.S)]
+        for row in re.findall(r"<tr.*?</tr>", body, re.S)
+    ]
 
 
 def test_the_verdict_is_below_the_findings_and_at_the_top_where_it_is_enforced():
@@ -514,7 +586,9 @@ def test_headline_numbers_are_a_table_with_the_effect_of_alignment_first(page):
         assert cells[0].startswith(view.headline_title(headline)) and headline.scope in cells[0]
         assert [change.contrast for change in headline.changes] == ["candidate-control", "candidate-base"]
         for change, cell in zip(headline.changes, cells[1:3], strict=True):
-            assert cell == f"{view.MARKS[change.word]} {view.WORDS[change.word]} {view.change_numbers(headline, change)}"
+            assert (
+                cell == f"{view.MARKS[change.word]} {view.WORDS[change.word]} {view.change_numbers(headline, change)}"
+            )
         control, base = (change.mean.base for change in headline.changes)
         assert cells[3:] == [view.number(value, headline.metric) for value in (base, control, headline.value)]
         assert headline.sentence not in plain(page)  # a number is shown once
@@ -535,7 +609,9 @@ def test_gated_rows_worst_first_the_rest_folded():
     for gated, cells in zip(beyond, lines, strict=True):
         row = gated.row
         assert cells[0].startswith(f"{view.row_title(row)} {view.pair_title(row)}")
-        assert cells[1].split(" ", 1)[0] == view.STATUS_MARKS[gated.status] and view.STATUS_WORDS[gated.status] in cells[1]
+        assert (
+            cells[1].split(" ", 1)[0] == view.STATUS_MARKS[gated.status] and view.STATUS_WORDS[gated.status] in cells[1]
+        )
         # The loss and its interval, with the same sign whatever is good: a loss is positive.
         ends = [view.difference(sign * end, row.metric) for sign, end in zip(*signed_interval(row), strict=True)]
         assert cells[2] == f"{view.gate_loss(gated)} [{ends[0]}, {ends[1]}]"
@@ -569,7 +645,10 @@ def test_more_gated_rows_than_fit_are_counted(monkeypatch):
     rows = judged(failing()).candidates[0].rows
     beyond = sum(row.status in ("red", "missing", "amber") for row in rows)
     page = html.render(failing(), judged(failing()))
-    assert f"{beyond - 2} more, less severe, are in" in page and f"{len(rows) - beyond - 3} more, less severe, are in" in page
+    assert (
+        f"{beyond - 2} more, less severe, are in" in page
+        and f"{len(rows) - beyond - 3} more, less severe, are in" in page
+    )
 
 
 def test_pass_says_that_nothing_is_open():
@@ -621,14 +700,20 @@ def test_series_has_trajectories_and_names_the_first_failure():
     drawings = re.findall(r"<figure>.*?</figure>", shown, re.S)
     assert len(drawings) == len(series.trajectories) > 4
     for trajectory, drawing in zip(series.trajectories, drawings, strict=True):
-        assert trajectory.title in plain(drawing) and trajectory.note in plain(drawing) and "n = 60, 30 clusters" in plain(drawing)
+        assert (
+            trajectory.title in plain(drawing)
+            and trajectory.note in plain(drawing)
+            and "n = 60, 30 clusters" in plain(drawing)
+        )
         assert ">first failure: 300</text>" in drawing
         # One marker a step, its shape by the outcome; the vertical line is at the failing one.
         markers = re.findall(r'<path class="o-([\w-]+)" d="([^"]+)"><title>([^<]+)</title>', drawing)
         assert [name for name, _, _ in markers] == ["base", *(step.outcome for step in series.steps[1:])]
         assert re.search(r'class="mark" d="M([\d.]+) ', drawing).group(1) == f"{figures.x_position(3, 7):.1f}"
         assert "gate: FAIL" in markers[3][2] and "against the base" in markers[3][2]
-        assert drawing.count("V", drawing.index('class="bars"'), drawing.index('class="line')) == 6  # an interval for each step
+        assert (
+            drawing.count("V", drawing.index('class="bars"'), drawing.index('class="line')) == 6
+        )  # an interval for each step
     table = rows_of(re.search(r'<table class="steps">.*?</table>', shown, re.S).group())
     assert [cells[0].split()[0] for cells in table] == ["base", *comparison.candidates]
     assert table[3][1] == "✕ FAIL first" and table[6][1] == "✕ FAIL"
@@ -647,9 +732,17 @@ def test_a_long_series_shows_few_steps_in_detail_and_says_so():
     page = html.render(comparison, judged(comparison))
     shown = section(page, "series")
     assert len(rows_of(re.search(r'<table class="steps">.*?</table>', shown, re.S).group())) == 13
-    detail = ["step-100", "step-200", "step-300", "step-1200"]  # the first, the first failure with the one before it, the last
+    detail = [
+        "step-100",
+        "step-200",
+        "step-300",
+        "step-1200",
+    ]  # the first, the first failure with the one before it, the last
     assert f"4 of 12 steps: {', '.join(detail)}." in plain(shown)
-    assert plain(re.search(r'<ul class="legend">.*?</ul>', section(page, "curves"), re.S).group()).split() == ["base", *detail]
+    assert plain(re.search(r'<ul class="legend">.*?</ul>', section(page, "curves"), re.S).group()).split() == [
+        "base",
+        *detail,
+    ]
     for label in comparison.candidates:
         assert (f'aria-label="chrF++, {label} − base"' in page) == (label in detail)
     # What is left out of the detail is not left out of the record.
@@ -688,7 +781,9 @@ def test_trajectory_with_a_gap_and_one_step():
 
 
 def browser() -> str:
-    found = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome")) if path), None)
+    found = next(
+        (path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome")) if path), None
+    )
     if found is None:
         warnings.warn("NO BROWSER: the report was not tried in one; install chromium to run this test", stacklevel=2)
         pytest.skip("no chromium: the report was not tried in a browser")
@@ -755,7 +850,9 @@ def test_in_a_browser(tmp_path):
     rows[own[2]] = dataclasses.replace(rows[own[2]], ci_low=None, ci_high=None)  # a gap in the band
     comparison.series, comparison.mismatches = True, ["a_field_with_a_long_name_" * 5]
     page = html.render(comparison, judged(comparison))
-    page = page.replace("<head>", "<head><script>window.failures=[];addEventListener('error',(e)=>failures.push(e.message))</script>", 1)
+    page = page.replace(
+        "<head>", "<head><script>window.failures=[];addEventListener('error',(e)=>failures.push(e.message))</script>", 1
+    )
     (tmp_path / "report.html").write_text(page.replace("</body>", PROBE + "</body>"), encoding="utf-8")
     # A frame of the width of a small phone; the window itself cannot be that narrow.
     (tmp_path / "phone.html").write_text(
@@ -770,7 +867,9 @@ def test_in_a_browser(tmp_path):
     assert result["back"] and result["shown"] == "cka_debiased"
     # The script draws the same paths as figures.py.
     metric = json.loads(walk(page).data["curve-data"])["metrics"]["precision_at_1"]
-    values, low, high = ([None if v is None else v / html.QUANTUM for v in line] for line in metric["pairs"]["deu_Latn>eng_Latn"]["2"])
+    values, low, high = (
+        [None if v is None else v / html.QUANTUM for v in line] for line in metric["pairs"]["deu_Latn>eng_Latn"]["2"]
+    )
     frame = metric["low"], metric["high"]
     assert_same_path(result["pair"][0], figures.line_path(values, *frame))
     assert_same_path(result["pair"][1], figures.band_path(low, high, *frame))
@@ -792,5 +891,13 @@ def walk_text(markup: str) -> str:
 
 
 def test_the_references_own_rate_stands_beside_an_off_target_rate_under_its_name():
-    own = Row(suite="translation", metric="off_target_rate", checkpoint="a", value=0.05, n=9, null=0.03, higher_is_better=False)
+    own = Row(
+        suite="translation",
+        metric="off_target_rate",
+        checkpoint="a",
+        value=0.05,
+        n=9,
+        null=0.03,
+        higher_is_better=False,
+    )
     assert html._floor(own, own, "a", {}) == (0.03, "the references themselves 0.030")

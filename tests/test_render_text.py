@@ -77,7 +77,9 @@ def test_a_checkpoint_alone_shows_its_headline_numbers():
         "precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "chrf++", *["next_sentence.acc"] * len(INTERFACE)
     ]  # fmt: skip
     for each in found:
-        value, low, high = (view.number(end, each.row.metric) for end in (each.row.value, each.row.ci_low, each.row.ci_high))
+        value, low, high = (
+            view.number(end, each.row.metric) for end in (each.row.value, each.row.ci_low, each.row.ci_high)
+        )
         assert re.search(rf"{re.escape(f'{value} [{low}, {high}]')} +{each.row.n}\b", texts[0])
         for text in texts[1:]:
             assert value in text and f"[{low}, {high}]" in text
@@ -94,7 +96,10 @@ def test_what_is_not_to_be_judged_is_no_claim_anywhere():
         rows = [replace(row, unjudged=reason) if row.metric in ("bleu", "chrf++") else row for row in suite.rows]
         results[name]["translation"] = replace(suite, rows=rows, warnings=["the sentinel warning"])
     one = results["alignx"]["language_modelling"]
-    rows = [replace(row, unjudged="12 % of the bytes are unknown") if row.language == "tur_Latn" else row for row in one.rows]
+    rows = [
+        replace(row, unjudged="12 % of the bytes are unknown") if row.language == "tur_Latn" else row
+        for row in one.rows
+    ]
     results["alignx"]["language_modelling"] = replace(one, rows=rows)
     found = compare(results, base="base", candidates=["alignx"], control="tuned", corpus=comparison().corpus)
     bleu = next(headline for headline in found.headlines if headline.metric == "bleu")
@@ -127,7 +132,10 @@ def test_the_references_own_rate_stands_beside_the_off_target_rate():
         results[name]["translation"] = replace(suite, rows=[*rows, mean])
     found = compare(results, base="base", candidates=["alignx"], corpus=comparison().corpus)
     off_target = next(headline for headline in found.headlines if headline.metric == "off_target_rate")
-    assert off_target.references_rate == pytest.approx(0.033) and "the references' own rate is 0.033" in off_target.sentence
+    assert (
+        off_target.references_rate == pytest.approx(0.033)
+        and "the references' own rate is 0.033" in off_target.sentence
+    )
     assert "off-target rate of the references themselves: 0.033" in console.render(found)
     assert "references' own rate 0.033" in markdown.render(found)
     page = html.render(found).replace("&#39;", "'")
@@ -135,7 +143,11 @@ def test_the_references_own_rate_stands_beside_the_off_target_rate():
     table = re.search(r'aria-label="off-target rate, alignx − base">.*?</table>', page, re.S)
     assert "References' own rate: 0.033." in page and table is not None
     gated = judge(found, default_policy())
-    assert any("references' own rate 0.033" in describe_row(row) for row in gated.candidates[0].rows if row.row.metric == "off_target_rate")
+    assert any(
+        "references' own rate 0.033" in describe_row(row)
+        for row in gated.candidates[0].rows
+        if row.row.metric == "off_target_rate"
+    )
     alone = compare({"alignx": results["alignx"]}, base="alignx", candidates=[], corpus=comparison().corpus)
     for text in (console.render(alone), markdown.render(alone), html.render(alone).replace("&#39;", "'")):
         assert "references' own rate 0.033" in " ".join(text.split())
@@ -145,12 +157,19 @@ def test_each_suite_says_on_which_text_it_stands():
     only = {name: {"tasks": small_comparison().results[name]["tasks"]} for name in ("base", "alignx")}
     both = {name: small_comparison().results[name] for name in ("base", "alignx")}
     tasks = "on the task next_sentence (60 documents in each of 10 languages)"
-    for results, said in ((only, f", {tasks}."), (both, f", on 60 parallel lines of interface (test split) in 10 languages, and {tasks}.")):
+    for results, said in (
+        (only, f", {tasks}."),
+        (both, f", on 60 parallel lines of interface (test split) in 10 languages, and {tasks}."),
+    ):
         found = compare(results, base="base", candidates=["alignx"], corpus=comparison().corpus)
         assert said in found.sentence
         verdict = judge(found, default_policy())
         alone = compare({"alignx": results["alignx"]}, base="alignx", candidates=[], corpus=comparison().corpus)
-        shown = [render(each, verdict) for each in (found,) for render in (console.render, markdown.render, html.render, junit.render)]
+        shown = [
+            render(each, verdict)
+            for each in (found,)
+            for render in (console.render, markdown.render, html.render, junit.render)
+        ]
         shown += [render(alone) for render in (console.render, markdown.render, html.render)]
         for text in shown:
             text = " ".join(text.replace("\\", "").split())
@@ -166,15 +185,26 @@ def test_every_warning_and_every_note_is_in_every_rendering():
     results = {name: dict(small_comparison().results[name]) for name in ("base", "alignx", "tuned")}
     layers = results["alignx"]["layers"]
     own = [f"sentinel {number}: one token holds 99 % of the norm" for number in range(4)]
-    results["alignx"]["layers"] = replace(layers, warnings=own, environment={**layers.environment, "sentinel": "bfloat16"})
-    facts = {name: {"notes": [f"the sentinel adapter of {name} was merged", "a revision is not pinned"]} for name in results}
-    found = compare(results, base="base", candidates=["alignx"], control="tuned", checkpoints=facts, corpus=comparison().corpus)
+    results["alignx"]["layers"] = replace(
+        layers, warnings=own, environment={**layers.environment, "sentinel": "bfloat16"}
+    )
+    facts = {
+        name: {"notes": [f"the sentinel adapter of {name} was merged", "a revision is not pinned"]} for name in results
+    }
+    found = compare(
+        results, base="base", candidates=["alignx"], control="tuned", checkpoints=facts, corpus=comparison().corpus
+    )
     environment = 'sentinel is absent in base and "bfloat16" in alignx (layers)'
-    notes = [*(f"{name}: the sentinel adapter of {name} was merged" for name in results), "base, tuned, alignx: a revision is not pinned"]
+    notes = [
+        *(f"{name}: the sentinel adapter of {name} was merged" for name in results),
+        "base, tuned, alignx: a revision is not pinned",
+    ]
     assert found.warnings[:4] == [f"alignx: {text}" for text in own] and environment in found.warnings
     assert found.sentence.endswith(f"There are {len(found.warnings)} warnings.")
     verdict = judge(found, default_policy())
-    alone = compare({"alignx": results["alignx"]}, base="alignx", candidates=[], checkpoints=facts, corpus=comparison().corpus)
+    alone = compare(
+        {"alignx": results["alignx"]}, base="alignx", candidates=[], checkpoints=facts, corpus=comparison().corpus
+    )
     shown = {
         "console": console.render(found, verdict),
         "markdown": markdown.render(found, verdict),
@@ -189,9 +219,13 @@ def test_every_warning_and_every_note_is_in_every_rendering():
             assert sentence in text, (rendering, sentence)
     for render in (console.render, markdown.render, html.render, tables.render_json):
         text = " ".join(render(alone).split())
-        assert own[0] in text and "the sentinel adapter of alignx was merged" in text and "There are 4 warnings" in text, render
+        assert (
+            own[0] in text and "the sentinel adapter of alignx was merged" in text and "There are 4 warnings" in text
+        ), render
     # Loud: above the findings, or a kind of their own.
-    assert shown["html"].index("sentinel 0") < shown["html"].index('id="findings"') and "No warnings" not in shown["html"]
+    assert (
+        shown["html"].index("sentinel 0") < shown["html"].index('id="findings"') and "No warnings" not in shown["html"]
+    )
     assert shown["markdown"].index("sentinel 0") < shown["markdown"].index("## Findings")
     assert re.search(r"^::warning title=[^:]*::alignx: sentinel 0", shown["annotations"], re.M)
     root = ET.fromstring(shown["junit"])
@@ -231,7 +265,11 @@ def test_S11_counts_of_rows_are_data_and_no_headline():
     document = json.loads(tables.render_json(together))
     assert len(document["counts"]) == 2
     for counts in document["counts"]:
-        rows = [row for row in together.rows if row.contrast == counts["contrast"] and row.candidate_name == counts["candidate"]]
+        rows = [
+            row
+            for row in together.rows
+            if row.contrast == counts["contrast"] and row.candidate_name == counts["candidate"]
+        ]
         assert len(rows) == sum(counts[verdict] for verdict in view.VERDICTS)
         for verdict in view.VERDICTS:
             assert counts[verdict] == sum(row.verdict == verdict for row in rows)
@@ -263,7 +301,9 @@ def test_json_has_a_schema_version_and_no_nan():
     assert len(document["comparison_rows"]) == len(spoilt.rows)
     page = html.render(spoilt).rpartition("<script>")[0]  # the script itself may say Infinity
     for text in (page, markdown.render(spoilt), console.render(spoilt), tables.render_csv(spoilt)):
-        assert not re.search(r"\b(nan|inf|infinity)\b", text, re.I), re.search(r".{40}\b(nan|inf|infinity)\b.{40}", text, re.I)
+        assert not re.search(r"\b(nan|inf|infinity)\b", text, re.I), re.search(
+            r".{40}\b(nan|inf|infinity)\b.{40}", text, re.I
+        )
         text.encode("utf-8")
 
 
@@ -293,7 +333,11 @@ def test_markdown_findings_first_and_balanced_details():
 def test_markdown_names_the_layer_that_training_changed_most():
     text = markdown.render(comparison())
     for start in ("What training changed, alignx against base", "Effect of alignment, alignx against tuned"):
-        line = next(line for line in text.splitlines() if line.startswith(f"- {start}, layer against layer: Layer 3 is the one least like"))
+        line = next(
+            line
+            for line in text.splitlines()
+            if line.startswith(f"- {start}, layer against layer: Layer 3 is the one least like")
+        )
         assert line.endswith("debiased CKA 0.880 \\[0.870, 0.890\\] (mean of 10 languages, n = 60, 30 clusters).")
     without = copy.copy(comparison())
     without.layer_similarity = []
@@ -305,7 +349,11 @@ def test_S14_markdown_stays_under_the_limit_and_says_what_is_missing(monkeypatch
     assert len(markdown.render(big).encode()) < 900_000
     monkeypatch.setattr(markdown, "MAXIMUM_BYTES", 20_000)
     text = markdown.render(big)
-    assert len(text.encode()) < 20_000 and "parts were left out" in text and text.count("<details>") == text.count("</details>")
+    assert (
+        len(text.encode()) < 20_000
+        and "parts were left out" in text
+        and text.count("<details>") == text.count("</details>")
+    )
 
 
 def test_S14_hostile_text_in_console_and_markdown():

@@ -8,7 +8,14 @@ from scipy.spatial.distance import cosine as scipy_cosine
 from sklearn.neighbors import NearestNeighbors
 
 from alignx_eval.measures.cosine import cosine_matrix
-from alignx_eval.measures.retrieval import accepted_pairs, chance_mutual, chance_precision, hits, margin_hits, permuted_precision
+from alignx_eval.measures.retrieval import (
+    accepted_pairs,
+    chance_mutual,
+    chance_precision,
+    hits,
+    margin_hits,
+    permuted_precision,
+)
 
 
 def mexa_by_definition(x, y):
@@ -34,7 +41,9 @@ def xsim_errors(x, y, k=4):
     _, cos_backward = neighbours(y, x)
     errors = 0
     for i in range(len(x)):
-        scores = [cos_forward[i, j] / ((cos_forward[i].mean() + cos_backward[forward[i, j]].mean()) / 2) for j in range(k)]
+        scores = [
+            cos_forward[i, j] / ((cos_forward[i].mean() + cos_backward[forward[i, j]].mean()) / 2) for j in range(k)
+        ]
         errors += forward[i, int(np.argmax(scores))] != i
     return errors
 

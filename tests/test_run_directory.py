@@ -18,7 +18,9 @@ from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.run_directory import RunDirectory, atomic_write, suite_key
 
 
-def example_result(label: str = "base", suite: str = "layers", *, seed: int = 0, samples: int = 3, pairs: bool = True) -> SuiteResult:
+def example_result(
+    label: str = "base", suite: str = "layers", *, seed: int = 0, samples: int = 3, pairs: bool = True
+) -> SuiteResult:
     generator = np.random.default_rng(seed)
     rows, items, clusters = [], {}, {}
     for layer in ("0", "1", "1+norm"):
@@ -31,9 +33,13 @@ def example_result(label: str = "base", suite: str = "layers", *, seed: int = 0,
             items[row.key] = Items(kind="mean", values=generator.random(5))
             if number:
                 clusters[row.key] = ("a", "a", "b", "c", "c")
-    rows.append(Row(suite=suite, metric="bleu", checkpoint=label, value=None, n=0, reason="no output", higher_is_better=None))
+    rows.append(
+        Row(suite=suite, metric="bleu", checkpoint=label, value=None, n=0, reason="no output", higher_is_better=None)
+    )
     items["bleu"] = Items(kind="bleu", values=generator.integers(0, 40, (5, 10)))
-    items["cka"] = Items(kind="jackknife", values=np.asfortranarray(generator.random((3, 4)).astype(np.float32)).T, point=0.5)
+    items["cka"] = Items(
+        kind="jackknife", values=np.asfortranarray(generator.random((3, 4)).astype(np.float32)).T, point=0.5
+    )
     extras: dict = {"projection": [[0.5, -1.0], [2.0, 1e-9]]}
     if pairs:
         extras["pairs"] = {"language": ["deu_Latn", "zho_Hans"], "layer": ["0", "1"], "value": [0.25, None]}
@@ -44,7 +50,9 @@ def example_result(label: str = "base", suite: str = "layers", *, seed: int = 0,
         clusters=clusters,
         default_clusters=("x", "y", "z", "z", "z"),
         item_ids=("1", "2", "3", "4", "5"),
-        samples=[{"id": str(i), "output": "née \u2028 漢字 \x07 \ud800", "scores": {"chrf": 0.5 * i}} for i in range(samples)],
+        samples=[
+            {"id": str(i), "output": "née \u2028 漢字 \x07 \ud800", "scores": {"chrf": 0.5 * i}} for i in range(samples)
+        ],
         fingerprint={"corpus": "tiny", "lines": 5, "languages": ["deu_Latn", "zho_Hans"]},
         environment={"dtype": "float32", "device": None},
         notes=["one", "two"],
@@ -83,10 +91,18 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert_equal(again.load("base", "layers"), example_result())
     assert_equal(again.load("base", "translation"), example_result(suite="translation", seed=1, pairs=False))
     assert_equal(again.load("other (2)", "layers"), example_result("other (2)", seed=2))
-    assert again.is_done("base", "layers", "k1") and not again.is_done("base", "layers", "k2") and not again.is_done("base", "tasks", "k1")
+    assert (
+        again.is_done("base", "layers", "k1")
+        and not again.is_done("base", "layers", "k2")
+        and not again.is_done("base", "tasks", "k1")
+    )
 
 
-@given(value=st.floats(allow_nan=False, allow_infinity=False), text=st.text(max_size=20), label=st.text(min_size=1, max_size=12))
+@given(
+    value=st.floats(allow_nan=False, allow_infinity=False),
+    text=st.text(max_size=20),
+    label=st.text(min_size=1, max_size=12),
+)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_number_text_and_label_survive(tmp_path_factory, value, text, label):
     result = SuiteResult(
@@ -106,7 +122,14 @@ def test_results_json_is_tidy_and_strict(tmp_path):
     saved(tmp_path)
     document = json.loads((tmp_path / "results.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert document["schema_version"] == 1
-    assert len(document["rows"]) == 7 and set(document["rows"][0]) >= {"suite", "metric", "checkpoint", "layer", "value", "reason"}
+    assert len(document["rows"]) == 7 and set(document["rows"][0]) >= {
+        "suite",
+        "metric",
+        "checkpoint",
+        "layer",
+        "value",
+        "reason",
+    }
     lines = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text(encoding="utf-8").split("\n") if line]
     assert [line["checkpoint"] for line in lines] == ["base"] * 3
     assert not list(tmp_path.rglob("*.pkl")) and not list(tmp_path.rglob("*.npy"))
@@ -135,9 +158,13 @@ def test_nan_and_infinity_are_refused_everywhere(tmp_path, bad):
 def test_undefined_needs_a_reason_and_rows_belong_to_their_suite(tmp_path):
     directory = saved(tmp_path)
     with pytest.raises(ValueError, match="no reason"):
-        directory.save("base", "k", SuiteResult("layers", [Row(suite="layers", metric="m", checkpoint="base", value=None, n=0)]))
+        directory.save(
+            "base", "k", SuiteResult("layers", [Row(suite="layers", metric="m", checkpoint="base", value=None, n=0)])
+        )
     with pytest.raises(ValueError, match="belongs"):
-        directory.save("base", "k", SuiteResult("layers", [Row(suite="layers", metric="m", checkpoint="other", value=0.0, n=0)]))
+        directory.save(
+            "base", "k", SuiteResult("layers", [Row(suite="layers", metric="m", checkpoint="other", value=0.0, n=0)])
+        )
 
 
 def test_measuring_again_replaces_and_leaves_nothing_behind(tmp_path):
@@ -154,7 +181,9 @@ def test_without_samples_counts_as_done_only_where_none_are_wanted(tmp_path):
     directory.write_manifest({})
     directory.save("base", "k", example_result(), samples=False)
     assert not (tmp_path / "samples.jsonl").exists()
-    assert directory.is_done("base", "layers", "k", samples=False) and not directory.is_done("base", "layers", "k", samples=True)
+    assert directory.is_done("base", "layers", "k", samples=False) and not directory.is_done(
+        "base", "layers", "k", samples=True
+    )
     directory.save("base", "k", example_result())
     assert_equal(RunDirectory.read(tmp_path).load("base", "layers"), example_result())
 
@@ -163,7 +192,12 @@ def test_key_depends_on_all_that_decides_a_number():
     reference = {"label": "a", "content_hash": "h", "suite": "layers", "options": {"seed": 0, "pooling": "mean"}}
     key = suite_key(**reference)
     assert key == suite_key(**{**reference, "options": {"pooling": "mean", "seed": 0}})
-    for change in ({"label": "b"}, {"content_hash": "g"}, {"suite": "tasks"}, {"options": {"seed": 1, "pooling": "mean"}}):
+    for change in (
+        {"label": "b"},
+        {"content_hash": "g"},
+        {"suite": "tasks"},
+        {"options": {"seed": 1, "pooling": "mean"}},
+    ):
         assert suite_key(**{**reference, **change}) != key
 
 
@@ -190,7 +224,9 @@ DAMAGES = {
     "foreign json": lambda run: (run / "results.json").write_text('{"results": {}, "config": {}}'),
     "json list": lambda run: (run / "results.json").write_text("[]"),
     "NaN": lambda run: (p := run / "results.json").write_text(p.read_text().replace('"se": 0.1', '"se": NaN')),
-    "unknown column": lambda run: (p := run / "results.json").write_text(p.read_text().replace('"se": 0.1', '"sem": 0.1')),
+    "unknown column": lambda run: (p := run / "results.json").write_text(
+        p.read_text().replace('"se": 0.1', '"sem": 0.1')
+    ),
     "row of nobody": lambda run: (p := run / "results.json").write_text(
         p.read_text().replace('"suite": "layers", "metric"', '"suite": "x", "metric"')
     ),

@@ -23,7 +23,8 @@ from alignx_eval.run_directory import RunDirectory
 ROOT = Path(__file__).parent.parent
 STRANGER = "54321"  # a number that no entry of /etc/passwd has
 another_user = pytest.mark.skipif(
-    not hasattr(os, "getuid") or os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs root, to run as another user"
+    not hasattr(os, "getuid") or os.getuid() != 0 or shutil.which("setpriv") is None,
+    reason="needs root, to run as another user",
 )
 SMALL = ("--suites", "layers,language_modelling", "--limit", "4", "--languages", "en,de")
 
@@ -111,7 +112,9 @@ def test_a_file_system_without_locks_is_said_once_and_worked_on(place, error):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")])}
     suites = ("--suites", "language_modelling", *SMALL[2:])
     for arguments in (["run", "a.pt", *suites, "--out", "run"], ["report", "run"]):
-        done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=place, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], cwd=place, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("this file system has no locks") == 1
 
@@ -157,9 +160,13 @@ def test_a_cache_of_another_user_is_read_where_it_can_be_and_left_alone(place):
     assert made.returncode == 0, made.stderr
     entries = {path: path.stat().st_ino for path in (place / "cache").rglob("*.safetensors")}
     assert len(entries) == 2
-    done = alignx("compare", "a.pt", "b.pt", *SMALL, "--out", "theirs", "--cache-dir", "cache", cwd=place, stranger=True)
+    done = alignx(
+        "compare", "a.pt", "b.pt", *SMALL, "--out", "theirs", "--cache-dir", "cache", cwd=place, stranger=True
+    )
     assert done.returncode == 0, done.stderr
-    assert "b: layers" in done.stderr and done.stderr.count("the vector cache cannot be written (Permission denied)") == 1
+    assert (
+        "b: layers" in done.stderr and done.stderr.count("the vector cache cannot be written (Permission denied)") == 1
+    )
     assert {path: path.stat().st_ino for path in (place / "cache").rglob("*.safetensors")} == entries
 
 
@@ -195,7 +202,11 @@ def test_results_that_may_only_be_read_can_be_reported_on(place):
     before = {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()}
     done = alignx("report", "run", "-o", "rows.csv", cwd=place, stranger=True, HOME="/tmp")
     assert done.returncode == 0, done.stderr
-    assert (place / "rows.csv").stat().st_size > 0 and "run: cannot be written to" in done.stderr and "Report" not in done.stdout
+    assert (
+        (place / "rows.csv").stat().st_size > 0
+        and "run: cannot be written to" in done.stderr
+        and "Report" not in done.stdout
+    )
     assert {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()} == before
     done = alignx("compare", "run#a", "run#b", "--out", "theirs", cwd=place, stranger=True, HOME="/tmp")
     assert done.returncode == 0 and RunDirectory.read(place / "theirs").labels() == ["a", "b"]
@@ -207,5 +218,16 @@ def test_a_lock_that_another_user_left_does_not_lock_anybody_out(place):
     (place / "run" / ".lock").write_text("")
     (place / "run" / ".lock").chmod(0o644)
     (place / "run").chmod(0o777)
-    done = alignx("run", "a.pt", "--suites", "language_modelling", *SMALL[2:], "--out", "run", cwd=place, stranger=True, HOME="/tmp")
+    done = alignx(
+        "run",
+        "a.pt",
+        "--suites",
+        "language_modelling",
+        *SMALL[2:],
+        "--out",
+        "run",
+        cwd=place,
+        stranger=True,
+        HOME="/tmp",
+    )
     assert done.returncode == 0, done.stderr

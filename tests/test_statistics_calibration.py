@@ -15,7 +15,9 @@ from benchmarks.calibration import SIMULATIONS, Cell, Simulation, judge, run_sim
 STORED = Path(calibration.__file__).with_name("calibration.json")
 
 
-stored = pytest.mark.skipif(not STORED.exists(), reason="no result of benchmarks/calibration.py is stored; run it with --out")
+stored = pytest.mark.skipif(
+    not STORED.exists(), reason="no result of benchmarks/calibration.py is stored; run it with --out"
+)
 
 
 @stored
@@ -25,19 +27,28 @@ def test_stored_sizes_and_coverages_hold_up():
     assert [cell.method for cell in family if cell.verdict not in ("ok", "conservative")] == []
     assert judge(cells) == cells
     for cell in family:
-        assert cell.nulls == 10_000 or (cell.method, cell.n, cell.nulls) == ("permutation test of debiased CKA", 1012, 1_000)
+        assert cell.nulls == 10_000 or (cell.method, cell.n, cell.nulls) == (
+            "permutation test of debiased CKA",
+            1012,
+            1_000,
+        )
         assert cell.rate < 0.06 if cell.what == "size" else cell.rate > 0.94
     assert {cell.n for cell in family} == {50, 200, 1012} and any(cell.clusters < cell.n for cell in family)
 
 
 @stored
 def test_the_stored_cells_are_those_of_the_benchmark():
-    there = {(cell["method"], cell["what"], cell["n"], cell["clusters"]) for cell in json.loads(STORED.read_text())["cells"]}
+    there = {
+        (cell["method"], cell["what"], cell["n"], cell["clusters"]) for cell in json.loads(STORED.read_text())["cells"]
+    }
     now = set()
     for simulation in SIMULATIONS:
         for clustered in simulation.clustered:
             for n in simulation.sizes[:1]:
-                now |= {(cell.method, cell.what, cell.n, cell.clusters) for cell in run_simulation(simulation, n, clustered, 1)[0]}
+                now |= {
+                    (cell.method, cell.what, cell.n, cell.clusters)
+                    for cell in run_simulation(simulation, n, clustered, 1)[0]
+                }
     assert now <= there
 
 

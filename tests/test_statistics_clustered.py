@@ -52,7 +52,9 @@ def test_equal_to_statsmodels_clustered_regression_on_a_constant():
     values, clusters = clustered_data(generator, generator.integers(1, 9, size=25), 0.7)
     estimate = clustered_mean(values, clusters)
     codes, _ = cluster_codes(clusters, len(values))
-    fit = statsmodels.api.OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
+    fit = statsmodels.api.OLS(values, np.ones(len(values))).fit(
+        cov_type="cluster", cov_kwds={"groups": codes}, use_t=True
+    )
     assert estimate.value == pytest.approx(fit.params[0], rel=1e-12)
     assert estimate.se == pytest.approx(fit.bse[0], rel=1e-10)
     # statsmodels counts the clusters; ours are as many as their uneven sizes are worth, so the interval is longer.
@@ -73,7 +75,10 @@ def test_S1_pairing_shortens_the_interval_of_correlated_results():
     found = missed = 0
     for _ in range(50):
         difficulty = generator.standard_normal(300)
-        base, candidate = difficulty + 0.3 * generator.standard_normal(300), difficulty + 0.1 + 0.3 * generator.standard_normal(300)
+        base, candidate = (
+            difficulty + 0.3 * generator.standard_normal(300),
+            difficulty + 0.1 + 0.3 * generator.standard_normal(300),
+        )
         paired = clustered_mean(candidate - base)
         found += t_test(paired.value, paired.se, paired.degrees_of_freedom) < 0.05
         missed += unpaired_z_p(base, candidate) > 0.05
@@ -128,7 +133,9 @@ def test_S4_ties_are_counted_once():
         base, candidate = np.random.default_rng(seed).integers(0, 3, (2, 37))
         shares = wins_ties_losses(base, candidate)
         assert sum(shares) == pytest.approx(1, abs=1e-12)
-        assert shares == pytest.approx(((candidate > base).mean(), (candidate == base).mean(), (candidate < base).mean()))
+        assert shares == pytest.approx(
+            ((candidate > base).mean(), (candidate == base).mean(), (candidate < base).mean())
+        )
         assert sum(wins_of_compare_mt(base, candidate)) > 1.1
 
 
@@ -210,7 +217,9 @@ def test_outcomes_that_do_not_vary_or_cancel_within_clusters():
     assert cancelled.se == pytest.approx(2 / 40) and math.isfinite(cancelled.ci_high)
     assert clustered_mean(np.full(60, 0.5)).se == 0  # not outcomes: nothing is known about what they might have been
     judged = np.column_stack([np.zeros(60), np.ones(60)])
-    assert clustered_ratio(judged).se == pytest.approx(2 / 60) and clustered_ratio_difference(judged, judged).se == pytest.approx(2 / 60)
+    assert clustered_ratio(judged).se == pytest.approx(2 / 60) and clustered_ratio_difference(
+        judged, judged
+    ).se == pytest.approx(2 / 60)
 
 
 def test_differences_that_are_all_zero_are_no_outcomes_by_themselves():
@@ -282,14 +291,20 @@ def test_effective_clusters():
 
 def test_skewness_of_a_mean():
     values = np.random.default_rng(19).exponential(1, 50)
-    assert skewness_of_sum(values - values.mean()) == pytest.approx(stats.skew(values, bias=False) / math.sqrt(50), rel=1e-12)
-    assert skewness_of_sum(1e-200 * (values - values.mean())) == pytest.approx(stats.skew(values, bias=False) / math.sqrt(50), rel=1e-9)
+    assert skewness_of_sum(values - values.mean()) == pytest.approx(
+        stats.skew(values, bias=False) / math.sqrt(50), rel=1e-12
+    )
+    assert skewness_of_sum(1e-200 * (values - values.mean())) == pytest.approx(
+        stats.skew(values, bias=False) / math.sqrt(50), rel=1e-9
+    )
     assert skewness_of_sum(np.array([1.0, -1.0])) == skewness_of_sum(np.zeros(5)) == 0.0
     assert clustered_mean(-values).skewness == -clustered_mean(values).skewness
 
 
 @pytest.mark.parametrize(
-    "sizes", [np.ones(50, int), np.full(20, 4), np.random.default_rng(5).integers(1, 12, size=60)], ids=["items", "equal", "uneven"]
+    "sizes",
+    [np.ones(50, int), np.full(20, 4), np.random.default_rng(5).integers(1, 12, size=60)],
+    ids=["items", "equal", "uneven"],
 )
 def test_coverage_of_the_mean(sizes):
     generator = np.random.default_rng(6)
@@ -323,13 +338,22 @@ def test_ratio_and_difference_of_ratios():
 def test_a_ratio_with_constant_denominators_is_a_mean():
     generator = np.random.default_rng(8)
     values, clusters = clustered_data(generator, generator.integers(1, 5, size=30), 1.0)
-    ratio, mean = clustered_ratio(np.column_stack([values, np.ones(len(values))]), clusters), clustered_mean(values, clusters)
+    ratio, mean = (
+        clustered_ratio(np.column_stack([values, np.ones(len(values))]), clusters),
+        clustered_mean(values, clusters),
+    )
     assert (ratio.value, ratio.se) == pytest.approx((mean.value, mean.se), rel=1e-12)
 
 
 def test_one_cluster_has_no_standard_error():
     estimate = clustered_mean(np.array([1.0, 2.0]), ["a", "a"])
-    assert (estimate.value, estimate.se, estimate.ci_low, estimate.ci_high, estimate.clusters) == (1.5, None, None, None, 1)
+    assert (estimate.value, estimate.se, estimate.ci_low, estimate.ci_high, estimate.clusters) == (
+        1.5,
+        None,
+        None,
+        None,
+        1,
+    )
 
 
 def test_bad_input_is_refused():

@@ -14,7 +14,9 @@ def corpus(seed: int, lines: int, longest: int, overlap: float) -> tuple[list[st
     for _ in range(lines):
         reference = generator.choice(WORDS, size=generator.integers(0, longest + 1)).tolist()
         hypothesis = [
-            word if generator.random() < overlap else str(generator.choice(WORDS)) for word in reference if generator.random() < 0.95
+            word if generator.random() < overlap else str(generator.choice(WORDS))
+            for word in reference
+            if generator.random() < 0.95
         ]
         references.append(" ".join(reference))
         hypotheses.append(" ".join(hypothesis))
@@ -22,7 +24,9 @@ def corpus(seed: int, lines: int, longest: int, overlap: float) -> tuple[list[st
 
 
 CORPORA = [
-    pytest.param(*corpus(seed, lines, longest, overlap), id=f"{lines} lines of up to {longest}, overlap {overlap}, seed {seed}")
+    pytest.param(
+        *corpus(seed, lines, longest, overlap), id=f"{lines} lines of up to {longest}, overlap {overlap}, seed {seed}"
+    )
     for seed in range(4)
     for lines, longest, overlap in [(1, 3, 0.5), (2, 6, 0.3), (20, 20, 0.0), (50, 25, 0.6), (30, 10, 1.0)]
 ] + [

@@ -15,7 +15,9 @@ def test_jackknife_of_a_mean_is_its_standard_error():
     values = np.random.default_rng(0).normal(size=60)
     point, left_out = leave_one_out(np.column_stack([values, np.ones(60)]), mean_of_sums)
     estimate, expected = jackknife(point, left_out), clustered_mean(values)
-    assert (estimate.value, estimate.se, estimate.ci_low) == pytest.approx((expected.value, expected.se, expected.ci_low), rel=1e-12)
+    assert (estimate.value, estimate.se, estimate.ci_low) == pytest.approx(
+        (expected.value, expected.se, expected.ci_low), rel=1e-12
+    )
     assert "jackknife" in estimate.method and estimate.clusters == 60
 
 
@@ -54,7 +56,10 @@ def test_S3_a_half_sample_of_bleu_is_wider_than_the_jackknife():
     statistics = random_statistics(generator, 200, 0.6)
     point, left_out = leave_one_out(statistics, bleu_from_statistics)
     assert len(left_out) == 200  # every line takes part
-    full, half = (bleu_from_statistics(statistics[generator.integers(0, 200, (4000, size))].sum(axis=1)).std() for size in (200, 100))
+    full, half = (
+        bleu_from_statistics(statistics[generator.integers(0, 200, (4000, size))].sum(axis=1)).std()
+        for size in (200, 100)
+    )
     estimate = jackknife(point, left_out)
     assert estimate.se == pytest.approx(full, rel=0.05)
     assert half == pytest.approx(np.sqrt(2) * estimate.se, rel=0.07)
@@ -116,7 +121,9 @@ def test_R2_jackknife_of_a_difference_in_debiased_cka():
     # and why it is not the bootstrap: rows drawn twice look aligned
     left, right = generator.standard_normal((2, 60, 300))
     picks = [generator.integers(0, 60, 60) for _ in range(20)]
-    assert abs(debiased_cka(left, right)) < 0.1 < 0.4 < np.mean([debiased_cka(left[rows], right[rows]) for rows in picks])
+    assert (
+        abs(debiased_cka(left, right)) < 0.1 < 0.4 < np.mean([debiased_cka(left[rows], right[rows]) for rows in picks])
+    )
 
 
 def test_S3_all_of_the_data_are_used_where_subsamples_widen_the_spread():
@@ -126,7 +133,9 @@ def test_S3_all_of_the_data_are_used_where_subsamples_widen_the_spread():
     point, left_out = leave_one_out(np.column_stack([values, np.ones(400)]), mean_of_sums)
     ours = jackknife(point, left_out).se
     truth = values.std(ddof=1) / np.sqrt(400)
-    draws = {share: [generator.choice(values, int(share * 400)).mean() for _ in range(4000)] for share in (0.4, 0.5, 1.0)}
+    draws = {
+        share: [generator.choice(values, int(share * 400)).mean() for _ in range(4000)] for share in (0.4, 0.5, 1.0)
+    }
     assert ours == pytest.approx(truth, rel=1e-9)
     assert np.std(draws[0.4]) == pytest.approx(truth / np.sqrt(0.4), rel=0.05) and np.std(draws[0.4]) > 1.4 * ours
     assert np.std(draws[0.5]) == pytest.approx(truth / np.sqrt(0.5), rel=0.05) and np.std(draws[0.5]) > 1.3 * ours

@@ -36,7 +36,9 @@ def test_S7_false_discoveries_in_a_family_with_some_effects():
     generator = np.random.default_rng(0)
     shares = []
     for _ in range(300):
-        z = generator.standard_normal(200) + 0.7 * generator.standard_normal()  # positively dependent, as layers of one model are
+        z = (
+            generator.standard_normal(200) + 0.7 * generator.standard_normal()
+        )  # positively dependent, as layers of one model are
         z = z / np.sqrt(1 + 0.7**2)
         z[:40] += 3.5
         found = benjamini_hochberg(2 * stats.norm.sf(np.abs(z))) < 0.05

@@ -28,7 +28,10 @@ def test_equals_a_bootstrap_drawn_line_by_line():
     members = [np.arange(start, start + 3) for start in range(0, 60, 3)]
     drawn = [peak(values[np.concatenate([members[c] for c in generator.integers(0, 20, 20)])]) for _ in range(4000)]
     found = peak_interval(values, clusters)
-    assert (found.ci_low, found.ci_high) == (np.quantile(drawn, 0.025, method="lower"), np.quantile(drawn, 0.975, method="higher"))
+    assert (found.ci_low, found.ci_high) == (
+        np.quantile(drawn, 0.025, method="lower"),
+        np.quantile(drawn, 0.975, method="higher"),
+    )
     assert (found.value, found.n, found.clusters, found.se) == (peak(values), 60, 20, None)
 
 
@@ -36,7 +39,8 @@ def test_interval_covers_the_true_peak():
     generator = np.random.default_rng(1)
     rates = [0.30, 0.40, 0.46, 0.50, 0.47, 0.35]
     covered = [
-        found.ci_low <= 3 <= found.ci_high for found in (peak_interval(hits(generator, rates, 200), None, draws=400) for _ in range(400))
+        found.ci_low <= 3 <= found.ci_high
+        for found in (peak_interval(hits(generator, rates, 200), None, draws=400) for _ in range(400))
     ]
     assert np.mean(covered) >= 0.93  # 95 % less two standard errors of 400 runs
 

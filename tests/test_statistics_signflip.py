@@ -27,13 +27,17 @@ def enumerated(differences: np.ndarray) -> float:
 @pytest.mark.parametrize("discrete", [False, True])
 def test_equal_to_brute_force(size, discrete):
     for seed in range(5):
-        differences = generator(seed).integers(-3, 4, size).astype(float) if discrete else generator(seed).normal(0.4, 1, size)
+        differences = (
+            generator(seed).integers(-3, 4, size).astype(float) if discrete else generator(seed).normal(0.4, 1, size)
+        )
         assert sign_flip_test(differences, generator=generator()) == pytest.approx(enumerated(differences), abs=1e-12)
 
 
 def test_equal_to_scipy_permutation_test():
     differences = generator(1).normal(0.5, 1, 12)
-    expected = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided")
+    expected = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    )
     assert sign_flip_test(differences, generator=generator()) == pytest.approx(expected.pvalue, rel=1e-12)
 
 
@@ -47,7 +51,9 @@ def test_drawn_p_is_close_to_the_enumerated_one():
 
 def test_drawn_p_is_close_to_the_t_test_for_normal_differences():
     differences = generator(4).normal(0.11, 1, 300)
-    assert sign_flip_test(differences, generator=generator()) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
+    assert sign_flip_test(differences, generator=generator()) == pytest.approx(
+        stats.ttest_1samp(differences, 0).pvalue, abs=0.01
+    )
 
 
 def test_the_smallest_p_is_one_of_the_draws_plus_one():
@@ -73,7 +79,9 @@ def test_invariances():
     p = sign_flip_test(differences, generator=generator())
     assert sign_flip_test(-differences, generator=generator()) == p  # base and candidate exchanged
     assert sign_flip_test(1e6 * differences, generator=generator()) == p
-    assert sign_flip_test(np.concatenate([differences, np.zeros(9)]), generator=generator()) == pytest.approx(p, abs=0.02)
+    assert sign_flip_test(np.concatenate([differences, np.zeros(9)]), generator=generator()) == pytest.approx(
+        p, abs=0.02
+    )
     assert sign_flip_test(differences, generator=generator()) == p  # the same seed
 
 
@@ -85,10 +93,14 @@ def chi_square_mcnemar(gains: int, losses: int) -> float:
 def test_S1_exact_mcnemar():
     with pytest.raises(ZeroDivisionError):
         chi_square_mcnemar(0, 0)
-    assert chi_square_mcnemar(1, 6) > 0.05 and chi_square_mcnemar(0, 5) < 0.05 < mcnemar_exact(0, 5)  # and it is no 5 % test for few
+    assert chi_square_mcnemar(1, 6) > 0.05 and chi_square_mcnemar(0, 5) < 0.05 < mcnemar_exact(
+        0, 5
+    )  # and it is no 5 % test for few
     assert mcnemar_exact(0, 0) == 1.0
     for gains, losses in [(1, 0), (5, 5), (12, 3), (0, 40), (1000, 1100)]:
-        assert mcnemar_exact(gains, losses) == pytest.approx(stats.binomtest(gains, gains + losses, 0.5).pvalue, rel=1e-10)
+        assert mcnemar_exact(gains, losses) == pytest.approx(
+            stats.binomtest(gains, gains + losses, 0.5).pvalue, rel=1e-10
+        )
     from statsmodels.stats.contingency_tables import mcnemar
 
     assert mcnemar_exact(12, 3) == pytest.approx(mcnemar([[50, 12], [3, 35]], exact=True).pvalue, rel=1e-12)
@@ -169,9 +181,10 @@ WORDS = "the a cat dog sat on mat house runs fast and slow old new blue red".spl
 
 def translations(seed: int, lines: int, quality: float, references: list[list[str]]) -> list[str]:
     random = generator(seed)
-    return [" ".join(word if random.random() < quality else str(random.choice(WORDS)) for word in reference) for reference in references][
-        :lines
-    ]
+    return [
+        " ".join(word if random.random() < quality else str(random.choice(WORDS)) for word in reference)
+        for reference in references
+    ][:lines]
 
 
 @pytest.mark.parametrize("quality", [0.70, 0.72, 0.76])
@@ -179,7 +192,10 @@ def test_swap_test_agrees_with_sacrebleu_paired_ar(quality):
     random = generator(12)
     references = [[str(word) for word in random.choice(WORDS, size=random.integers(5, 20))] for _ in range(120)]
     text = [" ".join(reference) for reference in references]
-    systems = [("base", translations(1, 120, 0.70, references)), ("candidate", translations(2, 120, quality, references))]
+    systems = [
+        ("base", translations(1, 120, 0.70, references)),
+        ("candidate", translations(2, 120, quality, references)),
+    ]
     metrics = {"BLEU": BLEU(), "chrF2++": CHRF(word_order=2)}
     _, scores = PairedTest(systems, metrics, [text], test_type="ar", n_samples=2000)()
     for name, function in (("BLEU", bleu_from_statistics), ("chrF2++", chrf_from_statistics)):

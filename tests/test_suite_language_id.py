@@ -17,7 +17,10 @@ def planted(monkeypatch, offsets: dict[str, float], lines=60, width=16):
     generator = np.random.default_rng(0)
     direction = generator.normal(size=(3, 1, width))
     content = generator.normal(size=(1, lines, width))
-    stacks = {name: content + offset * direction + generator.normal(size=(3, lines, width)) for name, offset in offsets.items()}
+    stacks = {
+        name: content + offset * direction + generator.normal(size=(3, lines, width))
+        for name, offset in offsets.items()
+    }
     monkeypatch.setattr(language_id, "encode_corpus", lambda *_, **__: as_vectors(stacks))
 
 
@@ -25,7 +28,9 @@ def test_separability_follows_the_planted_offset(monkeypatch):
     planted(monkeypatch, {"0": 2.0, "1": 0.3, "2": 0.0, "3": 0.3, "4": 2.0, "4+norm": 2.0})
     result = language_id.run(make_checkpoint(), make_corpus(lines=60))
     rows = by_key(result)
-    curve = [rows[f"language_id/probe_balanced_accuracy/{layer}/-/-"].value for layer in ("0", "1", "2", "3", "4", "4+norm")]
+    curve = [
+        rows[f"language_id/probe_balanced_accuracy/{layer}/-/-"].value for layer in ("0", "1", "2", "3", "4", "4+norm")
+    ]
     assert curve[0] > 0.95 and curve[4] > 0.95 and abs(curve[2] - 1 / 3) < 0.15
     for last, value in zip(("4", "4+norm"), curve[4:], strict=True):
         row = rows[f"language_id/probe_divergence/{last}/-/-"]

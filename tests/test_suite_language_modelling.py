@@ -35,15 +35,18 @@ def naive_bits(model, tokenizer, sentence, start):
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "gpt_neox", "cohere", "granite"])
 def test_equals_a_naive_loop(family, corpus):
     # Gemma 2 caps its logits, Cohere and Granite scale them: the head is not the last word there.
-    changes = {"gemma2": {"final_logit_softcapping": 5.0}, "cohere": {"logit_scale": 0.25}, "granite": {"logits_scaling": 4.0}}.get(
-        family, {}
-    )
+    changes = {
+        "gemma2": {"final_logit_softcapping": 5.0},
+        "cohere": {"logit_scale": 0.25},
+        "granite": {"logits_scaling": 4.0},
+    }.get(family, {})
     checkpoint = tiny_models.checkpoint(family, **changes)
     sentences = [*corpus.sentences["deu_Latn"], "a", ""]
     costs = sentence_costs(checkpoint.model, checkpoint.tokenizer, sentences, max_tokens_per_batch=200)
-    expected = [naive_bits(checkpoint.model, checkpoint.tokenizer, text, checkpoint.tokenizer.bos_token_id) for text in sentences[:-1]] + [
-        0.0
-    ]
+    expected = [
+        naive_bits(checkpoint.model, checkpoint.tokenizer, text, checkpoint.tokenizer.bos_token_id)
+        for text in sentences[:-1]
+    ] + [0.0]
     np.testing.assert_allclose(costs.bits, expected, rtol=2e-5, atol=1e-4)
     assert costs.bytes.tolist() == [len(text.encode()) for text in sentences]
     assert not costs.unknown_bytes.any()
@@ -55,7 +58,9 @@ def test_R10_batch_neighbours_and_the_size_of_pieces_change_nothing(corpus, monk
     together = sentence_costs(checkpoint.model, checkpoint.tokenizer, sentences, max_tokens_per_batch=100_000).bits
     alone = sentence_costs(checkpoint.model, checkpoint.tokenizer, sentences, max_tokens_per_batch=1).bits
     monkeypatch.setattr(language_modelling, "LOGITS_AT_ONCE", 7 * 600)
-    pieces = sentence_costs(checkpoint.model, checkpoint.tokenizer, sentences[::-1], max_tokens_per_batch=300).bits[::-1]
+    pieces = sentence_costs(checkpoint.model, checkpoint.tokenizer, sentences[::-1], max_tokens_per_batch=300).bits[
+        ::-1
+    ]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
     np.testing.assert_allclose(together, pieces, rtol=1e-5)
 
@@ -90,7 +95,9 @@ def test_without_bos_the_first_token_is_conditioned_on_eos(corpus):
     expected = naive_bits(checkpoint.model, tokenizer, text, tokenizer.eos_token_id)
     assert sentence_costs(checkpoint.model, tokenizer, [text]).bits[0] == pytest.approx(expected, rel=1e-5)
     result = run(checkpoint, corpus)
-    assert result.environment["start_token"].startswith("EOS ") and any("conditioned on EOS" in note for note in result.notes)
+    assert result.environment["start_token"].startswith("EOS ") and any(
+        "conditioned on EOS" in note for note in result.notes
+    )
 
 
 def test_without_bos_and_eos_the_first_token_costs_log2_of_the_vocabulary(corpus):
@@ -145,7 +152,10 @@ def rolled_bits(model, tokenizer, text, window):
 @pytest.mark.parametrize("window", [2, 7, 16])
 def test_all_bytes_are_scored_in_rolling_windows(family, window):
     checkpoint = tiny_models.checkpoint(family)
-    texts = [text_of(checkpoint.tokenizer, tokens) for tokens in (1, window, window + 1, window + window // 2 + 1, 5 * window + 3)]
+    texts = [
+        text_of(checkpoint.tokenizer, tokens)
+        for tokens in (1, window, window + 1, window + window // 2 + 1, 5 * window + 3)
+    ]
     costs = sentence_costs(checkpoint.model, checkpoint.tokenizer, texts, window=window)
     assert costs.tokens.tolist() == [1, window, window + 1, window + window // 2 + 1, 5 * window + 3]
     assert costs.bytes.tolist() == [len(text.encode()) for text in texts]
@@ -153,7 +163,9 @@ def test_all_bytes_are_scored_in_rolling_windows(family, window):
     np.testing.assert_allclose(costs.bits, expected, rtol=2e-5)
     # Neither neighbours, nor order, nor the size of the batch, nor padding.
     for order, size in ((slice(None), 1), (slice(None, None, -1), 40), (slice(None, None, -1), 10_000)):
-        again = sentence_costs(checkpoint.model, checkpoint.tokenizer, texts[order], window=window, max_tokens_per_batch=size)
+        again = sentence_costs(
+            checkpoint.model, checkpoint.tokenizer, texts[order], window=window, max_tokens_per_batch=size
+        )
         np.testing.assert_allclose(again.bits[order], costs.bits, rtol=1e-5)
 
 
@@ -175,9 +187,14 @@ def test_every_token_is_scored_once_and_with_half_a_window_of_context(tokens):
 
 
 def test_R13_the_same_weights_give_the_same_number_whatever_their_context_or_are_refused(corpus):
-    long, short = tiny_models.checkpoint(name="long", positions=512), tiny_models.checkpoint(name="short", positions=128)
+    long, short = (
+        tiny_models.checkpoint(name="long", positions=512),
+        tiny_models.checkpoint(name="short", positions=128),
+    )
     text = text_of(long.tokenizer, 300)
-    lengthy = replace(corpus, sentences=dict(corpus.sentences) | {"deu_Latn": (text, text, *corpus.sentences["deu_Latn"][2:])})
+    lengthy = replace(
+        corpus, sentences=dict(corpus.sentences) | {"deu_Latn": (text, text, *corpus.sentences["deu_Latn"][2:])}
+    )
     # Short lines fit both, and so does every line in a window that both have.
     for sentences, window in ((corpus, 512), (lengthy, 128), (lengthy, 100)):
         sides = [run(checkpoint, sentences, window=window).rows for checkpoint in (long, short)]
@@ -185,11 +202,16 @@ def test_R13_the_same_weights_give_the_same_number_whatever_their_context_or_are
         assert values[0] == pytest.approx(values[1], rel=1e-6) and len(values[0]) == len(LANGUAGES) + 1
     assert run(long, lengthy).fingerprint["window"] == 512
     for refused in (check, run):
-        with pytest.raises(InputError, match=r"short has a context of 128 tokens.* deu_Latn \(2 lines\).*--languages.*--window 128"):
+        with pytest.raises(
+            InputError, match=r"short has a context of 128 tokens.* deu_Latn \(2 lines\).*--languages.*--window 128"
+        ):
             refused(short, lengthy)
     check(long, lengthy)
     # A line that fits to the last position, and one token more; without a start token one more fits.
-    edge = {tokens: replace(corpus, sentences={"deu_Latn": (text_of(long.tokenizer, tokens),) * len(corpus)}) for tokens in (128, 129, 130)}
+    edge = {
+        tokens: replace(corpus, sentences={"deu_Latn": (text_of(long.tokenizer, tokens),) * len(corpus)})
+        for tokens in (128, 129, 130)
+    }
     check(short, edge[128])
     with pytest.raises(InputError, match="deu_Latn"):
         check(short, edge[129])
@@ -228,13 +250,17 @@ def latin_only(kind, *, declared=True):
         tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     elif kind == "bytes":
         vocabulary |= {f"<0x{byte:02X}>": len(vocabulary) + byte for byte in range(256)}
-        tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+        tokens = Tokenizer(
+            models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+        )
     else:
         tokens = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=kind == "merged"))
     tokens.pre_tokenizer = pre_tokenizers.Whitespace() if kind == "word pieces" else pre_tokenizers.Metaspace()
     tokens.decoder = decoders.Metaspace()
     names = {"unk_token": "<unk>"} if declared else {}
-    return PreTrainedTokenizerFast(tokenizer_object=tokens, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **names)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokens, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **names
+    )
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -282,7 +308,10 @@ def test_where_the_tokenizer_does_not_know_the_text_bits_per_byte_decides_nothin
     lines = corpus.sentences["zho_Hans"]
     # All but the full stops and digits of the lines; commas, letters and spaces are ASCII there or unknown as well.
     unknown = sum(len(character.encode()) for line in lines for character in line if character not in LATIN + " ")
-    assert share.value == pytest.approx(unknown / sum(len(line.encode()) for line in lines)) and share.higher_is_better is None
+    assert (
+        share.value == pytest.approx(unknown / sum(len(line.encode()) for line in lines))
+        and share.higher_is_better is None
+    )
     assert "lower bound" in chinese.unjudged and chinese.value < base.rows[8].value
     assert rows["unknown_rate/-/eng_Latn/-"].value == 0 and rows["bits_per_byte/-/eng_Latn/-"].unjudged is None
     assert "zho_Hans" in rows["bits_per_byte/-/-/-"].unjudged
@@ -341,7 +370,9 @@ def test_the_mean_over_languages_is_that_of_the_rows_and_its_error_that_of_the_j
     rows = {row.key: row for row in result.rows}
     mean = rows["language_modelling/bits_per_byte/-/-/-"]
     ratios = [result.items[f"language_modelling/bits_per_byte/-/{code}/-"].values for code in LANGUAGES]
-    assert mean.value == pytest.approx(np.mean([rows[f"language_modelling/bits_per_byte/-/{code}/-"].value for code in LANGUAGES]))
+    assert mean.value == pytest.approx(
+        np.mean([rows[f"language_modelling/bits_per_byte/-/{code}/-"].value for code in LANGUAGES])
+    )
     items = result.items[mean.key]
     assert items.kind == "mean" and items.values.mean() == pytest.approx(mean.value)
     groups = list(dict.fromkeys(corpus.groups))
@@ -382,7 +413,12 @@ def test_a_token_that_the_model_does_not_have_is_one_line(corpus):
 
 def test_progress_counts_every_line_once(corpus):
     seen = []
-    run(tiny_models.checkpoint(), corpus, max_tokens_per_batch=100, progress=lambda done, total, what: seen.append((done, total, what)))
+    run(
+        tiny_models.checkpoint(),
+        corpus,
+        max_tokens_per_batch=100,
+        progress=lambda done, total, what: seen.append((done, total, what)),
+    )
     assert seen[-1][:2] == (len(corpus) * len(LANGUAGES),) * 2
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
 

@@ -25,16 +25,24 @@ LANGUAGES = ("eng_Latn", "deu_Latn", "rus_Cyrl")
 def make_corpus(lines=40, groups=None, languages=LANGUAGES, seed=0) -> ParallelCorpus:
     generator = np.random.default_rng(seed)
     sentences = {
-        language: tuple(f"{' '.join(generator.choice(WORDS, generator.integers(2, 9)))} w{line % 40} {line}" for line in range(lines))
+        language: tuple(
+            f"{' '.join(generator.choice(WORDS, generator.integers(2, 9)))} w{line % 40} {line}"
+            for line in range(lines)
+        )
         for language in languages
     }
     ids = tuple(f"line-{number}" for number in range(lines))
-    return ParallelCorpus(name="toy", split="test", sentences=sentences, ids=ids, groups=groups or ids, licence="CC0", attribution="")
+    return ParallelCorpus(
+        name="toy", split="test", sentences=sentences, ids=ids, groups=groups or ids, licence="CC0", attribution=""
+    )
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    checkpoint, corpus = make_checkpoint("llama"), make_corpus(groups=tuple(f"document-{number // 3}" for number in range(40)))
+    checkpoint, corpus = (
+        make_checkpoint("llama"),
+        make_corpus(groups=tuple(f"document-{number // 3}" for number in range(40))),
+    )
     return checkpoint, corpus, layers.run(checkpoint, corpus)
 
 
@@ -51,7 +59,9 @@ def as_vectors(stacks: dict[str, np.ndarray], token_counts=9, shares=0.2) -> Cor
         language: Encoding(np.stack([stacks[name][index] for name in names]).astype(np.float32), names, counts, shares)
         for index, language in enumerate(LANGUAGES)
     }
-    return CorpusVectors(LANGUAGES, names, dict.fromkeys(LANGUAGES, counts), dict.fromkeys(LANGUAGES, shares), 0, sources)
+    return CorpusVectors(
+        LANGUAGES, names, dict.fromkeys(LANGUAGES, counts), dict.fromkeys(LANGUAGES, shares), 0, sources
+    )
 
 
 def planted(monkeypatch, stacks: dict[str, np.ndarray], **options):
@@ -87,7 +97,9 @@ def test_rows_are_complete_and_plain(tiny):
         numbers = [row.value, row.se, row.ci_low, row.ci_high, row.null, row.chance]
         assert all(number is None or np.isfinite(number) for number in numbers)
         assert (row.value is None) == (row.reason is not None)
-    json.dumps({"extras": result.extras, "fingerprint": result.fingerprint, "environment": result.environment}, allow_nan=False)
+    json.dumps(
+        {"extras": result.extras, "fingerprint": result.fingerprint, "environment": result.environment}, allow_nan=False
+    )
     assert result.item_ids == corpus.ids and result.default_clusters == corpus.groups
     assert set(result.items) <= set(rows)
     assert {len(column) for column in result.extras["pairs"].values()} == {5 * 3}
@@ -123,8 +135,12 @@ def test_values_equal_the_measures(monkeypatch):
     )
     assert rows["layers/cka_debiased/2/deu_Latn/eng_Latn"].value == pytest.approx(debiased_cka(x, pivot), abs=1e-5)
     similarity = cosine_matrix(x, pivot)
-    assert rows["layers/precision_at_1/2/deu_Latn/eng_Latn"].value == pytest.approx((similarity.argmax(1) == np.arange(40)).mean())
-    assert rows["layers/precision_at_1/2/eng_Latn/deu_Latn"].value == pytest.approx((similarity.argmax(0) == np.arange(40)).mean())
+    assert rows["layers/precision_at_1/2/deu_Latn/eng_Latn"].value == pytest.approx(
+        (similarity.argmax(1) == np.arange(40)).mean()
+    )
+    assert rows["layers/precision_at_1/2/eng_Latn/deu_Latn"].value == pytest.approx(
+        (similarity.argmax(0) == np.arange(40)).mean()
+    )
 
 
 def test_align_then_diverge_is_summarised(monkeypatch):
@@ -138,7 +154,9 @@ def test_align_then_diverge_is_summarised(monkeypatch):
     assert gain.value == pytest.approx(np.mean(curve[1:4]) - curve[0], abs=1e-6) and gain.ci_low > 0
     for last, value in zip(("4", "4+norm"), curve[4:], strict=True):
         row = rows[f"layers/precision_at_1_divergence/{last}/-/-"]
-        assert row.value == pytest.approx(curve[2] - value, abs=1e-6) and row.ci_low > 0 and row.higher_is_better is None
+        assert (
+            row.value == pytest.approx(curve[2] - value, abs=1e-6) and row.ci_low > 0 and row.higher_is_better is None
+        )
     assert rows["layers/cka_debiased_divergence/4/-/-"].ci_low > 0
     assert result.extras["recommended_align_layer"] == 2
     for metric in ("peak_layer", "peak_layer_centred"):
@@ -179,7 +197,9 @@ def peaked(depth: int, raw: int, centred: int) -> dict[str, np.ndarray]:
         (0, 0, None, "layer 0 and the last layer are no candidates"),
     ],
 )
-def test_an_align_layer_is_recommended_only_where_both_curves_agree_on_a_middle_layer(monkeypatch, raw, centred, recommended, why):
+def test_an_align_layer_is_recommended_only_where_both_curves_agree_on_a_middle_layer(
+    monkeypatch, raw, centred, recommended, why
+):
     planted(monkeypatch, peaked(10, raw, centred))
     result = layers.run(make_checkpoint(), make_corpus())
     rows = by_key(result)
@@ -200,7 +220,9 @@ def test_no_align_layer_is_recommended_where_a_curve_has_no_peak(monkeypatch):
     result = layers.run(make_checkpoint(), make_corpus())
     assert "recommended_align_layer" not in result.extras
     (note,) = [note for note in result.notes if "align layer" in note]
-    assert note.startswith("No align layer is recommended: both curves must have a peak. Raw precision@1 is highest in layer 2 ")
+    assert note.startswith(
+        "No align layer is recommended: both curves must have a peak. Raw precision@1 is highest in layer 2 "
+    )
     assert "centred precision@1 is undefined in some layer" in note
 
 
@@ -224,7 +246,8 @@ def test_sentences_of_few_tokens_do_not_count_for_the_share_of_one(monkeypatch):
     counts = np.where(np.arange(40) < 10, 8, 7)
     vectors = as_vectors(align_then_diverge(), token_counts=counts)
     vectors.largest_token_share = {
-        language: np.broadcast_to(np.where(counts == 8, 0.1 * (index + 1), 0.9), (6, 40)) for index, language in enumerate(LANGUAGES)
+        language: np.broadcast_to(np.where(counts == 8, 0.1 * (index + 1), 0.9), (6, 40))
+        for index, language in enumerate(LANGUAGES)
     }
     monkeypatch.setattr(layers, "encode_corpus", lambda *_, **__: vectors)
     result = layers.run(make_checkpoint(), make_corpus())
@@ -331,7 +354,8 @@ def test_R15_duplicate_lines_are_safe(monkeypatch):
     planted(monkeypatch, stacks)
     corpus = make_corpus()
     sentences = {
-        language: tuple(texts[3] if line == 7 else text for line, text in enumerate(texts)) for language, texts in corpus.sentences.items()
+        language: tuple(texts[3] if line == 7 else text for line, text in enumerate(texts))
+        for language, texts in corpus.sentences.items()
     }
     result = layers.run(make_checkpoint(), replace(corpus, sentences=sentences))
     hits = result.items["layers/precision_at_1/2/deu_Latn/eng_Latn"].values
@@ -392,7 +416,9 @@ def test_few_or_equal_points_have_no_neighbour_map(monkeypatch):
     result = layers.run(make_checkpoint(), make_corpus())
     assert {entry["method"] for entry in result.extras["projections"]} == {"pca"}
     planted(monkeypatch, align_then_diverge(lines=20))  # 60 points
-    assert {entry["method"] for entry in layers.run(make_checkpoint(), make_corpus(lines=20)).extras["projections"]} == {"pca"}
+    assert {
+        entry["method"] for entry in layers.run(make_checkpoint(), make_corpus(lines=20)).extras["projections"]
+    } == {"pca"}
 
 
 def test_principal_components_equal_scikit_learn():

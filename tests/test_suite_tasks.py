@@ -27,14 +27,18 @@ def result():
 
 def test_definitions_are_what_the_tool_writes():
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, ROOT / "tools" / "build_tasks.py", "--check"], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "build_tasks.py", "--check"], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert (asset_folder("tasks") / "interface_choice" / "README.md").is_file()
 
 
 def test_list_tasks_names_ours_without_lm_eval():
     code = "import sys; from alignx_eval.suites.tasks import list_tasks; print(*list_tasks()); sys.exit('lm_eval' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "interface_choice" in done.stdout.split() and set(TASKS) <= set(done.stdout.split()) == set(list_tasks())
 
@@ -50,7 +54,9 @@ def test_documents_are_parallel_and_wrong_choices_are_other_lines_of_similar_len
         assert document["source"] == english[line] and document["group"] == corpus.groups[line]
         assert len(set(chosen)) == 4 == len(set(document["choices"]))
         assert all(len({lines[other] for other in chosen}) == 4 for lines in corpus.sentences.values())
-    gaps = [abs(len(english[other]) - len(english[line])) for line, chosen in enumerate(choice_lines()) for other in chosen]
+    gaps = [
+        abs(len(english[other]) - len(english[line])) for line, chosen in enumerate(choice_lines()) for other in chosen
+    ]
     assert np.mean(gaps) < 3
     shares = np.bincount(german["gold"], minlength=4) / len(german)
     assert shares.min() > 0.18  # the place of the right answer tells nothing
@@ -62,7 +68,9 @@ def test_documents_are_parallel_and_wrong_choices_are_other_lines_of_similar_len
 def test_rows_items_and_clusters(result):
     rows = {row.key: row for row in result.rows}
     assert set(rows) == {
-        f"tasks/interface_choice.{metric}/-/{language}/-" for metric in ("acc", "acc_norm") for language in ("deu_Latn", "zho_Hans", "-")
+        f"tasks/interface_choice.{metric}/-/{language}/-"
+        for metric in ("acc", "acc_norm")
+        for language in ("deu_Latn", "zho_Hans", "-")
     }
     corpus = load_corpus("interface", limit=12)
     for key, row in rows.items():
@@ -85,14 +93,21 @@ def test_accuracy_equals_log_likelihoods_computed_by_hand(result):
         prompt = translation_prompt("plain", "eng_Latn", "deu_Latn", document["source"])
         scores = []
         for choice in document["choices"]:
-            context = tokenizer(prompt.rstrip(), add_special_tokens=False)["input_ids"]  # lm-eval scores the line break with the answer
+            context = tokenizer(prompt.rstrip(), add_special_tokens=False)[
+                "input_ids"
+            ]  # lm-eval scores the line break with the answer
             whole = tokenizer(prompt + choice, add_special_tokens=False)["input_ids"]
             with torch.inference_mode():
                 log_probabilities = checkpoint.model(torch.tensor([whole])).logits[0].log_softmax(-1)
-            scores.append(sum(float(log_probabilities[place - 1, whole[place]]) for place in range(len(context), len(whole))))
+            scores.append(
+                sum(float(log_probabilities[place - 1, whole[place]]) for place in range(len(context), len(whole)))
+            )
         plain.append(int(np.argmax(scores) == document["gold"]))
         normalised.append(
-            int(np.argmax([score / len(choice) for score, choice in zip(scores, document["choices"], strict=True)]) == document["gold"])
+            int(
+                np.argmax([score / len(choice) for score, choice in zip(scores, document["choices"], strict=True)])
+                == document["gold"]
+            )
         )
     np.testing.assert_array_equal(result.items["tasks/interface_choice.acc/-/deu_Latn/-"].values, plain)
     np.testing.assert_array_equal(result.items["tasks/interface_choice.acc_norm/-/deu_Latn/-"].values, normalised)
@@ -164,7 +179,10 @@ def test_a_tokenizer_without_start_and_end_works_and_says_what_stands_at_the_sta
     tokens = tiny_models.tokenizer(bos=False, eos=False)
     result = run(tiny_models.checkpoint(tokens=tokens), tasks=TASKS[:1], limit=4)
     assert {row.metric for row in result.rows} == {"interface_choice.acc", "interface_choice.acc_norm"}
-    assert result.environment["start_token"] == "none" and result.environment["start_token_of_empty_prompt"] == "line break"
+    assert (
+        result.environment["start_token"] == "none"
+        and result.environment["start_token_of_empty_prompt"] == "line break"
+    )
     assert "no start token" in result.notes[0] and "line break" in result.notes[0]
     # Prompts are not empty, so the same model with a BOS that is never added scores the same.
     with_start = run(tiny_models.checkpoint(), tasks=TASKS[:1], limit=4)
@@ -185,7 +203,9 @@ def test_generation_and_empty_prompts_need_no_special_token(ends):
     tokens = tokens if ends else without_padding(tokens)
     model = _lm_eval_model(tiny_models.checkpoint(tokens=tokens), {"made up": Generating()})
     assert model.batch_size == (1 if not ends else 64)
-    requests = [Instance("generate_until", {}, (text, {"until": ["x"], "max_gen_toks": 5}), 0) for text in ("Open the", "Save")]
+    requests = [
+        Instance("generate_until", {}, (text, {"until": ["x"], "max_gen_toks": 5}), 0) for text in ("Open the", "Save")
+    ]
     assert len(model.generate_until(requests, disable_tqdm=True)) == 2
     ((score, _),) = model.loglikelihood([Instance("loglikelihood", {}, ("", "Open"), 0)], disable_tqdm=True)
     assert np.isfinite(score) and score < 0
@@ -208,7 +228,9 @@ def test_documents_longer_than_the_context_are_named_and_decide_nothing():
     assert 0 < expected < 6
     cut = run(tiny_models.checkpoint(positions=positions), tasks=TASKS, limit=6)
     row = next(row for row in cut.rows if row.language == "deu_Latn")
-    assert row.value is not None and row.unjudged.startswith(f"{expected} of 6 documents are longer than the model's context")
+    assert row.value is not None and row.unjudged.startswith(
+        f"{expected} of 6 documents are longer than the model's context"
+    )
     assert any(warning.startswith(f"interface_choice_deu_Latn: {expected} of 6") for warning in cut.warnings)
     assert next(row for row in cut.rows if row.language is None).unjudged
     with pytest.raises(InputError, match="room for an answer"):
@@ -221,7 +243,10 @@ def prompt_lengths(task, limit):
     documents = interface_choice(task.removeprefix("interface_choice_"))["test"].select(range(limit))
     return [
         max(
-            len(tokenizer(translation_prompt("plain", "eng_Latn", "deu_Latn", document["source"]) + choice)["input_ids"]) - 1
+            len(
+                tokenizer(translation_prompt("plain", "eng_Latn", "deu_Latn", document["source"]) + choice)["input_ids"]
+            )
+            - 1
             for choice in document["choices"]
         )
         for document in documents
@@ -262,6 +287,8 @@ def test_a_read_only_installation_without_a_home_will_do(tmp_path):
     home.mkdir()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "XDG_"))}
     environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code, str(ROOT / "tests")], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ROOT / "tests")], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0 and done.stdout.strip() == "2", done.stderr
     assert not [path for path in home.rglob("*") if path.is_file() and "interface" in path.name]

@@ -45,7 +45,11 @@ def test_R10_batched_decoding_with_left_padding_equals_generate_one_by_one(famil
     import torch
 
     # A sliding window shorter than the prompts, so that the cache forgets.
-    changes = {"gemma2": {"sliding_window": 8}, "gemma3_text": {"sliding_window": 8}, "mistral": {"sliding_window": 8}}.get(family, {})
+    changes = {
+        "gemma2": {"sliding_window": 8},
+        "gemma3_text": {"sliding_window": 8},
+        "mistral": {"sliding_window": 8},
+    }.get(family, {})
     model = tiny_models.model(family, **changes)
     prompts = prompts_of(corpus)
     caps = [3 + 2 * index for index in range(len(prompts))]
@@ -79,12 +83,21 @@ def test_decoding_of_every_kind_of_cache_equals_the_plain_forward_pass(family, c
 def test_R10_batch_size_changes_nothing(corpus):
     model = tiny_models.model()
     prompts = prompts_of(corpus)
-    together = greedy_decode(model, prompts, [9] * len(prompts), end_tokens=frozenset(range(0, 600, 7)), breaks_line=never)
+    together = greedy_decode(
+        model, prompts, [9] * len(prompts), end_tokens=frozenset(range(0, 600, 7)), breaks_line=never
+    )
     alone = greedy_decode(
-        model, prompts, [9] * len(prompts), end_tokens=frozenset(range(0, 600, 7)), breaks_line=never, max_tokens_per_batch=1
+        model,
+        prompts,
+        [9] * len(prompts),
+        end_tokens=frozenset(range(0, 600, 7)),
+        breaks_line=never,
+        max_tokens_per_batch=1,
     )
     assert together == alone
-    assert len({len(tokens) for tokens, _ in together}) > 1  # rows ended at different times, so the batch shrank on the way
+    assert (
+        len({len(tokens) for tokens, _ in together}) > 1
+    )  # rows ended at different times, so the batch shrank on the way
 
 
 def test_T7_stops_at_the_end_token_and_at_a_line_break(corpus):
@@ -94,7 +107,9 @@ def test_T7_stops_at_the_end_token_and_at_a_line_break(corpus):
     stop = next(index for index, token in enumerate(free) if token not in free[:index] and index > 0)
     (tokens, end), *_ = greedy_decode(model, prompts, [10], end_tokens=frozenset({free[stop]}), breaks_line=never)
     assert (tokens, end) == (free[:stop], "eos")
-    (tokens, end), *_ = greedy_decode(model, prompts, [10], end_tokens=frozenset(), breaks_line=lambda tokens: tokens[-1] == free[stop])
+    (tokens, end), *_ = greedy_decode(
+        model, prompts, [10], end_tokens=frozenset(), breaks_line=lambda tokens: tokens[-1] == free[stop]
+    )
     assert (tokens, end) == (free[: stop + 1], "line")
     assert greedy_decode(model, prompts, [0], end_tokens=frozenset(), breaks_line=never) == [([], "length")]
 
@@ -127,7 +142,9 @@ def chained(chain, **settings):
             if name.endswith(("o_proj.weight", "down_proj.weight", "embed_tokens.weight", "lm_head.weight")):
                 weight.zero_()
         for dimension, (last, following) in enumerate(chain.items()):
-            ((token,), (answer,)) = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (last, following))
+            ((token,), (answer,)) = (
+                tokenizer(text, add_special_tokens=False)["input_ids"] for text in (last, following)
+            )
             state["model.embed_tokens.weight"][token, dimension] = state["lm_head.weight"][answer, dimension] = 1.0
     return checkpoint
 
@@ -137,7 +154,9 @@ def test_an_answer_that_begins_with_line_breaks_is_read(corpus):
     assert {(sample["output"], sample["stopped_by"]) for sample in result.samples} == {("H", "line")}
     assert {row.value for row in result.rows if row.metric == "empty_rate"} == {0.0}
     only_breaks = run(chained({"\n": "\r", "\r": "\n"}), corpus, template="plain", max_new_tokens=5)
-    assert {(sample["output"], sample["stopped_by"]) for sample in only_breaks.samples} == {("", "length")}  # they count towards the cap
+    assert {(sample["output"], sample["stopped_by"]) for sample in only_breaks.samples} == {
+        ("", "length")
+    }  # they count towards the cap
 
 
 @pytest.mark.parametrize("bos, eos, first", [(True, True, [0]), (False, True, [1]), (False, False, [])])
@@ -146,7 +165,10 @@ def test_a_prompt_starts_with_bos_else_eos_else_nothing(corpus, bos, eos, first)
     pair = ("eng_Latn", "deu_Latn")
     requests = translation._requests(tokenizer, corpus, [pair], "plain", 5)
     for prompt, line in zip(requests.prompts[pair], corpus.sentences["eng_Latn"], strict=True):
-        assert prompt == [*first, *tokenizer(translation_prompt("plain", *pair, line), add_special_tokens=False)["input_ids"]]
+        assert prompt == [
+            *first,
+            *tokenizer(translation_prompt("plain", *pair, line), add_special_tokens=False)["input_ids"],
+        ]
     assert "BOS, else EOS, else none" in translation.DECODING
 
 
@@ -178,10 +200,15 @@ def test_the_cap_follows_the_source_and_the_target_language(corpus):
         return [len(ids) for ids in tokenizer(list(corpus.sentences[code]), add_special_tokens=False)["input_ids"]]
 
     expansion = sum(count("zho_Hans")) / sum(count("eng_Latn"))
-    caps = [translation.LENGTH_ALLOWANCE + math.ceil(translation.LENGTH_FACTOR * expansion * tokens) for tokens in count("eng_Latn")]
+    caps = [
+        translation.LENGTH_ALLOWANCE + math.ceil(translation.LENGTH_FACTOR * expansion * tokens)
+        for tokens in count("eng_Latn")
+    ]
     outputs = [sample for sample in result.samples if sample["other_language"] == "zho_Hans"]
     for sample, cap in zip(outputs, caps, strict=True):
-        assert len(tokenizer(sample["output"], add_special_tokens=False)["input_ids"]) <= 2 * cap  # re-tokenizing random bytes is not exact
+        assert (
+            len(tokenizer(sample["output"], add_special_tokens=False)["input_ids"]) <= 2 * cap
+        )  # re-tokenizing random bytes is not exact
     rate = {row.key: row for row in result.rows}["translation/over_length_rate/-/eng_Latn/zho_Hans"].value
     assert rate == np.mean([sample["stopped_by"] == "length" for sample in outputs])
 
@@ -190,12 +217,17 @@ def test_text_that_leaves_no_room_in_the_context_is_refused_by_name(corpus):
     pairs = [("eng_Latn", "zho_Hans"), ("zho_Hans", "eng_Latn")]
     requests = translation._requests(tiny_models.tokenizer(), corpus, pairs, "plain", 40)
     needed = np.array(
-        [[len(prompt) + cap for prompt, cap in zip(requests.prompts[pair], requests.caps[pair], strict=True)] for pair in pairs]
+        [
+            [len(prompt) + cap for prompt, cap in zip(requests.prompts[pair], requests.caps[pair], strict=True)]
+            for pair in pairs
+        ]
     ).max(axis=0)
     for positions in (int(needed.max()) - 1, int(np.median(needed))):
         count = int((needed > positions).sum())
         for call in (translation.check, run):
-            with pytest.raises(InputError, match=rf"context of {positions} tokens.* zho_Hans \({count} lines?\).*--languages"):
+            with pytest.raises(
+                InputError, match=rf"context of {positions} tokens.* zho_Hans \({count} lines?\).*--languages"
+            ):
                 call(tiny_models.checkpoint(positions=positions), corpus, template="plain", max_new_tokens=40)
     translation.check(tiny_models.checkpoint(positions=512), corpus, template="plain", max_new_tokens=40)
 
@@ -204,7 +236,12 @@ def test_rows_and_items(corpus, result):
     rows = {row.key: row for row in result.rows}
     assert len(rows) == len(result.rows)
     directions = {(row.language, row.other_language) for row in result.rows if row.language and row.other_language}
-    assert directions == {("eng_Latn", "deu_Latn"), ("eng_Latn", "zho_Hans"), ("deu_Latn", "eng_Latn"), ("zho_Hans", "eng_Latn")}
+    assert directions == {
+        ("eng_Latn", "deu_Latn"),
+        ("eng_Latn", "zho_Hans"),
+        ("deu_Latn", "eng_Latn"),
+        ("zho_Hans", "eng_Latn"),
+    }
     metrics = {row.metric for row in result.rows}
     assert metrics == {
         "bleu", "chrf++", "bleu_floor_copy", "bleu_floor_empty", "chrf++_floor_copy", "chrf++_floor_empty",
@@ -214,7 +251,9 @@ def test_rows_and_items(corpus, result):
         items = result.items[f"translation/{key}/-/eng_Latn/deu_Latn"]
         assert items.kind == kind and items.values.shape == (len(corpus), width)
     for direction in directions:
-        own, reference = (rows["/".join(("translation", f"off_target_rate{end}", "-", *direction))] for end in ("", "_reference"))
+        own, reference = (
+            rows["/".join(("translation", f"off_target_rate{end}", "-", *direction))] for end in ("", "_reference")
+        )
         assert own.null == reference.value is not None and "py3langid" in own.method
     for group in ("-/-", "eng_Latn/-", "-/eng_Latn"):
         reference = rows[f"translation/off_target_rate_reference/-/{group}"]
@@ -234,18 +273,30 @@ def test_rows_and_items(corpus, result):
 
 def test_scores_are_those_of_sacrebleu_on_the_samples(corpus, result):
     rows = {row.key: row for row in result.rows}
-    for source, target, tokenizer in (("eng_Latn", "deu_Latn", "13a"), ("eng_Latn", "zho_Hans", "zh"), ("zho_Hans", "eng_Latn", "13a")):
-        samples = [sample for sample in result.samples if (sample["language"], sample["other_language"]) == (source, target)]
+    for source, target, tokenizer in (
+        ("eng_Latn", "deu_Latn", "13a"),
+        ("eng_Latn", "zho_Hans", "zh"),
+        ("zho_Hans", "eng_Latn", "13a"),
+    ):
+        samples = [
+            sample for sample in result.samples if (sample["language"], sample["other_language"]) == (source, target)
+        ]
         assert [sample["id"] for sample in samples] == list(corpus.ids)
         assert tuple(sample["reference"] for sample in samples) == corpus.sentences[target]
-        outputs, references = [prepare(sample["output"]) for sample in samples], [prepare(sample["reference"]) for sample in samples]
+        outputs, references = (
+            [prepare(sample["output"]) for sample in samples],
+            [prepare(sample["reference"]) for sample in samples],
+        )
         bleu, chrf = sacrebleu.BLEU(tokenize=tokenizer, force=True), sacrebleu.CHRF(word_order=2)
         row = rows[f"translation/bleu/-/{source}/{target}"]
         assert row.value == pytest.approx(bleu.corpus_score(outputs, [references]).score, abs=1e-9)
         assert row.null == pytest.approx(bleu.corpus_score(outputs, [shuffled(references)]).score, abs=1e-9)
         assert row.method.startswith(f"{bleu.get_signature()}|norm:nfc+marks+spaces; ")
         for floor in ("copy", "empty"):
-            assert rows[f"translation/bleu_floor_{floor}/-/{source}/{target}"].method == f"{bleu.get_signature()}|norm:nfc+marks+spaces"
+            assert (
+                rows[f"translation/bleu_floor_{floor}/-/{source}/{target}"].method
+                == f"{bleu.get_signature()}|norm:nfc+marks+spaces"
+            )
         row = rows[f"translation/chrf++/-/{source}/{target}"]
         assert row.value == pytest.approx(chrf.corpus_score(outputs, [references]).score, abs=1e-9)
         copied = chrf.corpus_score([prepare(line) for line in corpus.sentences[source]], [references]).score
@@ -264,11 +315,17 @@ def score(corpus, source, target, texts, name="given"):
 
     result = SuiteResult(suite="translation", rows=[], default_clusters=corpus.groups, item_ids=corpus.ids)
     direction = translation._Direction(
-        source, target, corpus.sentences[source], corpus.sentences[target], [translation.Output(text, "eos") for text in texts]
+        source,
+        target,
+        corpus.sentences[source],
+        corpus.sentences[target],
+        [translation.Output(text, "eos") for text in texts],
     )
     left_out = {"bleu": {}, "chrf++": {}, "off_target_rate": {}, "off_target_rate_reference": {}}
     signatures = {"chrf++": "c", f"bleu {target}": "b"}
-    unusable = translation._score(name, corpus, direction, translation._jackknife_groups(corpus.groups), signatures, result, left_out, {})
+    unusable = translation._score(
+        name, corpus, direction, translation._jackknife_groups(corpus.groups), signatures, result, left_out, {}
+    )
     translation._withhold_verdicts(result, {(source, target): unusable})
     assert len({row.unjudged is None for row in result.rows if row.metric in JUDGED and row.value is not None}) == 1
     assert (result.warnings == []) == all(row.unjudged is None for row in result.rows)
@@ -282,7 +339,10 @@ def test_perfect_copied_and_empty_outputs(corpus):
     assert perfect["copied_rate"].value == perfect["empty_rate"].value == 0
     copied, _ = score(corpus, "eng_Latn", "deu_Latn", corpus.sentences["eng_Latn"])
     assert copied["bleu"].value == copied["bleu_floor_copy"].value and copied["off_target_rate"].value > 0.8
-    assert copied["copied_rate"].value == 1 and copied["chrf++"].unjudged == "100% of the outputs are empty, copied, off target or cut"
+    assert (
+        copied["copied_rate"].value == 1
+        and copied["chrf++"].unjudged == "100% of the outputs are empty, copied, off target or cut"
+    )
     empty, left_out = score(corpus, "eng_Latn", "deu_Latn", [""] * len(corpus))
     assert empty["bleu"].value == empty["chrf++"].value == 0
     assert empty["off_target_rate"].value == empty["empty_rate"].value == empty["off_target_coverage"].value == 1
@@ -296,7 +356,12 @@ def test_perfect_copied_and_empty_outputs(corpus):
 def test_a_perfect_translation_is_on_target_where_the_identifier_errs():
     corpus = load_corpus("interface", languages=["eng_Latn", "spa_Latn"])
     perfect, _ = score(corpus, "eng_Latn", "spa_Latn", corpus.sentences["spa_Latn"])
-    assert perfect["off_target_rate"].value == 0 < perfect["off_target_rate_reference"].value == perfect["off_target_rate"].null
+    assert (
+        perfect["off_target_rate"].value
+        == 0
+        < perfect["off_target_rate_reference"].value
+        == perfect["off_target_rate"].null
+    )
 
 
 def test_a_name_that_is_the_same_in_both_languages_is_not_copied(corpus):
@@ -316,7 +381,15 @@ def test_scores_of_outputs_that_are_mostly_no_translation_are_not_judged(corpus)
         result = SuiteResult(
             suite="translation",
             rows=[
-                Row(suite="translation", metric=metric, checkpoint="x", language=source, other_language=target, value=1.0, n=6)
+                Row(
+                    suite="translation",
+                    metric=metric,
+                    checkpoint="x",
+                    language=source,
+                    other_language=target,
+                    value=1.0,
+                    n=6,
+                )
                 for metric in (*JUDGED, "empty_rate")
                 for source, target in [*pairs, (None, None), ("eng_Latn", None), (None, "eng_Latn")]
             ],
@@ -332,7 +405,13 @@ def test_scores_of_outputs_that_are_mostly_no_translation_are_not_judged(corpus)
     assert marked == {"eng_Latn/zho_Hans"}
     assert "1 of 4 directions (empty 67%), most of all eng_Latn to zho_Hans (67%)" in warning
     assert withheld(bad, bad, good, good)[0] == {"eng_Latn/deu_Latn", "eng_Latn/zho_Hans", "eng_Latn/-"}
-    assert withheld(full, full, half, good)[0] == {"eng_Latn/deu_Latn", "eng_Latn/zho_Hans", "-/-", "eng_Latn/-", "-/eng_Latn"}
+    assert withheld(full, full, half, good)[0] == {
+        "eng_Latn/deu_Latn",
+        "eng_Latn/zho_Hans",
+        "-/-",
+        "eng_Latn/-",
+        "-/eng_Latn",
+    }
 
 
 def test_no_claim_is_made_from_a_checkpoint_that_answers_nothing(corpus):
@@ -360,7 +439,9 @@ def test_jackknife_groups_hold_whole_clusters():
     clusters = tuple(f"cluster {index % 230}" for index in range(700))
     groups, count = translation._jackknife_groups(clusters)
     assert count == 100 and set(groups) == set(range(100))
-    assert all(len({groups[line] for line in range(700) if clusters[line] == cluster}) == 1 for cluster in set(clusters))
+    assert all(
+        len({groups[line] for line in range(700) if clusters[line] == cluster}) == 1 for cluster in set(clusters)
+    )
 
 
 def test_T4_fingerprint_holds_prompt_decoding_and_signatures(result):
@@ -368,7 +449,11 @@ def test_T4_fingerprint_holds_prompt_decoding_and_signatures(result):
     assert fingerprint["prompt"] == "English to German:\n{text}\n"
     assert "tok:zh" in fingerprint["signatures"]["bleu zho_Hans"] and "nw:2" in fingerprint["signatures"]["chrf++"]
     assert all(signature.endswith("|norm:nfc+marks+spaces") for signature in fingerprint["signatures"].values())
-    assert "greedy" in fingerprint["decoding"] and "nfc" in fingerprint["text"] and "py3langid" in fingerprint["language_identification"]
+    assert (
+        "greedy" in fingerprint["decoding"]
+        and "nfc" in fingerprint["text"]
+        and "py3langid" in fingerprint["language_identification"]
+    )
     json.dumps([fingerprint, result.environment, result.extras, result.samples, result.notes])
 
 
@@ -383,6 +468,10 @@ def test_limit_and_wrong_input(corpus):
     with pytest.raises(InputError, match="pivot language fra_Latn"):
         run(tiny_models.checkpoint(), corpus, template="plain", pivot="fra_Latn")
     with pytest.raises(InputError, match="besides the pivot"):
-        run(tiny_models.checkpoint(), replace(corpus, sentences={"eng_Latn": corpus.sentences["eng_Latn"]}), template="plain")
+        run(
+            tiny_models.checkpoint(),
+            replace(corpus, sentences={"eng_Latn": corpus.sentences["eng_Latn"]}),
+            template="plain",
+        )
     with pytest.raises(InputError, match="unknown prompt template"):
         run(tiny_models.checkpoint(), corpus, template="nonsense")

@@ -53,7 +53,10 @@ def unigram_tokenizer():
     texts = list(SENTENCES.values()) * 5 + list("\n:#.abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ,")
     texts += list(TEMPLATES.values()) + [translation_instruction("alpaca", "eng_Latn", code) for code in SENTENCES]
     tokenizer.train_from_iterator(
-        texts, trainers.UnigramTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False)
+        texts,
+        trainers.UnigramTrainer(
+            vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], unk_token="<unk>", show_progress=False
+        ),
     )
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
@@ -67,11 +70,17 @@ def merging_tokenizer():
     tokenizer = Tokenizer(models.BPE())
     pieces = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(pieces), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(pieces), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=400,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(["End.\n\n", "Ende。\n\n", "End.\n", *SENTENCES.values()] * 50, trainer)
     tokenizer.post_processor = processors.Sequence(
@@ -80,10 +89,16 @@ def merging_tokenizer():
             processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)]),
         ]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False
+    )
 
 
-@pytest.fixture(scope="module", params=[tiny_tokenizer, unigram_tokenizer, merging_tokenizer], ids=["byte_level", "unigram", "merging"])
+@pytest.fixture(
+    scope="module",
+    params=[tiny_tokenizer, unigram_tokenizer, merging_tokenizer],
+    ids=["byte_level", "unigram", "merging"],
+)
 def tokenizer(request):
     return request.param()
 
@@ -92,7 +107,9 @@ def tokenizer(request):
 @pytest.mark.parametrize("source", SENTENCES)
 @pytest.mark.parametrize("target", SENTENCES)
 def test_spans_decode_to_the_sentences(tokenizer, template: str, source: str, target: str):
-    record = Record("1", translation_instruction(template, source, target), SENTENCES[source], SENTENCES[target], source, target)
+    record = Record(
+        "1", translation_instruction(template, source, target), SENTENCES[source], SENTENCES[target], source, target
+    )
     sample = tokenize(record, tokenizer, template=template, max_length=1000, lm_on="target")
     decode = lambda span: tokenizer.decode(sample.input_ids[slice(*span)]).strip()  # noqa: E731
     assert decode(sample.source_span) == SENTENCES[source]
@@ -142,7 +159,12 @@ def byte_tokenizer(name: str):
 
 
 @settings(max_examples=60, deadline=None)
-@given(source=texts, target=texts, template=st.sampled_from(sorted(TEMPLATES)), name=st.sampled_from(["byte_level", "merging"]))
+@given(
+    source=texts,
+    target=texts,
+    template=st.sampled_from(sorted(TEMPLATES)),
+    name=st.sampled_from(["byte_level", "merging"]),
+)
 def test_ids_are_prompt_target_end_and_the_spans_decode(source: str, target: str, template: str, name: str):
     tokenizer = byte_tokenizer(name)
     record = Record("1", "Thai to Chinese:", source, target, "tha_Thai", "zho_Hans")
@@ -161,7 +183,9 @@ def test_truncation_keeps_the_template_and_whole_characters(source: str, target:
     tokenizer = byte_tokenizer(name)
     record = Record("1", "Thai to Chinese:", source, target, "tha_Thai", "zho_Hans")
     before, after = "Thai to Chinese:\n", "\n"
-    max_length = len(tokenizer(before + after)["input_ids"]) + 3 + room  # 3: a template with text in it can take other tokens
+    max_length = (
+        len(tokenizer(before + after)["input_ids"]) + 3 + room
+    )  # 3: a template with text in it can take other tokens
     sample = tokenize(record, tokenizer, template="plain", max_length=max_length, lm_on="target")
     assert len(sample.input_ids) <= max_length and sample.input_ids[-1] == tokenizer.eos_token_id
     start, end = sample.target_span
@@ -191,14 +215,24 @@ def test_a_long_instruction_is_cut_but_not_one_to_translate():
     bare = len(tokenizer(text_without_input("alpaca").replace("{instruction}", ""))["input_ids"])
     long, answer = "Name {input} " * 200, "Rhein und Elbe"
     sample = tokenize(
-        Record("1", long, "", answer, "eng_Latn", "eng_Latn"), tokenizer, template="alpaca", max_length=bare + 40, lm_on="all"
+        Record("1", long, "", answer, "eng_Latn", "eng_Latn"),
+        tokenizer,
+        template="alpaca",
+        max_length=bare + 40,
+        lm_on="all",
     )
     assert sample.truncated and len(sample.input_ids) <= bare + 40
     assert tokenizer.decode(sample.input_ids[slice(*sample.target_span)]) == answer
     text = tokenizer.decode(sample.input_ids)
     assert "### Instruction:\nName {input}" in text and text.endswith("\n\n### Response:\nRhein und Elbe</s>")
     with pytest.raises(InputError, match="leaves no room"):
-        tokenize(Record("1", long, "Open", "Ja", "eng_Latn", "deu_Latn"), tokenizer, template="alpaca", max_length=bare + 40, lm_on="all")
+        tokenize(
+            Record("1", long, "Open", "Ja", "eng_Latn", "deu_Latn"),
+            tokenizer,
+            template="alpaca",
+            max_length=bare + 40,
+            lm_on="all",
+        )
 
 
 def test_a_tokenizer_without_offsets_is_refused():
@@ -211,12 +245,21 @@ def test_a_tokenizer_without_offsets_is_refused():
             return {"input_ids": [2]}
 
     with pytest.raises(InputError, match="fast tokenizer"):
-        tokenize(Record("1", "a", "b", "c", "eng_Latn", "deu_Latn"), Slow(), template="plain", max_length=50, lm_on="all")
+        tokenize(
+            Record("1", "a", "b", "c", "eng_Latn", "deu_Latn"), Slow(), template="plain", max_length=50, lm_on="all"
+        )
 
 
 def test_prompt_is_what_generation_sees():
     tokenizer = tiny_tokenizer()
-    record = Record("1", translation_instruction("plain", "eng_Latn", "deu_Latn"), SENTENCES["eng_Latn"], "Ja", "eng_Latn", "deu_Latn")
+    record = Record(
+        "1",
+        translation_instruction("plain", "eng_Latn", "deu_Latn"),
+        SENTENCES["eng_Latn"],
+        "Ja",
+        "eng_Latn",
+        "deu_Latn",
+    )
     sample = tokenize(record, tokenizer, template="plain", max_length=100, lm_on="all")
     before, after = split_at_input("plain")
     prompt = tokenizer(before.format(instruction=record.instruction) + record.source + after)["input_ids"]
@@ -224,14 +267,20 @@ def test_prompt_is_what_generation_sees():
     assert sample.trained == [False] + [True] * (len(sample.input_ids) - 1)
 
 
-@pytest.mark.parametrize(("options", "name"), [(options, name) for options, name in STARTS if "eos_token" not in options])
+@pytest.mark.parametrize(
+    ("options", "name"), [(options, name) for options, name in STARTS if "eos_token" not in options]
+)
 def test_samples_begin_as_the_evaluator_begins_its_texts(options, name):
     """With one start token, whatever the tokenizer adds by itself; nothing stood before the prompt where that is nothing."""
     tokenizer = make_tokenizer(**options)
     start, end = tokenizer.convert_tokens_to_ids(name.split()[1]), tokenizer.eos_token_id
     words = {text: tokenizer.convert_tokens_to_ids(text.split()) for text in ("w1 w2 w3", "w4 w5")}
     text = tokenize(
-        Record("1", None, "", "w1 w2 w3", "eng_Latn", "eng_Latn"), tokenizer, template="plain", max_length=20, lm_on="all"
+        Record("1", None, "", "w1 w2 w3", "eng_Latn", "eng_Latn"),
+        tokenizer,
+        template="plain",
+        max_length=20,
+        lm_on="all",
     )
     assert text.input_ids == sentence_token_ids(tokenizer, ["w1 w2 w3"])[0] + [end] == [start, *words["w1 w2 w3"], end]
     assert text.trained == [False] + [True] * 4 and text.target_span == (1, 4)
@@ -258,7 +307,9 @@ def test_a_template_that_writes_the_start_token_has_one(monkeypatch):
 
 def test_truncation_cuts_source_and_target_never_the_template():
     tokenizer = tiny_tokenizer()
-    record = Record("1", "English to German:", SENTENCES["eng_Latn"] * 20, SENTENCES["zho_Hans"] * 20, "eng_Latn", "zho_Hans")
+    record = Record(
+        "1", "English to German:", SENTENCES["eng_Latn"] * 20, SENTENCES["zho_Hans"] * 20, "eng_Latn", "zho_Hans"
+    )
     sample = tokenize(record, tokenizer, template="plain", max_length=64, lm_on="target")
     assert len(sample.input_ids) <= 64 and sample.truncated and sample.input_ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(sample.input_ids[: sample.source_span[0]]) == "<s>English to German:\n"
@@ -296,7 +347,9 @@ def corpus_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "corpus"
     folder.mkdir()
     for code in ("eng_Latn", "deu_Latn", "zho_Hans"):
-        (folder / f"{code}.txt").write_text("".join(f"{SENTENCES[code]} {number}\n" for number in range(40)), encoding="utf-8")
+        (folder / f"{code}.txt").write_text(
+            "".join(f"{SENTENCES[code]} {number}\n" for number in range(40)), encoding="utf-8"
+        )
     return folder
 
 
@@ -366,14 +419,25 @@ GOOD = {"instruction": "Copy:", "input": "a", "output": "a", "language": "eng_La
 
 def test_instructions_in_the_shape_of_alpaca_and_bactrian(tmp_path: Path):
     bare = {"instruction": "Name a river.", "output": "Rhein"}
-    entries = [GOOD, dict(GOOD, language="de"), bare, dict(bare, input=None, id="alpaca-7"), dict(bare, input=""), dict(GOOD, output=" ")]
+    entries = [
+        GOOD,
+        dict(GOOD, language="de"),
+        bare,
+        dict(bare, input=None, id="alpaca-7"),
+        dict(bare, input=""),
+        dict(GOOD, output=" "),
+    ]
     path = write_lines(tmp_path / "instructions.jsonl", entries + [dict(GOOD, output="a\u2028b", language="zh-Hant")])
     records, dropped = read_instructions(path)
     assert len(records) == 6 and dropped == 1
     assert [record.get("language") for record in records] == ["eng_Latn", "deu_Latn", None, None, None, "zho_Hant"]
     assert len(read_instructions(path, ("deu_Latn",))[0]) == 1
     stream = Stream(Source("instructions", path), "plain")
-    assert len(stream) == 6 and stream[1].target_language == "deu_Latn" and [stream[index].source for index in (2, 3, 4)] == [""] * 3
+    assert (
+        len(stream) == 6
+        and stream[1].target_language == "deu_Latn"
+        and [stream[index].source for index in (2, 3, 4)] == [""] * 3
+    )
     assert stream.description["dropped"] == {"empty output": 1}
     assert {name: len(indices) for name, indices in stream.groups().items()} == {
         "eng_Latn": 1,
@@ -473,7 +537,10 @@ def test_opus_of_another_shape(opus: Path):
     pq.write_table(pa.table({"text": ["a"]}), opus / "en-fr" / "train-00000-of-00001.parquet")
     (opus / "en-ru").mkdir()
     (opus / "en-ru" / "train-00000-of-00001.parquet").write_bytes(b"no parquet")
-    for language, message in (("fra_Latn", "no column `translation` with en and fr"), ("rus_Cyrl", "en-ru: cannot be read")):
+    for language, message in (
+        ("fra_Latn", "no column `translation` with en and fr"),
+        ("rus_Cyrl", "en-ru: cannot be read"),
+    ):
         with pytest.raises(InputError, match=message) as caught:
             Stream(Source("translation", str(opus), languages=(language,)), "plain")
         assert "\n" not in str(caught.value)
@@ -481,7 +548,10 @@ def test_opus_of_another_shape(opus: Path):
 
 def test_bactrian(tmp_path: Path, hub_cache):
     (tmp_path / "set" / "data").mkdir(parents=True)
-    rows = [{"instruction": f"Sag {number}", "input": None, "id": f"alpaca-{number}", "output": str(number)} for number in range(4)]
+    rows = [
+        {"instruction": f"Sag {number}", "input": None, "id": f"alpaca-{number}", "output": str(number)}
+        for number in range(4)
+    ]
     rows[2]["output"] = ""
     rows[3]["input"] = "x"
     with gzip.open(tmp_path / "set" / "data" / "de.json.gz", "wt", encoding="utf-8") as file:
@@ -503,7 +573,8 @@ def test_bactrian(tmp_path: Path, hub_cache):
 
 
 @pytest.mark.parametrize(
-    "kind, path", [("translation", "hub:Helsinki-NLP/opus-100@0123456"), ("instructions", "hub:MBZUAI/Bactrian-X@0123456")]
+    "kind, path",
+    [("translation", "hub:Helsinki-NLP/opus-100@0123456"), ("instructions", "hub:MBZUAI/Bactrian-X@0123456")],
 )
 def test_the_hub_without_a_network(kind: str, path: str, monkeypatch, hub_cache, tmp_path: Path):
     import datasets
@@ -516,7 +587,15 @@ def test_the_hub_without_a_network(kind: str, path: str, monkeypatch, hub_cache,
 
 
 def test_short_codes():
-    codes = {"zho_Hans": "zh", "nob_Latn": "nb", "srp_Cyrl": "sr", "arb_Arab": "ar", "heb_Hebr": "he", "ind_Latn": "id", "ron_Latn": "ro"}
+    codes = {
+        "zho_Hans": "zh",
+        "nob_Latn": "nb",
+        "srp_Cyrl": "sr",
+        "arb_Arab": "ar",
+        "heb_Hebr": "he",
+        "ind_Latn": "id",
+        "ron_Latn": "ro",
+    }
     assert {code: short_code(code) for code in codes} == codes
     assert short_code("als_Latn") == "sq" and short_code("pes_Arab") == "fa" and short_code("swh_Latn") == "sw"
     for code in ("zho_Hant", "arz_Arab", "ast_Latn"):
@@ -528,7 +607,9 @@ def test_short_codes():
 
 
 def uneven(folder: Path, counts: dict[str, int]) -> str:
-    entries = [dict(GOOD, input=f"{code} {number}", language=code) for code, count in counts.items() for number in range(count)]
+    entries = [
+        dict(GOOD, input=f"{code} {number}", language=code) for code, count in counts.items() for number in range(count)
+    ]
     return write_lines(folder / "uneven.jsonl", entries)
 
 
@@ -540,7 +621,10 @@ def test_temperature_evens_out_the_languages(tmp_path: Path):
         expected = expected / expected.sum()
         assert np.allclose(language_shares(list(counts.values()), temperature), expected)
         recipe = recipe_for(
-            tmp_path, sources=(Source("instructions", path, temperature=temperature),), batch_size=125, micro_batch_size=125
+            tmp_path,
+            sources=(Source("instructions", path, temperature=temperature),),
+            batch_size=125,
+            micro_batch_size=125,
         )
         streams = [Stream(source, "plain") for source in recipe.sources]
         order = Order(streams, recipe, tiny_tokenizer())
@@ -549,13 +633,16 @@ def test_temperature_evens_out_the_languages(tmp_path: Path):
         again = Order(streams, recipe, tiny_tokenizer())
         assert [sample.identity for sample in again.batch(9)] == [sample.identity for sample in order.batch(9)]
         found = Counter(sample.target_language for sample in chosen)
-        assert np.allclose([found[code] / len(chosen) for code in counts], expected, atol=0.002), "two whole passes hold the exact shares"
+        assert np.allclose([found[code] / len(chosen) for code in counts], expected, atol=0.002), (
+            "two whole passes hold the exact shares"
+        )
         # Within a language every record comes up before one comes up again.
         for code in counts:
             times = Counter(sample.identity for sample in chosen if sample.target_language == code)
             assert max(times.values()) - (min(times.values()) if len(times) == counts[code] else 0) <= 1
         assert [
-            sample.identity for sample in Order(streams, recipe_for(tmp_path, **vars(recipe) | {"seed": 1}), tiny_tokenizer()).batch(9)
+            sample.identity
+            for sample in Order(streams, recipe_for(tmp_path, **vars(recipe) | {"seed": 1}), tiny_tokenizer()).batch(9)
         ] != [sample.identity for sample in order.batch(9)]
 
 
@@ -570,11 +657,20 @@ def test_passes_go_on_where_the_last_one_ended():
 
 def test_temperature_counts_both_directions_of_a_pair_together(corpus_folder: Path):
     stream = Stream(Source("translation", str(corpus_folder), temperature=2.0), "plain")
-    assert {name: len(indices) for name, indices in stream.groups().items()} == {"deu_Latn-eng_Latn": 80, "eng_Latn-zho_Hans": 80}
+    assert {name: len(indices) for name, indices in stream.groups().items()} == {
+        "deu_Latn-eng_Latn": 80,
+        "eng_Latn-zho_Hans": 80,
+    }
     for name, indices in stream.groups().items():
-        assert {"-".join(sorted((stream[int(i)].source_language, stream[int(i)].target_language))) for i in indices} == {name}
+        assert {
+            "-".join(sorted((stream[int(i)].source_language, stream[int(i)].target_language))) for i in indices
+        } == {name}
     plain = Stream(Source("monolingual", str(corpus_folder)), "plain")
-    assert {name: len(indices) for name, indices in plain.groups().items()} == {"eng_Latn": 40, "deu_Latn": 40, "zho_Hans": 40}
+    assert {name: len(indices) for name, indices in plain.groups().items()} == {
+        "eng_Latn": 40,
+        "deu_Latn": 40,
+        "zho_Hans": 40,
+    }
 
 
 def test_the_order_without_temperature_stays_what_it_was():
@@ -594,11 +690,27 @@ def test_every_shipped_recipe_parses(path: Path):
 
 def test_paper_recipes_hold_the_papers_settings():
     one, two = load_recipe("paper_stage1"), load_recipe("paper_stage2")
-    assert (one.align_layer, one.contrastive_weight, one.temperature, one.matching_weight, one.matching_width) == (16, 0.3, 0.1, 0.4, 128)
-    assert (one.contrastive, one.negatives, one.lm_on, one.prompt_template) == ("official_code", "micro", "all", "alpaca")
+    assert (one.align_layer, one.contrastive_weight, one.temperature, one.matching_weight, one.matching_width) == (
+        16,
+        0.3,
+        0.1,
+        0.4,
+        128,
+    )
+    assert (one.contrastive, one.negatives, one.lm_on, one.prompt_template) == (
+        "official_code",
+        "micro",
+        "all",
+        "alpaca",
+    )
     for recipe in (one, two):
         assert (recipe.epochs, recipe.batch_size, recipe.micro_batch_size) == (2, 128, 16)
-        assert (recipe.learning_rate, recipe.warmup_steps, recipe.max_length, recipe.max_grad_norm) == (2e-6, 100, 512, 1.0)
+        assert (recipe.learning_rate, recipe.warmup_steps, recipe.max_length, recipe.max_grad_norm) == (
+            2e-6,
+            100,
+            512,
+            1.0,
+        )
     assert not two.aligns
 
 
@@ -632,7 +744,11 @@ def test_a_wrong_recipe_is_one_clear_message(overrides: list[str], message: str)
     [
         ("epochs: 2", "steps=5", "steps=5 replaces `epochs: 2` of the recipe"),
         ("steps: 7", "epochs=0.5", "epochs=0.5 replaces `steps: 7` of the recipe"),
-        ("steps: 7", "model={model_type: gpt2}", "model={model_type: gpt2} replaces `init: bundled:base` of the recipe"),
+        (
+            "steps: 7",
+            "model={model_type: gpt2}",
+            "model={model_type: gpt2} replaces `init: bundled:base` of the recipe",
+        ),
     ],
 )
 def test_an_override_replaces_the_key_that_it_excludes_and_says_so(tmp_path: Path, text: str, override: str, said: str):
@@ -648,7 +764,9 @@ def test_an_override_replaces_the_key_that_it_excludes_and_says_so(tmp_path: Pat
     assert not lines
 
 
-@pytest.mark.parametrize("text,both", [("epochs: 2\nsteps: 7", "epochs steps"), ("steps: 7\nmodel: {model_type: gpt2}", "init model")])
+@pytest.mark.parametrize(
+    "text,both", [("epochs: 2\nsteps: 7", "epochs steps"), ("steps: 7\nmodel: {model_type: gpt2}", "init model")]
+)
 def test_both_of_two_alternatives_in_one_file_are_an_error(tmp_path: Path, text: str, both: str):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"stage: tuned\ninit: bundled:base\nsources: [{{kind: monolingual}}]\n{text}\n")

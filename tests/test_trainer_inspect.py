@@ -71,18 +71,26 @@ def test_every_line(data: Path, tiny_checkpoint: Path):
     pairs = [f"{pair} 50.0% (6 records, 10.00 passes)" for pair in ("deu_Latn-eng_Latn", "eng_Latn-zho_Hans")]
     assert f"shares: {', '.join(pairs)}, at temperature 2" in text
     assert "shares: no language 50.0%, eng_Latn 50.0%\n" in text
-    assert "of all 12 records: 0 truncated to 100 tokens, 0 without a source, 0 without a target, 4 repeat another" in text
+    assert (
+        "of all 12 records: 0 truncated to 100 tokens, 0 without a source, 0 without a target, 4 repeat another" in text
+    )
     assert "dropped when read: 1 (empty output)" in text
-    assert "of all 2 records: 1 truncated to 100 tokens, 1 without an input, 0 without a target, 0 repeat another" in text
+    assert (
+        "of all 2 records: 1 truncated to 100 tokens, 1 without an input, 0 without a target, 0 repeat another" in text
+    )
     assert re.search(r"all: 20 steps of 8 samples, about 0\.\d\d million tokens, \d+% of them", text)
     assert text.count("\n-- ") == 3
     assert "\nstart token of every sample: BOS <s>\n" in text
-    assert re.search(r"typical micro-batch, 4 samples of up to \d+ tokens: \d+\.\d\d s forward and backward, [\d,]+ tokens/s", text)
+    assert re.search(
+        r"typical micro-batch, 4 samples of up to \d+ tokens: \d+\.\d\d s forward and backward, [\d,]+ tokens/s", text
+    )
     assert re.search(r"the whole recipe on one such device: about \d+ seconds, computed from the measured speed$", text)
 
 
 def test_a_part_of_the_records(data: Path, tiny_checkpoint: Path):
-    lines = list(inspect(recipe_for(data, tiny_checkpoint, max_tokens=100), samples=0, colour=False, checked=5, measure=False))
+    lines = list(
+        inspect(recipe_for(data, tiny_checkpoint, max_tokens=100), samples=0, colour=False, checked=5, measure=False)
+    )
     assert any(line.strip().startswith("of 5 records drawn at random: 0 truncated") for line in lines)
     assert any("`max_tokens` ends it earlier" in line for line in lines)
     assert lines[-1] == "not measured" and not any(line.startswith("-- ") for line in lines)
@@ -117,7 +125,9 @@ def test_memory_parts_are_what_the_tensors_take(data: Path, tiny_checkpoint: Pat
     model, matcher, tokenizer = tiny_model(), LanguageMatcher(32, 128), tiny_tokenizer()
     optimizers = build_optimizers(model, matcher, recipe)
     stream = Stream(recipe.sources[0], "plain")
-    samples = [tokenize(stream[index], tokenizer, template="plain", max_length=100, lm_on="target") for index in range(4)]
+    samples = [
+        tokenize(stream[index], tokenizer, template="plain", max_length=100, lm_on="target") for index in range(4)
+    ]
     batch = collate(samples, 1)
     parts = memory_parts(model, matcher, optimizers, recipe, batch)
     for parameter in [*model.parameters(), *matcher.parameters()]:
@@ -141,16 +151,29 @@ def test_command_line(data: Path, tiny_checkpoint: Path, monkeypatch, capsys):
         monkeypatch.setenv(name, "1")  # so that what the command sets is taken back
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    common = ["alignx-train", "inspect", "paper_stage1", f"init={tiny_checkpoint}", "align_layer=1", "prompt_template=plain"]
-    monkeypatch.setattr(sys, "argv", [*common, f"sources.0.path={data}", "--no-measure", "--samples", "1", "--check", "3"])
+    common = [
+        "alignx-train",
+        "inspect",
+        "paper_stage1",
+        f"init={tiny_checkpoint}",
+        "align_layer=1",
+        "prompt_template=plain",
+    ]
+    monkeypatch.setattr(
+        sys, "argv", [*common, f"sources.0.path={data}", "--no-measure", "--samples", "1", "--check", "3"]
+    )
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 0
     out = capsys.readouterr().out
     assert "of 3 records drawn at random" in out and out.rstrip().endswith("not measured") and "\x1b" not in out
-    monkeypatch.setattr(sys, "argv", [*common, "sources.0.path=hub:Helsinki-NLP/opus-100@0123456", "sources.0.languages=[deu_Latn]"])
+    monkeypatch.setattr(
+        sys, "argv", [*common, "sources.0.path=hub:Helsinki-NLP/opus-100@0123456", "sources.0.languages=[deu_Latn]"]
+    )
     with pytest.raises(SystemExit) as left:
         main()
     assert left.value.code == 6
     error = capsys.readouterr().err
-    assert error.startswith("error: hub:Helsinki-NLP/opus-100@0123456, de-en: not in the cache") and error.count("\n") == 1
+    assert (
+        error.startswith("error: hub:Helsinki-NLP/opus-100@0123456, de-en: not in the cache") and error.count("\n") == 1
+    )

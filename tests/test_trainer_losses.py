@@ -15,7 +15,11 @@ TARGET = torch.tensor([[1.0, 0.2], [-0.3, 1.0], [0.5, 1.0]])
 
 
 def cosine(a, b) -> float:
-    return float(sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b)))
+    return float(
+        sum(x * y for x, y in zip(a, b, strict=True))
+        / math.sqrt(sum(x * x for x in a))
+        / math.sqrt(sum(y * y for y in b))
+    )
 
 
 def one_way(anchors, candidates, temperature: float) -> float:
@@ -43,12 +47,16 @@ def test_contrastive_fixed_values():
         form: float(contrastive_loss(SOURCE, TARGET, temperature=0.1, form=form)[0])
         for form in ("paper_formula", "official_code", "symmetric")
     }
-    assert values == pytest.approx({"paper_formula": 0.236165, "official_code": 0.1180825, "symmetric": 0.2305395}, rel=1e-5)
+    assert values == pytest.approx(
+        {"paper_formula": 0.236165, "official_code": 0.1180825, "symmetric": 0.2305395}, rel=1e-5
+    )
 
 
 def test_contrastive_ignores_scale_but_not_order():
     loss, _ = contrastive_loss(SOURCE, TARGET, temperature=0.1, form="symmetric")
-    scaled, _ = contrastive_loss(SOURCE * 7, TARGET * torch.tensor([[1.0], [5.0], [0.1]]), temperature=0.1, form="symmetric")
+    scaled, _ = contrastive_loss(
+        SOURCE * 7, TARGET * torch.tensor([[1.0], [5.0], [0.1]]), temperature=0.1, form="symmetric"
+    )
     swapped, _ = contrastive_loss(SOURCE, TARGET[[1, 0, 2]], temperature=0.1, form="symmetric")
     assert float(scaled) == pytest.approx(float(loss), rel=1e-5)
     assert float(swapped) > float(loss) + 0.5
@@ -58,16 +66,24 @@ def test_contrastive_duplicates_are_no_negatives():
     source, target = torch.cat([SOURCE, SOURCE[:1]]), torch.cat([TARGET, TARGET[:1]])
     same = torch.eye(4, dtype=torch.bool)
     same[0, 3] = same[3, 0] = True
-    masked, accuracy = contrastive_loss(source, target, temperature=0.1, form="paper_formula", same_source=same, same_target=same)
+    masked, accuracy = contrastive_loss(
+        source, target, temperature=0.1, form="paper_formula", same_source=same, same_target=same
+    )
     plain, tied = contrastive_loss(source, target, temperature=0.1, form="paper_formula")
     expected = sum(one_way_row(source, target, i, skip={0: 3, 3: 0}.get(i)) for i in range(4)) / 4
     assert float(masked) == pytest.approx(expected, rel=1e-5)
     assert float(masked) < float(plain)
-    assert float(accuracy) == 1.0 and float(tied) == 0.5  # without the mask the duplicates tie with each other, and a tie is no hit
+    assert (
+        float(accuracy) == 1.0 and float(tied) == 0.5
+    )  # without the mask the duplicates tie with each other, and a tie is no hit
 
 
 def one_way_row(anchors, candidates, i: int, skip: int | None) -> float:
-    weights = {j: math.exp(cosine(anchors[i].tolist(), candidate) / 0.1) for j, candidate in enumerate(candidates.tolist()) if j != skip}
+    weights = {
+        j: math.exp(cosine(anchors[i].tolist(), candidate) / 0.1)
+        for j, candidate in enumerate(candidates.tolist())
+        if j != skip
+    }
     return -math.log(weights[i] / sum(weights.values()))
 
 
@@ -76,7 +92,9 @@ def test_matcher_equals_the_all_pairs_form():
     matcher, vectors = LanguageMatcher(8, 5), torch.randn(6, 8)
     naive = torch.stack(
         [
-            torch.stack([matcher.down(F.silu(matcher.gate(torch.cat([a, b]))) * matcher.up(torch.cat([a, b]))) for b in vectors])
+            torch.stack(
+                [matcher.down(F.silu(matcher.gate(torch.cat([a, b]))) * matcher.up(torch.cat([a, b]))) for b in vectors]
+            )
             for a in vectors
         ]
     )
@@ -114,7 +132,11 @@ def test_mean_pool_by_hand_and_empty_span():
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_cross_entropy_in_pieces_equals_the_whole(softcap: float | None, monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(2)
-    head, hidden, labels = nn.Linear(6, 50, bias=False), torch.randn(11, 6, requires_grad=True), torch.randint(0, 50, (11,))
+    head, hidden, labels = (
+        nn.Linear(6, 50, bias=False),
+        torch.randn(11, 6, requires_grad=True),
+        torch.randint(0, 50, (11,)),
+    )
     logits = head(hidden) if softcap is None else torch.tanh(head(hidden) / softcap) * softcap
     whole = F.cross_entropy(logits, labels, reduction="sum")
     expected = torch.autograd.grad(whole, [hidden, head.weight])
@@ -127,7 +149,11 @@ def test_cross_entropy_in_pieces_equals_the_whole(softcap: float | None, monkeyp
 
 def test_matching_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch):
     torch.manual_seed(4)
-    matcher, vectors, language = LanguageMatcher(6, 5), torch.randn(7, 6, requires_grad=True), torch.tensor([0, 1, 2, 0, 1, 2, 0])
+    matcher, vectors, language = (
+        LanguageMatcher(6, 5),
+        torch.randn(7, 6, requires_grad=True),
+        torch.tensor([0, 1, 2, 0, 1, 2, 0]),
+    )
     inputs = [vectors, *matcher.parameters()]
 
     def gradients() -> tuple[torch.Tensor, ...]:

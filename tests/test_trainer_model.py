@@ -14,7 +14,14 @@ import torch
 from alignx_trainer.config import Recipe, Source
 from alignx_trainer.data import Batch, Order, Stream, collate
 from alignx_trainer.losses import LanguageMatcher, summed_cross_entropy
-from alignx_trainer.step import Forward, StepLosses, accumulate_gradients, alignment_loss, check_logits, seed_micro_batch
+from alignx_trainer.step import (
+    Forward,
+    StepLosses,
+    accumulate_gradients,
+    alignment_loss,
+    check_logits,
+    seed_micro_batch,
+)
 from alignx_trainer.train import add_adapters, build_optimizers, train
 from conftest import tiny_model, tiny_tokenizer
 from test_trainer_step import Stopped, corpus_folder, recipe_for  # noqa: F401
@@ -30,7 +37,11 @@ FAMILIES = ("llama", "gemma2", "gemma3_text", "mistral", "qwen2", "qwen3", "phi3
 
 
 def family_model(family: str) -> Any:
-    changes = {"gemma2": {"sliding_window": 8}, "gemma3_text": {"sliding_window": 8}, "mistral": {"sliding_window": 8}}.get(family, {})
+    changes = {
+        "gemma2": {"sliding_window": 8},
+        "gemma3_text": {"sliding_window": 8},
+        "mistral": {"sliding_window": 8},
+    }.get(family, {})
     return tiny_models.model(family, vocabulary=320, **changes).train()
 
 
@@ -63,7 +74,9 @@ def assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], to
     assert ours.keys() == theirs.keys() and ours
     scale = max(1.0, *(float(gradient.abs().max()) for gradient in theirs.values()))
     for name, gradient in ours.items():
-        torch.testing.assert_close(gradient, theirs[name], atol=tolerance * scale, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            gradient, theirs[name], atol=tolerance * scale, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 # The formulas of the paper's public code, written out
@@ -91,7 +104,11 @@ def official_matching(matcher: LanguageMatcher, source: Tensor, target: Tensor, 
 def official_losses(model: Any, matcher: LanguageMatcher, batch: Batch, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     """Next-token, contrastive and matching loss of one batch, from the model's own loss and `output_hidden_states`, span by span."""
     outputs = model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, output_hidden_states=True, use_cache=False
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        labels=batch.labels,
+        output_hidden_states=True,
+        use_cache=False,
     )
     middle, last = outputs.hidden_states[layer], outputs.hidden_states[-1]
     pooled: list[list[Tensor]] = [[], [], [], []]
@@ -100,7 +117,9 @@ def official_losses(model: Any, matcher: LanguageMatcher, batch: Batch, layer: i
             pooled[place].append(middle[row, start:end].mean(0))
             pooled[2 + place].append(last[row, start - 1 : end - 1].mean(0))
     middle_source, middle_target, last_source, last_target = (torch.stack(vectors) for vectors in pooled)
-    languages = [str(sample.source_language) for sample in batch.samples] + [str(sample.target_language) for sample in batch.samples]
+    languages = [str(sample.source_language) for sample in batch.samples] + [
+        str(sample.target_language) for sample in batch.samples
+    ]
     return (
         outputs.loss,
         official_contrastive(middle_source, middle_target),
@@ -122,7 +141,9 @@ def test_losses_and_gradients_are_those_of_one_graph_of_the_models_own(corpus_fo
     assert losses.contrastive == pytest.approx(float(contrastive.detach()), rel=1e-5)
     assert losses.matching == pytest.approx(float(matching.detach()), rel=1e-5)
     assert_same_gradients(ours, named_gradients(model, matcher), 1e-5)
-    assert set(ours) == {f"{place} {name}" for place, part in enumerate((model, matcher)) for name, _ in part.named_parameters()}
+    assert set(ours) == {
+        f"{place} {name}" for place, part in enumerate((model, matcher)) for name, _ in part.named_parameters()
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -185,7 +206,10 @@ def test_official_code_with_gradient_caching_is_one_large_batch(corpus_folder: P
 def unequal_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Lines of 1 to 20 words."""
     folder = tmp_path_factory.mktemp("unequal")
-    lines = [" ".join(f"w{number}" for number in range(start, start + length)) for start, length in enumerate((1, 2, 3, 20) * 4)]
+    lines = [
+        " ".join(f"w{number}" for number in range(start, start + length))
+        for start, length in enumerate((1, 2, 3, 20) * 4)
+    ]
     (folder / "eng_Latn.txt").write_text("\n".join(lines) + "\n")
     (folder / "deu_Latn.txt").write_text("\n".join(line.upper() for line in lines) + "\n")
     return folder
@@ -299,7 +323,9 @@ def test_the_hook_sees_the_state_of_its_layer_under_activation_checkpointing(cor
         # `output_hidden_states` gives the last state after the final norm; before it is what the aligned block says.
         middle = states[layer] if layer < 3 else None
     kept = {}
-    decoder_blocks(model.get_decoder(), 3)[layer - 1].register_forward_hook(lambda module, arguments, output: kept.update(state=output))
+    decoder_blocks(model.get_decoder(), 3)[layer - 1].register_forward_hook(
+        lambda module, arguments, output: kept.update(state=output)
+    )
     model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
     state = kept["state"][0] if isinstance(kept["state"], tuple) else kept["state"]
     if middle is not None:
@@ -313,7 +339,9 @@ def test_a_run_with_activation_checkpointing_learns_the_same(corpus_folder: Path
     model = {**recipe_for(corpus_folder).model, "attention_dropout": 0.2}
     weights = []
     for name, checkpointing in (("plain", False), ("again", True)):
-        recipe = recipe_for(corpus_folder, model=model, activation_checkpointing=checkpointing, micro_batch_size=4, steps=4)
+        recipe = recipe_for(
+            corpus_folder, model=model, activation_checkpointing=checkpointing, micro_batch_size=4, steps=4
+        )
         weights.append(open_checkpoint(str(train(recipe, tmp_path / name, device="cpu"))).model.state_dict())
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=1e-6, rtol=0)
@@ -329,7 +357,9 @@ def plain_cross_entropy(hidden: Tensor, labels: Tensor, head: nn.Module, softcap
     return F.cross_entropy(logits.float(), labels, reduction="sum")
 
 
-def problem(tokens: int = 11, vocabulary: int = 50, width: int = 6, *, bias: bool = False) -> tuple[Tensor, Tensor, nn.Linear]:
+def problem(
+    tokens: int = 11, vocabulary: int = 50, width: int = 6, *, bias: bool = False
+) -> tuple[Tensor, Tensor, nn.Linear]:
     torch.manual_seed(2)
     head = nn.Linear(width, vocabulary, bias=bias)
     return torch.randn(tokens, width, requires_grad=True), torch.randint(0, vocabulary, (tokens,)), head
@@ -338,7 +368,9 @@ def problem(tokens: int = 11, vocabulary: int = 50, width: int = 6, *, bias: boo
 @pytest.mark.parametrize("at_once", [1, 50, 149, 150, 10**6])
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("bias", [False, True])
-def test_cross_entropy_equals_the_plain_one(monkeypatch: pytest.MonkeyPatch, at_once: int, softcap: float | None, bias: bool):
+def test_cross_entropy_equals_the_plain_one(
+    monkeypatch: pytest.MonkeyPatch, at_once: int, softcap: float | None, bias: bool
+):
     monkeypatch.setattr("alignx_trainer.losses.LOGITS_AT_ONCE", at_once)
     hidden, labels, head = problem(bias=bias)
     inputs = [hidden, *head.parameters()]
@@ -346,7 +378,9 @@ def test_cross_entropy_equals_the_plain_one(monkeypatch: pytest.MonkeyPatch, at_
     ours = summed_cross_entropy(hidden, labels, head, softcap)
     torch.testing.assert_close(ours, expected)
     # An upstream factor, as a mean over tokens has one.
-    for mine, theirs in zip(torch.autograd.grad(ours / 7, inputs), torch.autograd.grad(expected / 7, inputs), strict=True):
+    for mine, theirs in zip(
+        torch.autograd.grad(ours / 7, inputs), torch.autograd.grad(expected / 7, inputs), strict=True
+    ):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
 
 
@@ -432,7 +466,9 @@ def test_cross_entropy_under_autocast(monkeypatch: pytest.MonkeyPatch, softcap: 
         ours = summed_cross_entropy(hidden, labels, head, softcap)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours, expected, rtol=1e-2, atol=0)
-    for mine, theirs, tensor in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(expected, inputs), inputs, strict=True):
+    for mine, theirs, tensor in zip(
+        torch.autograd.grad(ours, inputs), torch.autograd.grad(expected, inputs), inputs, strict=True
+    ):
         assert mine.dtype == tensor.dtype
         torch.testing.assert_close(mine.float(), theirs.float(), atol=0.03 * float(theirs.abs().max()), rtol=0)
 
@@ -455,7 +491,9 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         result = function(*arguments, **(options or {}))
-        self.elements = max(self.elements, *(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)), 0)
+        self.elements = max(
+            self.elements, *(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)), 0
+        )
         return result
 
 
@@ -496,7 +534,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def adapter_recipe(folder: Path, base: Path, **changes: Any) -> Recipe:
-    fields = {"init": str(base), "model": {}, "lora_rank": 2, "lora_alpha": 8, "learning_rate": 1e-2, "micro_batch_size": 4}
+    fields = {
+        "init": str(base),
+        "model": {},
+        "lora_rank": 2,
+        "lora_alpha": 8,
+        "learning_rate": 1e-2,
+        "micro_batch_size": 4,
+    }
     return recipe_for(folder, **(fields | changes))
 
 
@@ -514,7 +559,9 @@ def test_only_adapters_learn(corpus_folder: Path, base: Path):  # noqa: F811
     forward, matcher = Forward(model, 1), matcher_of()
     start = {name: tensor.clone() for name, tensor in model.named_parameters() if "lora_" in name}
     optimizers = build_optimizers(model, matcher, recipe)
-    held = {id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]}
+    held = {
+        id(parameter) for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]
+    }
     assert held == {id(p) for n, p in model.named_parameters() if "lora_" in n} | {id(p) for p in matcher.parameters()}
     for step in range(3):
         accumulate_gradients(forward, matcher, batches(recipe, 4, step=step), recipe, step=step)
@@ -522,7 +569,9 @@ def test_only_adapters_learn(corpus_folder: Path, base: Path):  # noqa: F811
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-    after = {name.replace(".base_layer", ""): tensor for name, tensor in model.state_dict().items() if "lora_" not in name}
+    after = {
+        name.replace(".base_layer", ""): tensor for name, tensor in model.state_dict().items() if "lora_" not in name
+    }
     assert after.keys() == before.keys()
     for name, tensor in before.items():
         assert torch.equal(after[name], tensor), name
@@ -544,7 +593,9 @@ def test_the_checkpoint_holds_the_merged_adapter(corpus_folder: Path, base: Path
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     opened = open_checkpoint(str(tmp_path / "run" / "adapter"))
-    assert opened.format == "adapter" and opened.provenance["base_content_hash"] == open_checkpoint(str(base)).content_hash
+    assert (
+        opened.format == "adapter" and opened.provenance["base_content_hash"] == open_checkpoint(str(base)).content_hash
+    )
     torch.testing.assert_close(ours, logits_of(opened.model), atol=1e-5, rtol=0)
     stage = open_checkpoint(str(path)).provenance["stages"][-1]
     adapter_size = sum(parameter.numel() for name, parameter in loaded.named_parameters() if "lora_" in name)
@@ -576,7 +627,10 @@ def test_resume_with_adapters_is_bit_exact(corpus_folder: Path, base: Path, tmp_
         assert torch.equal(ours, theirs), name
     for name, tensor in whole.heads.items():
         assert torch.equal(resumed.heads[name], tensor), name
-    logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("whole", "cut", "other")]
+    logs = [
+        [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        for run in ("whole", "cut", "other")
+    ]
     assert [entry["lm"] for entry in logs[0]] == [entry["lm"] for entry in logs[1]]
     assert [entry["lm"] for entry in logs[0]] != [entry["lm"] for entry in logs[2]]  # dropout was at work
     assert not torch.equal(logits_of(open_checkpoint(str(other)).model), logits_of(whole.model))
@@ -598,5 +652,7 @@ def test_the_state_of_a_run_with_adapters_holds_adapters_only(corpus_folder: Pat
     state = torch.load(tmp_path / "adapters" / "state.pt", weights_only=True)
     assert state["model"] and all("lora_" in name for name in state["model"])
     moments = [values for optimizer in state["optimizers"] for values in optimizer["state"].values()]
-    assert sum(values["exp_avg"].numel() for values in moments) == sum(tensor.numel() for tensor in state["model"].values())
+    assert sum(values["exp_avg"].numel() for values in moments) == sum(
+        tensor.numel() for tensor in state["model"].values()
+    )
     assert sizes[0] < sizes[1] / 2

@@ -46,17 +46,24 @@ def train_both(tmp_path: Path, corpus: Path, *launcher: str, **changes):
     torch.set_num_threads(1)
     train(load_recipe(str(recipe)), tmp_path / "one", device="cpu")
     torch.set_num_threads(threads)
-    said = launch(*launcher, str(recipe), "--out", str(tmp_path / "two"), "--quiet", "--threads", "1", "--device", "cpu")
+    said = launch(
+        *launcher, str(recipe), "--out", str(tmp_path / "two"), "--quiet", "--threads", "1", "--device", "cpu"
+    )
     assert said.split() == [str(tmp_path / "two" / "model.pt")]  # one process talks
     checkpoints = [open_checkpoint(str(tmp_path / name / "model.pt")) for name in ("one", "two")]
-    logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("one", "two")]
+    logs = [
+        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
     return checkpoints, logs
 
 
 def assert_the_same(checkpoints, logs, tolerance: float = 1e-5):
     one, two = checkpoints
     for (name, ours), theirs in zip(two.model.state_dict().items(), one.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            ours, theirs, atol=tolerance, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
     for name, ours in (two.heads or {}).items():
         torch.testing.assert_close(ours, one.heads[name], atol=tolerance, rtol=1e-4)
     assert len(logs[0]) == len(logs[1])
@@ -69,7 +76,9 @@ def assert_the_same(checkpoints, logs, tolerance: float = 1e-5):
 
 @pytest.mark.parametrize("negatives", ["batch", "micro"])
 def test_two_processes_equal_one(corpus_folder: Path, tmp_path: Path, negatives: str):  # noqa: F811
-    assert_the_same(*train_both(tmp_path, corpus_folder, *TORCHRUN, micro_batch_size=2, negatives=negatives, eval_every=0))
+    assert_the_same(
+        *train_both(tmp_path, corpus_folder, *TORCHRUN, micro_batch_size=2, negatives=negatives, eval_every=0)
+    )
 
 
 def test_fsdp2_equals_one_process_also_after_a_kill(corpus_folder: Path, tmp_path: Path, monkeypatch):  # noqa: F811
@@ -81,7 +90,19 @@ def test_fsdp2_equals_one_process_also_after_a_kill(corpus_folder: Path, tmp_pat
     launcher = (*TORCHRUN[:-2], str(Path(__file__).parent / "fsdp_on_cpu.py"))
     changes = {"micro_batch_size": 2, "steps": 30}
     recipe = write_recipe(tmp_path, corpus_folder, **changes)
-    command = [sys.executable, "-m", *launcher, str(recipe), "--out", str(tmp_path / "two"), "--quiet", "--threads", "1", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        *launcher,
+        str(recipe),
+        "--out",
+        str(tmp_path / "two"),
+        "--quiet",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
     with open(tmp_path / "said", "w") as said:
         started = subprocess.Popen(command, env=ENVIRONMENT, stdout=said, stderr=said, start_new_session=True)
     while not (tmp_path / "two" / "state.pt").exists():
@@ -105,7 +126,10 @@ def test_micro_batches_must_fit_the_processes(corpus_folder: Path, tmp_path: Pat
         env=ENVIRONMENT,
     )
     assert done.returncode != 0 and not (tmp_path / "two").exists()
-    assert done.stderr.count("error: batch_size / micro_batch_size gives 1 micro-batches, which 2 processes cannot share") == 1
+    assert (
+        done.stderr.count("error: batch_size / micro_batch_size gives 1 micro-batches, which 2 processes cannot share")
+        == 1
+    )
 
 
 def test_a_loss_that_is_not_finite_names_the_samples_of_any_process(corpus_folder: Path, tmp_path: Path):  # noqa: F811

@@ -34,9 +34,17 @@ def script():
 
 
 def test_the_recipes_that_the_documentation_names_are_there():
-    assert {"paper_stage1", "paper_stage2", "demo", "languages51", "ablation", "lora", "fsdp2", "alignx_stage1", "alignx_stage2"} <= set(
-        NAMES
-    )
+    assert {
+        "paper_stage1",
+        "paper_stage2",
+        "demo",
+        "languages51",
+        "ablation",
+        "lora",
+        "fsdp2",
+        "alignx_stage1",
+        "alignx_stage2",
+    } <= set(NAMES)
     assert len(load_recipe("languages51").sources[0].languages) == 51
 
 
@@ -63,7 +71,9 @@ def test_configurations_for_launchers_are_accelerates_own(path: Path):
 
 def test_ls_and_path_name_every_recipe():
     def run(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-m", "alignx_trainer", *arguments], capture_output=True, text=True, check=True)
+        return subprocess.run(
+            [sys.executable, "-m", "alignx_trainer", *arguments], capture_output=True, text=True, check=True
+        )
 
     listed = [line.split()[0] for line in run("ls").stdout.splitlines()]
     assert listed == [*NAMES, *(f"accelerate/{path.stem}" for path in sorted(ACCELERATE.glob("*.yaml")))]
@@ -74,8 +84,15 @@ def test_arms_differ_in_their_losses_alone(corpus_folder: Path):  # noqa: F811
     recipe = recipe_for(corpus_folder)
     arms = {arm: arm_recipe(recipe, arm, 3) for arm in ARMS}
     weights = {arm: (one.contrastive_weight > 0, one.matching_weight > 0) for arm, one in arms.items()}
-    assert weights == {"next_token": (False, False), "contrastive": (True, False), "matching": (False, True), "both": (True, True)}
-    orders = [Order([Stream(source, "plain") for source in one.sources], one, tiny_tokenizer()) for one in arms.values()]
+    assert weights == {
+        "next_token": (False, False),
+        "contrastive": (True, False),
+        "matching": (False, True),
+        "both": (True, True),
+    }
+    orders = [
+        Order([Stream(source, "plain") for source in one.sources], one, tiny_tokenizer()) for one in arms.values()
+    ]
     for step in (0, 5):
         assert len({tuple(sample.identity for sample in order.batch(step)) for order in orders}) == 1
 
@@ -92,7 +109,10 @@ def test_ablation_is_one_command_with_one_table(corpus_folder: Path, tmp_path: P
     path = ablate(recipe, tmp_path / "ablation", seeds=(0, 1), compare_options=options)
     numbers = json.loads((tmp_path / "ablation" / "ablation.json").read_text())
     assert [entry["seed"] for entry in numbers] == [0, 1] and path.read_text() == table_of(numbers)
-    tokens = {open_checkpoint(str(tmp_path / "ablation" / f"{arm}-seed0" / "model.pt")).provenance["stages"][-1]["tokens"] for arm in ARMS}
+    tokens = {
+        open_checkpoint(str(tmp_path / "ablation" / f"{arm}-seed0" / "model.pt")).provenance["stages"][-1]["tokens"]
+        for arm in ARMS
+    }
     assert len(tokens) == 1
     for seed, entry in enumerate(numbers):
         assert list(entry["measures"]) == ["precision@1, align layer", "precision@1, last layer", "bits per byte"]
@@ -113,6 +133,11 @@ def test_ablation_is_one_command_with_one_table(corpus_folder: Path, tmp_path: P
 
 def test_an_ablation_needs_both_losses(corpus_folder: Path, tmp_path: Path):  # noqa: F811
     with pytest.raises(InputError, match="both losses"):
-        ablate(recipe_for(corpus_folder, init="bundled:base", matching_weight=0.0), tmp_path, seeds=(0,), compare_options=[])
+        ablate(
+            recipe_for(corpus_folder, init="bundled:base", matching_weight=0.0),
+            tmp_path,
+            seeds=(0,),
+            compare_options=[],
+        )
     with pytest.raises(InputError, match="each seed once"):
         ablate(recipe_for(corpus_folder, init="bundled:base"), tmp_path, seeds=(1, 1), compare_options=[])

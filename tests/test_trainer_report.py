@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 from alignx_trainer import cli, report
-from alignx_trainer.report import evenly, highest_in_frame, measure, read_log, render, running_median, scale_of, thin_out, write_report
+from alignx_trainer.report import (
+    evenly,
+    highest_in_frame,
+    measure,
+    read_log,
+    render,
+    running_median,
+    scale_of,
+    thin_out,
+    write_report,
+)
 
 from alignx_eval.errors import InputError
 
@@ -52,13 +62,22 @@ class Page(HTMLParser):
             self.words.append(data)
 
     def figures(self) -> list[str | None]:
-        return [attributes.get("data-figure") for tag, attributes in self.tags if tag == "svg" and "data-figure" in attributes]
+        return [
+            attributes.get("data-figure")
+            for tag, attributes in self.tags
+            if tag == "svg" and "data-figure" in attributes
+        ]
 
 
 def validation(value: float, lines: int = 100) -> dict[str, Any]:
     entry: dict[str, Any] = {"lines": lines, "languages": ["eng_Latn", "deu_Latn"], "align_layer": 3}
     for place, name in enumerate(MEASURES):
-        entry[name] = {"value": value + place, "ci_low": value + place - 0.04, "ci_high": value + place + 0.05, "n": lines}
+        entry[name] = {
+            "value": value + place,
+            "ci_low": value + place - 0.04,
+            "ci_high": value + place + 0.05,
+            "n": lines,
+        }
     return entry
 
 
@@ -120,7 +139,14 @@ def run_folder(place: Path, entries: list[dict[str, Any]], made: dict[str, Any] 
     """A run's folder; with `made`, one that has finished."""
     place.mkdir(parents=True, exist_ok=True)
     source = {"kind": "translation", "path": "interface", "split": None, "languages": [], "weight": 1.0}
-    given = {"stage": "stage1", "sources": [source], "init": "bundled:base", "batch_size": 16, "micro_batch_size": 16, "steps": 40} | recipe
+    given = {
+        "stage": "stage1",
+        "sources": [source],
+        "init": "bundled:base",
+        "batch_size": 16,
+        "micro_batch_size": 16,
+        "steps": 40,
+    } | recipe
     (place / "recipe.json").write_text(json.dumps({"sha256": "abc123", "recipe": given}))
     (place / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     if made is not None:
@@ -128,7 +154,10 @@ def run_folder(place: Path, entries: list[dict[str, Any]], made: dict[str, Any] 
 
         from alignx_eval.checkpoint import write_checkpoint
 
-        provenance = {"stages": [{"stage": "base", "tokens": 1}, made], "init": {"reference": "bundled:base", "content_hash": "374c5a15"}}
+        provenance = {
+            "stages": [{"stage": "base", "tokens": 1}, made],
+            "init": {"reference": "bundled:base", "content_hash": "374c5a15"},
+        }
         write_checkpoint(
             place / "model.pt",
             model=tiny_model(),
@@ -160,7 +189,16 @@ def test_a_finished_run(tmp_path: Path):
         tail = sorted(entry[name] for entry in entries[-5:])[2]
         assert re.search(rf"{title} {first[name]:.3f} {last[name]:.3f} {tail:.3f}", page.text)
     assert "partly trivial" in page.text and "encodes each sentence alone" in page.text
-    for fact in ("10,993", "7bf01c4d2e5f", "Apache-2.0", "deu_Latn, eng_Latn", "2.13.0", "CPU, 2 threads", "374c5a15", "abc123"):
+    for fact in (
+        "10,993",
+        "7bf01c4d2e5f",
+        "Apache-2.0",
+        "deu_Latn, eng_Latn",
+        "2.13.0",
+        "CPU, 2 threads",
+        "374c5a15",
+        "abc123",
+    ):
         assert fact in page.text
     losses = ["lm", "contrastive", "contrastive_accuracy", "matching", "matching_accuracy"]
     names = [*losses, "learning_rate", "grad_norm", "tokens_per_second"]
@@ -200,7 +238,10 @@ def test_a_run_of_unknown_length_and_validation_to_come(tmp_path: Path):
 
 def test_one_validation_is_no_change(tmp_path: Path):
     page = Page(render(run_folder(tmp_path, log(4, every=10), eval_every=10)))
-    assert "Validation before training: retrieval at the align layer (3) 0.211 (95 % interval [0.171, 0.261], n = 100);" in page.text
+    assert (
+        "Validation before training: retrieval at the align layer (3) 0.211 (95 % interval [0.171, 0.261], n = 100);"
+        in page.text
+    )
     assert "→" not in page.text
 
 
@@ -209,7 +250,9 @@ def test_a_run_that_stopped_early(tmp_path: Path):
     entries[-1]["stopped"] = "bits per byte rose"
     made = stage(20, stopped="bits per byte rose", kept_step=15)
     page = Page(render(run_folder(tmp_path / "finished", entries, made, eval_every=5)))
-    assert "Stopped early after 20 of 40 steps (bits per byte rose); the weights kept are those of step 15." in page.text
+    assert (
+        "Stopped early after 20 of 40 steps (bits per byte rose); the weights kept are those of step 15." in page.text
+    )
     assert "at step 15 (95 % intervals" in page.text and "step 15 kept" in page.text and "kept: step 15" in page.text
     assert "there is no model.pt" in Page(render(run_folder(tmp_path / "lost", entries))).text
 
@@ -218,7 +261,11 @@ def test_losses_that_are_off(tmp_path: Path):
     off = dict.fromkeys(("contrastive", "contrastive_accuracy", "matching", "matching_accuracy", "same_language_share"))
     page = Page(render(run_folder(tmp_path, log(30, **off, pairs=0))))
     assert page.figures() == ["curve-lm", "curve-learning_rate", "curve-grad_norm", "curve-tokens_per_second"]
-    assert "contrastive loss" not in page.text and "matching loss" not in page.text and "pairs of sentences in a step" not in page.text
+    assert (
+        "contrastive loss" not in page.text
+        and "matching loss" not in page.text
+        and "pairs of sentences in a step" not in page.text
+    )
 
 
 def test_losses_of_a_few_steps_are_gaps(tmp_path: Path):
@@ -248,8 +295,16 @@ def test_hostile_text_is_escaped(tmp_path: Path):
     entries[-1]["validation"] |= {"languages": [HOSTILE], "align_layer": HOSTILE, "lines": HOSTILE}
     entries[-1]["validation"]["precision_at_1"]["n"] = HOSTILE
     entries[-1]["stopped"] = HOSTILE
-    made = stage(5, command=f"alignx-train '{HOSTILE[:20]}' x", device=HOSTILE, versions={HOSTILE: HOSTILE}, data=[{"path": HOSTILE}])
-    page = render(run_folder(tmp_path, entries, made, stage=HOSTILE, init=HOSTILE, sources=[source], **{HOSTILE: HOSTILE}))
+    made = stage(
+        5,
+        command=f"alignx-train '{HOSTILE[:20]}' x",
+        device=HOSTILE,
+        versions={HOSTILE: HOSTILE},
+        data=[{"path": HOSTILE}],
+    )
+    page = render(
+        run_folder(tmp_path, entries, made, stage=HOSTILE, init=HOSTILE, sources=[source], **{HOSTILE: HOSTILE})
+    )
     parsed = Page(page)
     assert "script" not in {tag for tag, _ in parsed.tags}
     assert not any("onclick" in attributes for _, attributes in parsed.tags)
@@ -369,5 +424,7 @@ def test_no_torch_until_there_is_a_checkpoint(tmp_path: Path):
     program = "import sys; from pathlib import Path; from alignx_trainer.report import write_report; "
     program += f"write_report(Path({str(folder)!r})); assert 'torch' not in sys.modules"
     path = [str(Path(report.__file__).parent.parent), str(Path(report.__file__).parents[2])]
-    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}; {program}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}; {program}"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -193,14 +193,18 @@ def train_killed_at(kill_at: int, folder: Path) -> None:
     operations = RunOperations(kill_at)
     train_in(folder)
     for path in folder.iterdir():
-        assert path.name in ("log.jsonl", ".lock") or str(path) in operations.named, f"{path} was written in a way that is not counted"
+        assert path.name in ("log.jsonl", ".lock") or str(path) in operations.named, (
+            f"{path} was written in a way that is not counted"
+        )
 
 
 def train_counted_by_pieces(folder: Path) -> None:
     """Every single piece that torch writes is counted: a file that was not would end the process with 97."""
     operations = Operations(None)
     train_in(folder)
-    assert {"model.pt", "recipe.json", "report.html", "state.pt", "within_limits.pt"} <= {Path(name).name for name in operations.named}
+    assert {"model.pt", "recipe.json", "report.html", "state.pt", "within_limits.pt"} <= {
+        Path(name).name for name in operations.named
+    }
     assert operations.count > 1000
 
 
@@ -215,7 +219,9 @@ def enumerate_kills_of_a_run(place: Path) -> int:
         recipe = killed_recipe(place)
         model, tokenizer, _ = open_model(recipe, [Stream(source, "plain") for source in recipe.sources], True)
         language_id.run(
-            write_and_open(place / "warm.pt", model, tokenizer), load_corpus(str(place / "held_out"), split="test", limit=10), seed=0
+            write_and_open(place / "warm.pt", model, tokenizer),
+            load_corpus(str(place / "held_out"), split="test", limit=10),
+            seed=0,
         )
     gc.freeze()
     undisturbed = place / "undisturbed"
@@ -243,7 +249,15 @@ def enumerate_kills_of_a_run(place: Path) -> int:
 
 def write_and_open(path: Path, model: Any, tokenizer: Any) -> Any:
     write_checkpoint(
-        path, model=model, tokenizer=tokenizer, stage="pretrain", step=0, prompt_template="plain", heads=None, recipe={}, provenance={}
+        path,
+        model=model,
+        tokenizer=tokenizer,
+        stage="pretrain",
+        step=0,
+        prompt_template="plain",
+        heads=None,
+        recipe={},
+        provenance={},
     )
     return open_checkpoint(str(path))
 
@@ -265,7 +279,9 @@ def test_a_run_survives_a_kill_at_every_operation(fresh, memory):  # noqa: F811
     ],
 )
 def test_resume_is_bit_exact(place: Path, tmp_path: Path, size: int, steps: int, cuts: Sequence[int]):
-    recipe = recipe_in(place, batch_size=size, micro_batch_size=size // 2, steps=steps, model={**MODEL, "attention_dropout": 0.3})
+    recipe = recipe_in(
+        place, batch_size=size, micro_batch_size=size // 2, steps=steps, model={**MODEL, "attention_dropout": 0.3}
+    )
     expected = contents(train(recipe, tmp_path / "whole", device="cpu").parent)
     assert len(expected["log"]) == steps
     for cut in cuts:
@@ -402,10 +418,16 @@ def pages(size: int) -> int:
     return math.ceil(size / 4096)
 
 
-@pytest.mark.skipif(shutil.which("mount") is None or os.geteuid() != 0, reason="file systems can be mounted by root only")
+@pytest.mark.skipif(
+    shutil.which("mount") is None or os.geteuid() != 0, reason="file systems can be mounted by root only"
+)
 @pytest.mark.parametrize("name", ["state.pt", "log.jsonl", "model.pt"])
 def test_a_full_disk_is_one_line_and_the_run_goes_on(place: Path, tmp_path: Path, small_disk, name: str):
-    changes = {"state.pt": {"steps": 4}, "model.pt": {"steps": 3, "save_every": 2}, "log.jsonl": {"steps": 40, "save_every": 100}}[name]
+    changes = {
+        "state.pt": {"steps": 4},
+        "model.pt": {"steps": 3, "save_every": 2},
+        "log.jsonl": {"steps": 40, "save_every": 100},
+    }[name]
     recipe = recipe_in(place, **changes)
     sizes = sizes_of_files(place, recipe, tmp_path)
     space = {
@@ -420,7 +442,12 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(place: Path, tmp_path: Path
     assert str(run / name) in message and re.search("No space left|fail", message)
     check_files(run)
     assert (run / "state.pt").exists() == (name == "model.pt")
-    assert name == "log.jsonl" or {path.name for path in run.iterdir()} <= {".lock", "log.jsonl", "recipe.json", "state.pt"}
+    assert name == "log.jsonl" or {path.name for path in run.iterdir()} <= {
+        ".lock",
+        "log.jsonl",
+        "recipe.json",
+        "state.pt",
+    }
     small_disk(10_000)
     assert contents(train(recipe, run, device="cpu").parent) == contents(tmp_path / "whole")
 
@@ -462,7 +489,13 @@ def test_a_folder_that_cannot_be_written_is_one_line(place: Path, tmp_path: Path
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "recipe.json").write_text("[]")
     # /proc cannot be written, not even by root.
-    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/a_run"), Path("/proc/self"), tmp_path / "other"):
+    for folder in (
+        tmp_path / "file",
+        tmp_path / "file" / "below",
+        Path("/proc/a_run"),
+        Path("/proc/self"),
+        tmp_path / "other",
+    ):
         with pytest.raises(InputError) as raised:
             train(recipe, folder, device="cpu")
         assert str(folder) in one_line(raised.value)
@@ -474,7 +507,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(place: Path, tmp_path: Path
 def test_a_recipe_that_ended_before_its_first_step_can_be_mended(place: Path, tmp_path: Path):
     recipe = recipe_in(place)
     with pytest.raises(InputError, match="no corpus or folder"):
-        train(dataclasses.replace(recipe, sources=(Source("translation", str(place / "texd")),)), tmp_path / "run", device="cpu")
+        train(
+            dataclasses.replace(recipe, sources=(Source("translation", str(place / "texd")),)),
+            tmp_path / "run",
+            device="cpu",
+        )
     train(recipe, tmp_path / "run", device="cpu")
     assert json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"] == recipe.as_dict()
     with pytest.raises(InputError, match="another recipe"):
@@ -501,7 +538,9 @@ def test_a_log_that_cannot_be_opened_is_one_line(place: Path, tmp_path: Path):
         train(recipe_in(place), tmp_path / "run", device="cpu")
 
 
-@pytest.mark.parametrize("part", ['{"step": 3, "validation": {"lines": 10, "bits_per_byte": {"value": 1.5}', '{"step": 3}', '{"st'])
+@pytest.mark.parametrize(
+    "part", ['{"step": 3, "validation": {"lines": 10, "bits_per_byte": {"value": 1.5}', '{"step": 3}', '{"st']
+)
 def test_a_torn_line_of_the_log_is_dropped(place: Path, tmp_path: Path, part: str):
     recipe = recipe_in(place)
     with pytest.raises(Stopped):
@@ -629,7 +668,9 @@ def files_of(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
-def test_a_damaged_state_is_one_line_and_nothing_is_lost(place: Path, interrupted: Path, tmp_path: Path, monkeypatch, capsys, damage):
+def test_a_damaged_state_is_one_line_and_nothing_is_lost(
+    place: Path, interrupted: Path, tmp_path: Path, monkeypatch, capsys, damage
+):
     monkeypatch.chdir(tmp_path)
     run = shutil.copytree(interrupted, tmp_path / "run")
     damage(run / "state.pt")
@@ -646,7 +687,9 @@ def test_a_run_begins_again_without_its_damaged_state(place: Path, interrupted: 
     (run / "state.pt").unlink()
     said: list[str] = []
     train(damaged_recipe(place), run, device="cpu", say=said.append)
-    assert "beginning again at the first of 5" in said[0] and said[1].startswith("validation before the first step"), said
+    assert "beginning again at the first of 5" in said[0] and said[1].startswith("validation before the first step"), (
+        said
+    )
     assert len(said) == 2
     whole = train(damaged_recipe(place), tmp_path / "whole", device="cpu").parent
     assert contents(run) == contents(whole)
@@ -678,7 +721,9 @@ def test_a_damaged_log_is_one_line_and_nothing_is_lost(place: Path, interrupted:
     lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
     (run / "log.jsonl").write_text("\n".join([*lines[:2], line, *lines[3:]]) + "\n", encoding="utf-8")
     before = files_of(run)
-    with pytest.raises(InputError, match="log.jsonl: line 3 is damaged; put back a copy of the file, or move it away") as raised:
+    with pytest.raises(
+        InputError, match="log.jsonl: line 3 is damaged; put back a copy of the file, or move it away"
+    ) as raised:
         train(damaged_recipe(place), run, device="cpu")
     one_line(raised.value)
     assert files_of(run) == before
@@ -687,11 +732,16 @@ def test_a_damaged_log_is_one_line_and_nothing_is_lost(place: Path, interrupted:
     said: list[str] = []
     path = train(damaged_recipe(place), run, device="cpu", say=said.append)
     assert [entry["step"] for entry in read_log(run)] == [4, 5] and path.is_file()
-    assert said == ["going on from step 3 of 5", f"{run / 'log.jsonl'} has the lines of 0 of these steps; the others are lost"]
+    assert said == [
+        "going on from step 3 of 5",
+        f"{run / 'log.jsonl'} has the lines of 0 of these steps; the others are lost",
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"recipe": {}}', "\x00"])
-def test_a_damaged_recipe_of_a_run_is_one_line_and_nothing_is_lost(place: Path, interrupted: Path, tmp_path: Path, text: str):
+def test_a_damaged_recipe_of_a_run_is_one_line_and_nothing_is_lost(
+    place: Path, interrupted: Path, tmp_path: Path, text: str
+):
     run = shutil.copytree(interrupted, tmp_path / "run")
     (run / "recipe.json").write_text(text)
     before = files_of(run)
@@ -785,7 +835,9 @@ def test_files_of_a_run_follow_the_umask(place: Path, tmp_path: Path):
     finally:
         os.umask(before)
     assert {"state.pt", "log.jsonl", "recipe.json"} <= set(half) and set(half.values()) == {0o640}
-    modes = {str(path.relative_to(tmp_path / "run")): path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*.*")}
+    modes = {
+        str(path.relative_to(tmp_path / "run")): path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*.*")
+    }
     assert {"model.pt", "report.html", "adapter/adapter_model.safetensors", "adapter/adapter_config.json"} <= set(modes)
     assert set(modes.values()) == {0o640}, modes
 
@@ -816,7 +868,9 @@ def lettered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def spoiled(folder: Path, recipe: Recipe, path: Path, family: str, value: float) -> tuple[Recipe, int, list[Sample], list[list[Sample]]]:
+def spoiled(
+    folder: Path, recipe: Recipe, path: Path, family: str, value: float
+) -> tuple[Recipe, int, list[Sample], list[list[Sample]]]:
     """The recipe from a model in `path` with `value` in the embedding of one line's character that does not come before step 3.
 
     Also the step, counted from 1, where it comes, that step's samples, and the micro-batches with it.
@@ -834,7 +888,14 @@ def spoiled(folder: Path, recipe: Recipe, path: Path, family: str, value: float)
         pytest.fail("no such character")
     samples, size = order.batch(steps[0]), recipe.micro_batch_size
     pieces = [samples[start : start + size] for start in range(0, len(samples), size)]
-    settings = {**MODEL, "model_type": family, "vocab_size": 320, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    settings = {
+        **MODEL,
+        "model_type": family,
+        "vocab_size": 320,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings, head_dim=4, tie_word_embeddings=False))
     with torch.no_grad():
@@ -855,9 +916,17 @@ def named_samples(message: str) -> list[str]:
 @pytest.mark.parametrize("family,value", [("gemma2", 3e38), ("llama", 1e38)], ids=["next-token", "contrastive"])
 @pytest.mark.parametrize("negatives", ["batch", "micro"])
 @pytest.mark.parametrize("size", [2, 8])
-def test_what_is_not_finite_names_its_micro_batch(lettered: Path, tmp_path: Path, family: str, value: float, negatives: str, size: int):
+def test_what_is_not_finite_names_its_micro_batch(
+    lettered: Path, tmp_path: Path, family: str, value: float, negatives: str, size: int
+):
     plain = recipe_in(
-        lettered.parent, batch_size=8, micro_batch_size=size, negatives=negatives, steps=8, matching_weight=0.0, learning_rate=1e-4
+        lettered.parent,
+        batch_size=8,
+        micro_batch_size=size,
+        negatives=negatives,
+        steps=8,
+        matching_weight=0.0,
+        learning_rate=1e-4,
     )
     recipe, step, samples, bad = spoiled(lettered, plain, tmp_path / "spoiled.pt", family, value)
     run = tmp_path / "run"
@@ -868,7 +937,9 @@ def test_what_is_not_finite_names_its_micro_batch(lettered: Path, tmp_path: Path
     assert size == 8 or len(named) < len(samples)
     assert not (run / "model.pt").exists()
     log = read_log(run)
-    assert len(log) == step - 1 and all(math.isfinite(entry["lm"]) and math.isfinite(entry["contrastive"]) for entry in log)
+    assert len(log) == step - 1 and all(
+        math.isfinite(entry["lm"]) and math.isfinite(entry["contrastive"]) for entry in log
+    )
     state = torch.load(run / "state.pt", weights_only=True)
     assert state["counts"][0] == step - 1
     for name, tensor in state["model"].items():
@@ -897,7 +968,10 @@ def test_the_command_ends_with_1_where_a_loss_is_not_finite(lettered: Path, tmp_
 
 
 def validated(place: Path, **changes: Any) -> Recipe:
-    return recipe_in(place, **({"eval_path": str(place / "held_out"), "eval_every": 2, "eval_lines": 12, "learning_rate": 1e-2} | changes))
+    return recipe_in(
+        place,
+        **({"eval_path": str(place / "held_out"), "eval_every": 2, "eval_lines": 12, "learning_rate": 1e-2} | changes),
+    )
 
 
 def test_the_log_has_the_evaluators_own_numbers(place: Path, tmp_path: Path):
@@ -940,7 +1014,9 @@ def test_the_log_has_the_evaluators_own_numbers(place: Path, tmp_path: Path):
     ):
         assert found[name]["value"] == pytest.approx(row.value, abs=1e-5), name
         if name != "bits_per_byte":  # whose interval the evaluator also gives the spread of the bytes
-            assert (found[name]["ci_low"], found[name]["ci_high"]) == pytest.approx((row.ci_low, row.ci_high), abs=1e-5), name
+            assert (found[name]["ci_low"], found[name]["ci_high"]) == pytest.approx(
+                (row.ci_low, row.ci_high), abs=1e-5
+            ), name
     assert all(0.05 < found[name]["value"] < 0.95 for name in MEASURES[:3]), found
     assert log[0]["validation"]["bits_per_byte"]["value"] > found["bits_per_byte"]["value"] + 0.1
 
@@ -988,7 +1064,9 @@ def test_measuring_changes_nothing(place: Path, tmp_path: Path, changes: dict[st
     recipe = validated(place, steps=6, model={**MODEL, "attention_dropout": 0.3}, **changes)
     runs = []
     for name, every in (("measured", 1), ("plain", 0)):
-        runs.append(contents(train(dataclasses.replace(recipe, eval_every=every), tmp_path / name, device="cpu").parent))
+        runs.append(
+            contents(train(dataclasses.replace(recipe, eval_every=every), tmp_path / name, device="cpu").parent)
+        )
     measured, plain = runs
     assert measured["weights"] == plain["weights"]
     assert [without(entry, ("validation",)) for entry in measured["log"] if entry["step"]] == plain["log"]
@@ -1013,7 +1091,9 @@ def test_text_of_a_source_is_no_validation(place: Path, tmp_path: Path, monkeypa
             train(validated(place, eval_path=path), tmp_path / "run", device="cpu")
     with pytest.raises(InputError, match="trains on"):
         sources = (Source("translation", str(place / "text")), Source("monolingual", "interface"))
-        train(validated(place, sources=sources, eval_path="interface", eval_split="train"), tmp_path / "two", device="cpu")
+        train(
+            validated(place, sources=sources, eval_path="interface", eval_split="train"), tmp_path / "two", device="cpu"
+        )
 
 
 # Early stopping
@@ -1023,7 +1103,14 @@ def test_text_of_a_source_is_no_validation(place: Path, tmp_path: Path, monkeypa
 def taught(place: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A model that has learnt a little language, which can be lost again."""
     recipe = recipe_in(
-        place, contrastive_weight=0.0, matching_weight=0.0, steps=60, learning_rate=1e-2, save_every=100, batch_size=8, micro_batch_size=8
+        place,
+        contrastive_weight=0.0,
+        matching_weight=0.0,
+        steps=60,
+        learning_rate=1e-2,
+        save_every=100,
+        batch_size=8,
+        micro_batch_size=8,
     )
     return str(train(recipe, tmp_path_factory.mktemp("taught") / "run", device="cpu"))
 
@@ -1048,7 +1135,12 @@ def test_over_alignment_stops_the_run_and_keeps_what_was_before(place: Path, tau
     assert last["validation"]["bits_per_byte"]["value"] > start["bits_per_byte"]["value"] + 0.5
     checkpoint = open_checkpoint(str(run / "model.pt"))
     stage = checkpoint.provenance["stages"][-1]
-    assert (checkpoint.step, stage["kept_step"], stage["steps"], stage["stopped"]) == (kept, kept, last["step"], last["stopped"])
+    assert (checkpoint.step, stage["kept_step"], stage["steps"], stage["stopped"]) == (
+        kept,
+        kept,
+        last["step"],
+        last["stopped"],
+    )
     assert not (run / "within_limits.pt").exists() and not (run / "state.pt").exists()
     # The same recipe up to that step only, by its tokens.
     up_to = dataclasses.replace(recipe, max_tokens=log[kept]["tokens"])
@@ -1101,19 +1193,27 @@ def latin(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, An
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     names = ["<s>", "</s>", "<pad>", "<unk>", "▁", *string.printable.strip()]
-    tokens = Tokenizer(models.BPE({name: place for place, name in enumerate(names)}, [], unk_token="<unk>", fuse_unk=True))
+    tokens = Tokenizer(
+        models.BPE({name: place for place, name in enumerate(names)}, [], unk_token="<unk>", fuse_unk=True)
+    )
     tokens.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=tokens, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**MODEL, vocab_size=len(names), max_position_embeddings=64))
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**MODEL, vocab_size=len(names), max_position_embeddings=64)
+    )
     folder = tmp_path_factory.mktemp("latin")
     write_and_open(folder / "model.pt", model, tokenizer)
     held_out = folder / "held_out"
     shutil.copytree(place / "held_out", held_out)
-    (held_out / "zho_Hans.txt").write_text("".join(f"中文{chr(0x4E00 + line)}\n" for line in range(12)), encoding="utf-8")
-    (held_out / "rus_Cyrl.txt").write_text("".join(f"ещё {chr(0x0430 + line)}\n" for line in range(12)), encoding="utf-8")
+    (held_out / "zho_Hans.txt").write_text(
+        "".join(f"中文{chr(0x4E00 + line)}\n" for line in range(12)), encoding="utf-8"
+    )
+    (held_out / "rus_Cyrl.txt").write_text(
+        "".join(f"ещё {chr(0x0430 + line)}\n" for line in range(12)), encoding="utf-8"
+    )
     return {"init": str(folder / "model.pt"), "model": {}, "eval_path": str(held_out), "steps": 4}
 
 
@@ -1126,7 +1226,9 @@ def test_text_that_the_tokenizer_does_not_know_has_no_part_in_bits_per_byte_and_
     first, *others = [entry["validation"] for entry in read_log(run) if "validation" in entry]
     for entry in (first, *others):
         assert set(entry["languages"]) == {"eng_Latn", "deu_Latn", "rus_Cyrl", "zho_Hans"}
-    assert re.search(r"does not know the text of rus_Cyrl \([\d.]+ % of the bytes\), zho_Hans \(100 % of the bytes\)", first["note"])
+    assert re.search(
+        r"does not know the text of rus_Cyrl \([\d.]+ % of the bytes\), zho_Hans \(100 % of the bytes\)", first["note"]
+    )
     assert said.count(first["note"]) == 1 and not any("note" in entry for entry in others)
     assert first["note"] in (run / "report.html").read_text(encoding="utf-8")
     checkpoint = open_checkpoint(str(run / "model.pt"))
@@ -1136,7 +1238,9 @@ def test_text_that_the_tokenizer_does_not_know_has_no_part_in_bits_per_byte_and_
     assert len(known) == 2 and others[-1]["bits_per_byte"]["value"] == pytest.approx(np.mean(known), abs=1e-5)
 
 
-def test_bits_per_byte_of_text_that_is_all_unknown_are_no_number_and_no_limit(place: Path, latin: dict[str, Any], tmp_path: Path):
+def test_bits_per_byte_of_text_that_is_all_unknown_are_no_number_and_no_limit(
+    place: Path, latin: dict[str, Any], tmp_path: Path
+):
     recipe = validated(place, **latin, eval_languages=("rus_Cyrl", "zho_Hans"))
     run = train(recipe, tmp_path / "run", device="cpu").parent
     found = [entry["validation"] for entry in read_log(run) if "validation" in entry]
@@ -1145,7 +1249,9 @@ def test_bits_per_byte_of_text_that_is_all_unknown_are_no_number_and_no_limit(pl
         train(dataclasses.replace(recipe, stop_bits_per_byte=0.1), tmp_path / "limited", device="cpu")
 
 
-def test_over_alignment_by_the_first_measurement_writes_nothing(place: Path, taught: str, tmp_path: Path, monkeypatch, capsys):
+def test_over_alignment_by_the_first_measurement_writes_nothing(
+    place: Path, taught: str, tmp_path: Path, monkeypatch, capsys
+):
     recipe = over_aligning(place, taught, warmup_steps=0, learning_rate=0.03, eval_every=10)
     with pytest.raises(TrainingError, match="over-alignment by the first measurement, at step 10"):
         train(recipe, tmp_path / "run", device="cpu")

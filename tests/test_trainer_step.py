@@ -80,7 +80,12 @@ def setup(folder: Path, recipe: Recipe, **model_changes):
 
 
 def gradients(forward, matcher) -> list[torch.Tensor]:
-    found = [parameter.grad.clone() for module in (forward, matcher) for parameter in module.parameters() if parameter.grad is not None]
+    found = [
+        parameter.grad.clone()
+        for module in (forward, matcher)
+        for parameter in module.parameters()
+        if parameter.grad is not None
+    ]
     for module in (forward, matcher):
         module.zero_grad(set_to_none=True)
     return found
@@ -92,7 +97,9 @@ def test_gradient_caching_equals_one_batch(corpus_folder: Path, size: int):
     forward, matcher, samples = setup(corpus_folder, recipe)
     whole = accumulate_gradients(forward, matcher, [collate(samples, 1)], recipe)
     expected = gradients(forward, matcher)
-    pieces = accumulate_gradients(forward, matcher, [collate(samples[start : start + size], 1) for start in range(0, 8, size)], recipe)
+    pieces = accumulate_gradients(
+        forward, matcher, [collate(samples[start : start + size], 1) for start in range(0, 8, size)], recipe
+    )
     for ours, theirs in zip(gradients(forward, matcher), expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
     for name in ("lm", "lm_tokens", "pairs", *MEANS):
@@ -133,7 +140,9 @@ def test_next_token_loss_is_the_models_own(corpus_folder: Path):
     forward, matcher, samples = setup(corpus_folder, recipe)
     batch = collate(samples, 1)
     ours = accumulate_gradients(forward, matcher, [batch], recipe)
-    expected = forward.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, use_cache=False).loss
+    expected = forward.model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, use_cache=False
+    ).loss
     assert ours.lm == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
@@ -147,8 +156,15 @@ def test_features_are_those_of_hidden_states(corpus_folder: Path):
     for row, sample in enumerate(samples):
         (s0, s1), (t0, t1) = sample.source_span, sample.target_span
         # The last state is taken where it predicts the span: one position earlier.
-        expected = [states[1][row, s0:s1], states[1][row, t0:t1], states[-1][row, s0 - 1 : s1 - 1], states[-1][row, t0 - 1 : t1 - 1]]
-        torch.testing.assert_close(features[row], torch.stack([state.mean(0) for state in expected]), atol=1e-5, rtol=1e-4)
+        expected = [
+            states[1][row, s0:s1],
+            states[1][row, t0:t1],
+            states[-1][row, s0 - 1 : s1 - 1],
+            states[-1][row, t0 - 1 : t1 - 1],
+        ]
+        torch.testing.assert_close(
+            features[row], torch.stack([state.mean(0) for state in expected]), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_all_alignment_gradient_stays_below_the_align_layer(corpus_folder: Path):
@@ -192,7 +208,9 @@ def test_learning_rate_schedule(corpus_folder: Path):
     rates = [learning_rate(step, 100, recipe) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 and rates[55] == pytest.approx(0.5) and rates[99] < 0.02
     cosine = dataclasses.replace(recipe, schedule="cosine", final_learning_rate=0.1)
-    assert learning_rate(55, 100, cosine) == pytest.approx(0.55) and learning_rate(100, 100, cosine) == pytest.approx(0.1)
+    assert learning_rate(55, 100, cosine) == pytest.approx(0.55) and learning_rate(100, 100, cosine) == pytest.approx(
+        0.1
+    )
 
 
 def test_a_run_leaves_a_checkpoint_a_log_and_provenance(corpus_folder: Path, tmp_path: Path):
@@ -201,10 +219,24 @@ def test_a_run_leaves_a_checkpoint_a_log_and_provenance(corpus_folder: Path, tmp
     assert [entry["step"] for entry in log] == list(range(1, 41))
     assert log[-1]["lm"] < log[0]["lm"] - 0.5
     checkpoint = open_checkpoint(str(path))
-    assert (checkpoint.stage, checkpoint.step, checkpoint.align_layer, checkpoint.prompt_template) == ("stage1", 40, 1, "plain")
-    assert {name.removeprefix("language_matcher.") for name in checkpoint.heads} == {"gate.weight", "up.weight", "down.weight"}
+    assert (checkpoint.stage, checkpoint.step, checkpoint.align_layer, checkpoint.prompt_template) == (
+        "stage1",
+        40,
+        1,
+        "plain",
+    )
+    assert {name.removeprefix("language_matcher.") for name in checkpoint.heads} == {
+        "gate.weight",
+        "up.weight",
+        "down.weight",
+    }
     (stage,) = checkpoint.provenance["stages"]
-    assert stage["tokens"] == log[-1]["tokens"] and stage["flops"] > 0 and stage["peak_memory_bytes"] > 1e6 and stage["seconds"] > 0
+    assert (
+        stage["tokens"] == log[-1]["tokens"]
+        and stage["flops"] > 0
+        and stage["peak_memory_bytes"] > 1e6
+        and stage["seconds"] > 0
+    )
     assert stage["data"][0]["languages"] == ["deu_Latn", "eng_Latn"]
     assert not (tmp_path / "run" / "state.pt").exists()
     # The second stage carries the history on.
@@ -242,7 +274,10 @@ def test_resume_is_bit_exact(corpus_folder: Path, tmp_path: Path, cut: int, opti
         torch.set_num_threads(threads)
     for (name, ours), theirs in zip(resumed.model.state_dict().items(), whole.model.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
-    logs = [[json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()] for run in ("whole", "cut")]
+    logs = [
+        [json.loads(line) for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
+        for run in ("whole", "cut")
+    ]
     assert [entry["lm"] for entry in logs[0]] == [entry["lm"] for entry in logs[1]]
     assert [entry["step"] for entry in logs[1]] == [1, 2, 3, 4, 5, 6]
 
@@ -255,5 +290,9 @@ def test_a_folder_of_another_recipe_is_left_alone(corpus_folder: Path, tmp_path:
 
 def test_non_finite_loss_stops_with_the_samples(corpus_folder: Path, tmp_path: Path):
     with pytest.raises(TrainingError, match=r"not finite.*eng_Latn|not finite.*deu_Latn"):
-        train(recipe_for(corpus_folder, steps=30, learning_rate=1e30, max_grad_norm=1e30, warmup_steps=0), tmp_path / "run", device="cpu")
+        train(
+            recipe_for(corpus_folder, steps=30, learning_rate=1e30, max_grad_norm=1e30, warmup_steps=0),
+            tmp_path / "run",
+            device="cpu",
+        )
     assert not (tmp_path / "run" / "model.pt").exists()

@@ -31,7 +31,13 @@ SENTENCES = {
     "mya_Mymr": "စက်ကိုဆက်သွယ်၍မရပါလိပ်စာကိုစစ်ဆေးပါ",
     "bod_Tibt": "མི་རིགས་ཀྱི་སྐད་ཡིག་སློབ་སྦྱོང་བྱེད་དགོས།",
 }
-HYPOTHESES = ["the cat sat on the mat today", "a dog", "", "no overlap whatsoever here", "The device could not be reached."]
+HYPOTHESES = [
+    "the cat sat on the mat today",
+    "a dog",
+    "",
+    "no overlap whatsoever here",
+    "The device could not be reached.",
+]
 REFERENCES = [
     "the cat sat on a mat",
     "a dog barks at night",
@@ -56,7 +62,12 @@ def test_T1_what_13a_would_have_made_of_chinese():
 
 def test_T2_every_code_has_a_tokenizer_and_an_unknown_code_is_an_error():
     assert {bleu_tokenizer(code) for code in LANGUAGES} <= set(sacrebleu.BLEU.TOKENIZERS)
-    assert [bleu_tokenizer(code) for code in ("zho_Hans", "zho_Hant", "jpn_Jpan", "kor_Hang")] == ["zh", "zh", "ja-mecab", "ko-mecab"]
+    assert [bleu_tokenizer(code) for code in ("zho_Hans", "zho_Hant", "jpn_Jpan", "kor_Hang")] == [
+        "zh",
+        "zh",
+        "ja-mecab",
+        "ko-mecab",
+    ]
     for code in ("tha_Thai", "khm_Khmr", "lao_Laoo", "mya_Mymr", "bod_Tibt"):
         assert bleu_tokenizer(code) != "13a"
     with pytest.raises(InputError, match="FLORES code"):
@@ -85,7 +96,9 @@ def test_T3_a_missing_tokenizer_names_the_extra(language, module, extra, monkeyp
         bleu._metric.cache_clear()
 
 
-@pytest.mark.parametrize("tokenizer, language", [("13a", "eng_Latn"), ("zh", "zho_Hans"), ("ja-mecab", "jpn_Jpan"), ("char", "tha_Thai")])
+@pytest.mark.parametrize(
+    "tokenizer, language", [("13a", "eng_Latn"), ("zh", "zho_Hans"), ("ja-mecab", "jpn_Jpan"), ("char", "tha_Thai")]
+)
 def test_summed_statistics_give_the_corpus_score_of_sacrebleu(tokenizer, language):
     hypotheses = [*HYPOTHESES, SENTENCES[language][:-6], SENTENCES[language]]
     references = [*REFERENCES, SENTENCES[language], SENTENCES[language]]
@@ -95,12 +108,17 @@ def test_summed_statistics_give_the_corpus_score_of_sacrebleu(tokenizer, languag
     assert statistics.shape == (len(hypotheses), 10) and statistics.dtype == np.int64
     assert bleu_from_statistics(statistics.sum(axis=0)) == pytest.approx(expected, abs=1e-9)
     expected = sacrebleu.CHRF(word_order=2).corpus_score(hypotheses, [references]).score
-    assert chrf_from_statistics(chrf_statistics(hypotheses, references).sum(axis=0)) == pytest.approx(expected, abs=1e-9)
+    assert chrf_from_statistics(chrf_statistics(hypotheses, references).sum(axis=0)) == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 def test_sentence_chrf_is_that_of_sacrebleu():
     metric = sacrebleu.CHRF(word_order=2)
-    expected = [metric.sentence_score(hypothesis, [reference]).score for hypothesis, reference in zip(HYPOTHESES, REFERENCES, strict=True)]
+    expected = [
+        metric.sentence_score(hypothesis, [reference]).score
+        for hypothesis, reference in zip(HYPOTHESES, REFERENCES, strict=True)
+    ]
     np.testing.assert_allclose(chrf_from_statistics(chrf_statistics(HYPOTHESES, REFERENCES)), expected, atol=1e-9)
 
 

@@ -243,7 +243,9 @@ def _try_translation(checkpoint: Checkpoint) -> None:
 def _describe(way: decoding_cache.Way) -> str:
     if not way.cached:
         return "without cache"
-    return ("padded batches" if way.padded else "batches of equal length") + ("" if way.drops_rows else ", ended rows stay")
+    return ("padded batches" if way.padded else "batches of equal length") + (
+        "" if way.drops_rows else ", ended rows stay"
+    )
 
 
 def row(model_type: str, found: Support | str) -> str:
@@ -253,4 +255,8 @@ def row(model_type: str, found: Support | str) -> str:
     suites = (found.layers, found.language_modelling, found.translation)
     if suites[0] is not None and len(set(suites)) == 1:
         return f"| {model_type} | no: {suites[0]} | | | |"
-    return f"| {model_type} | " + " | ".join("yes" if reason is None else f"no: {reason}" for reason in suites) + f" | {found.way} |"
+    return (
+        f"| {model_type} | "
+        + " | ".join("yes" if reason is None else f"no: {reason}" for reason in suites)
+        + f" | {found.way} |"
+    )

@@ -24,7 +24,9 @@ def tokenizer(vocabulary: int = 600, *, bos: bool = True, eos: bool = True) -> A
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator((line for lines in load_corpus("interface", "validation").sentences.values() for line in lines), trainer)
+    bpe.train_from_iterator(
+        (line for lines in load_corpus("interface", "validation").sentences.values() for line in lines), trainer
+    )
     names = {"bos_token": "<s>"} if bos else {}
     names |= {"eos_token": "</s>"} if eos else {}
     return PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", clean_up_tokenization_spaces=False, **names)
@@ -49,7 +51,13 @@ def model(family: str = "llama", *, vocabulary: int = 600, positions: int = 512,
             settings |= {"num_key_value_heads": 2, "head_dim": 8}
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
-        family, vocab_size=vocabulary, initializer_range=0.3, bos_token_id=0, eos_token_id=1, pad_token_id=2, **settings | changes
+        family,
+        vocab_size=vocabulary,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        **settings | changes,
     )
     return AutoModelForCausalLM.from_config(config).eval()
 

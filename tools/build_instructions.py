@@ -47,7 +47,9 @@ def main() -> None:
         for kind in ("language", "complete", "order", "copy"):
             records += [record(kind, text, code, shuffler) for text in shuffler.sample(long_enough, EACH)]
     TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in records), encoding="utf-8", newline="\n")
+    TARGET.write_text(
+        "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in records), encoding="utf-8", newline="\n"
+    )
     print(f"{len(records)} records, {TARGET.stat().st_size / 1e6:.1f} MB")
 
 

@@ -84,10 +84,15 @@ def keep_parallel(texts: dict[str, dict[str, str]]) -> list[str]:
         english = line["eng_Latn"]
         if not SHORTEST <= len(english) <= LONGEST or english in seen:
             continue
-        if any(not text or len(text) > 2 * LONGEST or NOT_PLAIN.search(text) or NOT_PLAIN.search(english) for text in line.values()):
+        if any(
+            not text or len(text) > 2 * LONGEST or NOT_PLAIN.search(text) or NOT_PLAIN.search(english)
+            for text in line.values()
+        ):
             continue
         # A translation equal to the English text was most likely never made; one without a letter carries no language.
-        if any(code != "eng_Latn" and text == english or not re.search(r"[^\W\d_]{2}", text) for code, text in line.items()):
+        if any(
+            code != "eng_Latn" and text == english or not re.search(r"[^\W\d_]{2}", text) for code, text in line.items()
+        ):
             continue
         seen.add(english)
         kept.append(key)
@@ -131,7 +136,9 @@ def split_keys(texts: dict[str, dict[str, str]], keys: list[str], group: np.ndar
             splits["validation"] += group_keys
         else:
             splits["train"] += group_keys
-    return {name: sorted(split, key=lambda key: hashlib.sha256(key.encode()).hexdigest()) for name, split in splits.items()}
+    return {
+        name: sorted(split, key=lambda key: hashlib.sha256(key.encode()).hexdigest()) for name, split in splits.items()
+    }
 
 
 def letters_of(line: str) -> str:
@@ -141,7 +148,9 @@ def letters_of(line: str) -> str:
 
 def largest_overlap(lines: list[str], others: list[str], n: int) -> np.ndarray:
     """For each of `lines`, the largest Jaccard index of its character n-gram set with that of any of `others`."""
-    grams = CountVectorizer(analyzer="char", ngram_range=(n, n), binary=True, dtype=np.int32).fit_transform([*lines, *others])
+    grams = CountVectorizer(analyzer="char", ngram_range=(n, n), binary=True, dtype=np.int32).fit_transform(
+        [*lines, *others]
+    )
     ours, theirs = grams[: len(lines)], grams[len(lines) :]
     largest = np.zeros(len(lines))
     for start in range(0, len(lines), 256):
@@ -183,10 +192,17 @@ def main() -> None:
         folder = arguments.target / split
         folder.mkdir(parents=True, exist_ok=True)
         for code in LANGUAGES:
-            (folder / f"{code}.txt").write_text("".join(texts[code][key] + "\n" for key in split_list), encoding="utf-8", newline="\n")
+            (folder / f"{code}.txt").write_text(
+                "".join(texts[code][key] + "\n" for key in split_list), encoding="utf-8", newline="\n"
+            )
         # The component (one integration, usually one translator at a time) is the cluster of a line.
-        (folder / "ids.tsv").write_text("".join(f"{key}\t{key.split('.')[0]}\n" for key in split_list), encoding="utf-8", newline="\n")
-        print(f"{split}: {len(split_list)} lines, {len({key.split('.')[0] for key in split_list})} components", file=sys.stderr)
+        (folder / "ids.tsv").write_text(
+            "".join(f"{key}\t{key.split('.')[0]}\n" for key in split_list), encoding="utf-8", newline="\n"
+        )
+        print(
+            f"{split}: {len(split_list)} lines, {len({key.split('.')[0] for key in split_list})} components",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

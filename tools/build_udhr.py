@@ -261,7 +261,9 @@ def reasons_against(code: str, articles: list[list[str]], english: list[list[str
     usual = statistics.median(log_ratios)
     oddest = max(range(len(ours)), key=lambda index: abs(log_ratios[index] - usual))
     if abs(log_ratios[oddest] - usual) > math.log(LARGEST_RATIO):
-        reasons.append(f"paragraph {oddest + 1} is {math.exp(log_ratios[oddest] - usual):.2f} times as long as expected")
+        reasons.append(
+            f"paragraph {oddest + 1} is {math.exp(log_ratios[oddest] - usual):.2f} times as long as expected"
+        )
     return reasons
 
 
@@ -275,7 +277,9 @@ def build(package: Path, output: Path) -> None:
             return member.read().decode("utf-8")
 
         licence = read("license")
-        declarations = {code: parse_declaration(read(f"declaration/{name}.html")) for code, name in DECLARATIONS.items()}
+        declarations = {
+            code: parse_declaration(read(f"declaration/{name}.html")) for code, name in DECLARATIONS.items()
+        }
 
     english = declarations["eng_Latn"]
     texts: dict[str, str] = {}

@@ -20,7 +20,11 @@ OUT = Path("demo")
 
 def run(*command: str) -> None:
     print(f"\n$ {' '.join(command)}", flush=True)
-    subprocess.run([str(Path(sys.executable).parent / command[0]), *command[1:]], check=True, env=dict(os.environ, HF_HUB_OFFLINE="1"))
+    subprocess.run(
+        [str(Path(sys.executable).parent / command[0]), *command[1:]],
+        check=True,
+        env=dict(os.environ, HF_HUB_OFFLINE="1"),
+    )
 
 
 def find(rows: list[dict], metric: str, contrast: str, layer: str | None = None) -> dict:

@@ -18,7 +18,10 @@ def main() -> None:
     from tiny_architectures import NOT_BUILT, causal_architectures, row, support
 
     transformers.logging.set_verbosity_error()
-    table = ["| architecture | layers, language_id | language_modelling | translation | how it decodes |", "|---|---|---|---|---|"]
+    table = [
+        "| architecture | layers, language_id | language_modelling | translation | how it decodes |",
+        "|---|---|---|---|---|",
+    ]
     for model_type in causal_architectures():
         print(model_type, file=sys.stderr)
         table.append(row(model_type, NOT_BUILT.get(model_type) or support(model_type)))

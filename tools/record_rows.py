@@ -22,7 +22,9 @@ def measure() -> dict[str, dict[str, Any]]:
     from alignx_eval.evaluate import MEASURING_VERSIONS, SUITES, Options, evaluate
 
     corpus = load_corpus("interface", "test", LANGUAGES, LINES)
-    results = evaluate(open_checkpoint("bundled:base"), corpus, tuple(SUITES), Options(languages=LANGUAGES, limit=LINES))
+    results = evaluate(
+        open_checkpoint("bundled:base"), corpus, tuple(SUITES), Options(languages=LANGUAGES, limit=LINES)
+    )
     return {
         suite: {
             "measuring_version": MEASURING_VERSIONS[suite],

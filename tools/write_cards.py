@@ -19,13 +19,19 @@ def score_table(rows: list[dict]) -> str:
     values = {
         (row["checkpoint"], row["language"], row["other_language"], row["metric"]): row["value"]
         for row in rows
-        if row["suite"] == "translation" and row["metric"] in ("bleu", "chrf++") and row["language"] and row["other_language"]
+        if row["suite"] == "translation"
+        and row["metric"] in ("bleu", "chrf++")
+        and row["language"]
+        and row["other_language"]
     }
     floors = {(row["language"], row["other_language"]): row for row in rows if row["metric"] == "bleu_floor_copy"}
     directions = list(dict.fromkeys((source, target) for _, source, target, _ in values))
     lines = ["| direction | base | tuned | alignx | copied source |", "|---|---|---|---|---|"]
     for source, target in directions:
-        cells = [f"{values[label, source, target, 'bleu']:.1f} / {values[label, source, target, 'chrf++']:.1f}" for label in LABELS]
+        cells = [
+            f"{values[label, source, target, 'bleu']:.1f} / {values[label, source, target, 'chrf++']:.1f}"
+            for label in LABELS
+        ]
         floor = floors.get((source, target))
         copied = "" if floor is None else f"{floor['value']:.1f}"
         lines.append(f"| {source} to {target} | {' | '.join(cells)} | {copied} |")
@@ -43,7 +49,10 @@ def score_table(rows: list[dict]) -> str:
 def main() -> None:
     content = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     page = CARDS.read_text(encoding="utf-8")
-    for name, text in (("scores", score_table(content["rows"])), ("findings", "\n".join(f"* {line}" for line in content["findings"]))):
+    for name, text in (
+        ("scores", score_table(content["rows"])),
+        ("findings", "\n".join(f"* {line}" for line in content["findings"])),
+    ):
         opening, closing = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
         before, _, rest = page.partition(opening)
         page = before + opening + text + closing + rest.partition(closing)[2]

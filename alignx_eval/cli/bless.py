@@ -11,8 +11,12 @@ from alignx_eval.cli import options as opt
 
 
 def bless(
-    result: Annotated[str, typer.Argument(metavar="RESULT", help="Run directory of one checkpoint (DIR#LABEL picks one of several).")],
-    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="The baseline. [default: alignx-baseline.json]")] = None,
+    result: Annotated[
+        str, typer.Argument(metavar="RESULT", help="Run directory of one checkpoint (DIR#LABEL picks one of several).")
+    ],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="The baseline. [default: alignx-baseline.json]")
+    ] = None,
     policy: opt.PolicyOption = None,
     quiet: opt.QuietOption = None,
     debug: opt.DebugOption = False,

@@ -20,7 +20,8 @@ def compare(
     candidates: Annotated[
         list[str],
         typer.Argument(
-            metavar="CANDIDATE", help="One or more checkpoints or run directories. DIR#LABEL picks one checkpoint of a run directory."
+            metavar="CANDIDATE",
+            help="One or more checkpoints or run directories. DIR#LABEL picks one checkpoint of a run directory.",
         ),
     ],
     control: Annotated[
@@ -47,13 +48,16 @@ def compare(
     cache_dir: opt.CacheOption = None,
     samples: opt.SamplesOption = None,
     allow_mismatch: opt.AllowMismatchOption = None,
-    gate: Annotated[bool | None, typer.Option("--gate", help="Exit with 3 where a loss is larger than the policy tolerates.")] = None,
+    gate: Annotated[
+        bool | None, typer.Option("--gate", help="Exit with 3 where a loss is larger than the policy tolerates.")
+    ] = None,
     policy: opt.PolicyOption = None,
     strict: opt.StrictOption = None,
     series: Annotated[
         bool | None,
         typer.Option(
-            "--series", help="The candidates are steps of one training: draw trajectories, name the first step that fails the gate."
+            "--series",
+            help="The candidates are steps of one training: draw trajectories, name the first step that fails the gate.",
         ),
     ] = None,
     annotations: opt.AnnotationsOption = None,
@@ -100,7 +104,10 @@ def compare(
     from alignx_eval.errors import InputError
 
     settings = opt.settings_from(given, config)  # before anything is opened, so that a wrong option is told first
-    sources = [read_reference(reference) for reference in (base, *candidates, *([settings.control] if settings.control else []))]
+    sources = [
+        read_reference(reference)
+        for reference in (base, *candidates, *([settings.control] if settings.control else []))
+    ]
     roles = ["base"] + ["candidate"] * len(candidates) + ["control"] * bool(settings.control)
     if inherited := inherited_options(sources):
         settings = opt.settings_from(given, config, inherited)
@@ -110,7 +117,9 @@ def compare(
     if settings.series and len(candidates) < 2:
         raise InputError("--series: at least two candidates are needed")
     if rules[0].against == "control" and not settings.control:
-        raise InputError("the policy gates against the control, and there is none: give --control, or set `against: base` in the policy")
+        raise InputError(
+            "the policy gates against the control, and there is none: give --control, or set `against: base` in the policy"
+        )
     planned = plan(sources, roles, settings)
     main = processes.is_main()
     with Display(quiet=settings.quiet or not main) as display, run_directory(planned, display) as (directory, ready):

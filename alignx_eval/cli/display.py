@@ -32,12 +32,19 @@ class Display:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
             self._progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         logger = logging.getLogger("alignx_eval")
         logger.removeHandler(self._warnings)
         logger.propagate = True
@@ -62,7 +69,9 @@ class Display:
             self._task = self._progress.add_task(f"{label}: {suite}", total=None)
 
             def update(done: int, total: int, what: str) -> None:
-                self._progress.update(self._task, completed=done, total=total or None, description=f"{label}: {suite} {what}")
+                self._progress.update(
+                    self._task, completed=done, total=total or None, description=f"{label}: {suite} {what}"
+                )
 
             return update
 

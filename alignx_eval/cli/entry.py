@@ -23,7 +23,9 @@ def _print_version(value: bool) -> None:
         raise typer.Exit()
 
 
-VersionOption = Annotated[bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)]
+VersionOption = Annotated[
+    bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+]
 
 
 def run(app: typer.Typer, name: str, arguments: Sequence[str]) -> NoReturn:
@@ -35,7 +37,9 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str]) -> NoReturn:
             stream.reconfigure(encoding="utf-8", errors="replace")
     ensure_home()
     try:
-        code = app(args=list(arguments), prog_name=name, standalone_mode=False) or 0  # 130 is what typer makes of KeyboardInterrupt
+        code = (
+            app(args=list(arguments), prog_name=name, standalone_mode=False) or 0
+        )  # 130 is what typer makes of KeyboardInterrupt
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # the reader of stdout has gone, as in `| head`
@@ -59,7 +63,9 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str]) -> NoReturn:
         text = f"unexpected error: {type(error).__name__}: {_one_line(error)} (run again with --debug to see where)"
         print(text, file=sys.stderr, flush=True)
     finally:
-        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # what is left to do is to go; nothing of it can be interrupted
+        atexit.register(
+            signal.signal, signal.SIGINT, signal.SIG_IGN
+        )  # what is left to do is to go; nothing of it can be interrupted
     if code == 130:
         _say("interrupted; the same command goes on where it was")
     sys.exit(code)

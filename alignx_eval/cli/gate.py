@@ -18,7 +18,9 @@ def gate(
             help="Run directory of a comparison; with --baseline, of one checkpoint (DIR#LABEL picks one of several).",
         ),
     ],
-    baseline: Annotated[Path | None, typer.Option("--baseline", metavar="FILE", help="Compare with what `bless` wrote.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option("--baseline", metavar="FILE", help="Compare with what `bless` wrote.")
+    ] = None,
     policy: opt.PolicyOption = None,
     strict: opt.StrictOption = None,
     allow_mismatch: opt.AllowMismatchOption = None,
@@ -43,7 +45,14 @@ def gate(
     """
     given = {name: value for name, value in locals().items() if name not in ("result", "baseline", "debug")}
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.measuring import check_finished, check_outputs, read_comparison, read_finished, read_policy, write_outputs
+    from alignx_eval.cli.measuring import (
+        check_finished,
+        check_outputs,
+        read_comparison,
+        read_finished,
+        read_policy,
+        write_outputs,
+    )
     from alignx_eval.errors import InputError
     from alignx_eval.gate import judge
     from alignx_eval.run_directory import RunDirectory
@@ -55,7 +64,9 @@ def gate(
     with Display(quiet=settings.quiet) as display:
         if baseline is None:
             if label:
-                raise InputError(f"{result}: one checkpoint alone cannot be gated; give --baseline, or the whole comparison: {folder}")
+                raise InputError(
+                    f"{result}: one checkpoint alone cannot be gated; give --baseline, or the whole comparison: {folder}"
+                )
             check_finished(directory)
             rules, name = read_policy(settings, directory)
             comparison = read_comparison(directory, settings)

@@ -51,7 +51,10 @@ def _print_table(rows: Sequence[Sequence[str]]) -> None:
 def _languages() -> list[list[str]]:
     from alignx_eval.languages import LANGUAGES
 
-    return [[language.code, language.name, language.script, language.direction, language.bleu_tokenizer] for language in LANGUAGES.values()]
+    return [
+        [language.code, language.name, language.script, language.direction, language.bleu_tokenizer]
+        for language in LANGUAGES.values()
+    ]
 
 
 def _tasks() -> list[list[str]]:

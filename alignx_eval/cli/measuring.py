@@ -81,9 +81,14 @@ def inherited_options(sources: Sequence[Source]) -> dict[str, Any]:
 
 def default_out(sources: Sequence[Source], identity: Mapping[str, Any]) -> Path:
     """`alignx-runs/NAMES-HASH`, the same for the same identity, so that a repeated command resumes and another one has its own."""
-    names = [Path(source.label_in_run or source.reference.removeprefix("bundled:").rstrip("/")).stem for source in sources]
+    names = [
+        Path(source.label_in_run or source.reference.removeprefix("bundled:").rstrip("/")).stem for source in sources
+    ]
     readable = "-".join("".join(c if c.isalnum() or c in "._" else "-" for c in name) for name in names)[:80]
-    return Path("alignx-runs") / f"{readable}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]}"
+    return (
+        Path("alignx-runs")
+        / f"{readable}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]}"
+    )
 
 
 @dataclass(slots=True)
@@ -147,10 +152,22 @@ def load_text(settings: Settings) -> ParallelCorpus:
         try:
             corpus, why = load((*settings.languages, PIVOT)), ""
         except InputError as error:
-            corpus, why = load(settings.languages), f" ({error})"  # what is wrong with the languages asked for is told as it is
+            corpus, why = (
+                load(settings.languages),
+                f" ({error})",
+            )  # what is wrong with the languages asked for is told as it is
     if not paired or PIVOT in corpus.languages:
-        if paired and settings.languages is not None and PIVOT not in settings.languages and not settings.quiet and processes.is_main():
-            print(f"{PIVOT} ({LANGUAGES[PIVOT].name}) is added: {' and '.join(paired)} pair every language with it", file=sys.stderr)
+        if (
+            paired
+            and settings.languages is not None
+            and PIVOT not in settings.languages
+            and not settings.quiet
+            and processes.is_main()
+        ):
+            print(
+                f"{PIVOT} ({LANGUAGES[PIVOT].name}) is added: {' and '.join(paired)} pair every language with it",
+                file=sys.stderr,
+            )
         return corpus
     others = [suite for suite in SUITES if suite not in PIVOT_SUITES]
     raise InputError(
@@ -215,7 +232,10 @@ def prepare(plan: Plan, display: Display) -> Ready:
     for source, role in zip(plan.sources, plan.roles):
         if source.run is not None:
             label = unique_label(source.label_in_run, ready.labels)
-            ready.checkpoints[label] = {**source.run.manifest.get("checkpoints", {}).get(source.label_in_run, {}), "name": label}
+            ready.checkpoints[label] = {
+                **source.run.manifest.get("checkpoints", {}).get(source.label_in_run, {}),
+                "name": label,
+            }
             entries.append({"role": role, "name": label, **_identity_in_run(source, own)})
         else:
             checkpoint = _open(source, settings, display)
@@ -226,7 +246,11 @@ def prepare(plan: Plan, display: Display) -> Ready:
                 _check_cache(checkpoint, plan.corpus, settings.cache_dir or default_cache_dir())
             ready.checkpoints[label] = describe_checkpoint(checkpoint)
             weight = next(checkpoint.model.parameters())
-            facts = {"content": checkpoint.content_hash, "dtype": str(weight.dtype).removeprefix("torch."), "device": weight.device.type}
+            facts = {
+                "content": checkpoint.content_hash,
+                "dtype": str(weight.dtype).removeprefix("torch."),
+                "device": weight.device.type,
+            }
             entries.append({"role": role, "name": label, **facts})
             size = sum(parameter.numel() * parameter.element_size() for parameter in checkpoint.model.parameters())
             room = _room(settings) if room is None else room - size
@@ -257,7 +281,10 @@ def measure(
 
     def write_manifest(status: str, reason: str | None = None) -> None:
         suites = _suites_of_run(directory, ready.labels, settings.suites)
-        by_role = {role: [label for label, its_role in zip(ready.labels, plan.roles) if its_role == role] for role in set(plan.roles)}
+        by_role = {
+            role: [label for label, its_role in zip(ready.labels, plan.roles) if its_role == role]
+            for role in set(plan.roles)
+        }
         directory.write_manifest(
             {
                 "status": status,
@@ -296,7 +323,10 @@ def measure(
                 release_memory()
     except Exception as error:
         with contextlib.suppress(InputError):  # a full disk, perhaps; the first error is the one to tell
-            write_manifest("failed", " ".join(f"{'' if isinstance(error, AlignxError) else type(error).__name__ + ': '}{error}".split()))
+            write_manifest(
+                "failed",
+                " ".join(f"{'' if isinstance(error, AlignxError) else type(error).__name__ + ': '}{error}".split()),
+            )
         raise
     write_manifest("complete")
     return results
@@ -416,7 +446,9 @@ def _identity_in_run(source: Source, own: Mapping[str, Any]) -> dict[str, Any]:
     recorded: list[dict[str, Any]] = source.run.manifest.get("identity", {}).get("checkpoints", [])
     entry: dict[str, Any] = next((entry for entry in recorded if entry["name"] == source.label_in_run), {})
     options = _without_checkpoints(source.run)
-    return {name: entry.get(name) for name in ("content", "dtype", "device")} | ({"options": options} if options != own else {})
+    return {name: entry.get(name) for name in ("content", "dtype", "device")} | (
+        {"options": options} if options != own else {}
+    )
 
 
 def _check_identity(directory: RunDirectory, identity: Mapping[str, Any], plan: Plan) -> None:
@@ -452,7 +484,9 @@ def _check_identity(directory: RunDirectory, identity: Mapping[str, Any], plan: 
 def _short(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(str, value))
-    return str(value)[:12] if isinstance(value, str) and len(value) == 64 else "not given" if value is None else str(value)
+    return (
+        str(value)[:12] if isinstance(value, str) and len(value) == 64 else "not given" if value is None else str(value)
+    )
 
 
 def _check_runs_compare(plan: Plan, own: Mapping[str, Any]) -> None:
@@ -463,7 +497,9 @@ def _check_runs_compare(plan: Plan, own: Mapping[str, Any]) -> None:
     settings = plan.settings
     runs = [source for source in plan.sources if source.run is not None]
     results = {
-        f"{source.reference} ({number})": {suite: source.run.load(source.label_in_run, suite) for suite in settings.suites}
+        f"{source.reference} ({number})": {
+            suite: source.run.load(source.label_in_run, suite) for suite in settings.suites
+        }
         for number, source in enumerate(runs, 1)
         if source.run is not None
     }
@@ -474,10 +510,18 @@ def _check_runs_compare(plan: Plan, own: Mapping[str, Any]) -> None:
     for source in runs:
         assert source.run is not None
         recorded = _without_checkpoints(source.run)
-        text = [name for name in ("corpus", "split", "content", "languages", "lines") if recorded and recorded.get(name) != own[name]]
+        text = [
+            name
+            for name in ("corpus", "split", "content", "languages", "lines")
+            if recorded and recorded.get(name) != own[name]
+        ]
         if text:
-            told = "; ".join(f"{name} is {_short(recorded.get(name))} there and {_short(own[name])} here" for name in text)
-            raise NotComparableError(f"{source.reference}: results of another text than what would be measured beside them ({told})")
+            told = "; ".join(
+                f"{name} is {_short(recorded.get(name))} there and {_short(own[name])} here" for name in text
+            )
+            raise NotComparableError(
+                f"{source.reference}: results of another text than what would be measured beside them ({told})"
+            )
 
 
 # What a run directory says of itself
@@ -498,7 +542,9 @@ def check_current(directory: RunDirectory, labels: Sequence[str], suites: Sequen
         for suite in directory.suites(label):
             if suite in suites and not _is_current(directory, label, suite):
                 command = shlex.split(str(directory.manifest.get("command") or "alignx-eval run CHECKPOINT"))
-                if "identity" not in directory.manifest and "--out" in command:  # the folder is not taken for this run again
+                if (
+                    "identity" not in directory.manifest and "--out" in command
+                ):  # the folder is not taken for this run again
                     del command[command.index("--out") : command.index("--out") + 2]
                 raise NotComparableError(
                     f"{directory.path}: {suite} of {label} was measured by {_version(directory.fingerprint(label, suite))} of this suite, "
@@ -586,7 +632,9 @@ def read_policy(settings: Settings, directory: RunDirectory | None = None) -> tu
     try:
         return Policy.model_validate(recorded["content"]), str(recorded["name"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{directory.path / 'manifest.json'}: holds no valid policy; give one with --policy") from error
+        raise InputError(
+            f"{directory.path / 'manifest.json'}: holds no valid policy; give one with --policy"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -629,7 +677,9 @@ def read_finished(directory: RunDirectory, label: str = "") -> Finished:
         raise InputError(f"{directory.path}: holds no checkpoint {label!r}; {there}")
     chosen = label or (labels[0] if len(labels) == 1 else candidates[0] if len(candidates) == 1 else "")
     if chosen not in labels:
-        raise InputError(f"{directory.path}: holds several checkpoints; name one, as in {directory.path}#{labels[-1]} ({there})")
+        raise InputError(
+            f"{directory.path}: holds several checkpoints; name one, as in {directory.path}#{labels[-1]} ({there})"
+        )
     wanted = manifest.get("options", {}).get("suites") or []
     check_current(directory, [chosen], wanted or list(SUITES))
     return Finished(
@@ -687,7 +737,9 @@ def read_comparison(directory: RunDirectory, settings: Settings) -> Comparison:
     )
 
 
-def _current(similarities: Sequence[LayerSimilarity], results: dict[str, dict[str, SuiteResult]]) -> list[LayerSimilarity]:
+def _current(
+    similarities: Sequence[LayerSimilarity], results: dict[str, dict[str, SuiteResult]]
+) -> list[LayerSimilarity]:
     """Those that belong to the vectors of these results, and not to what was measured here before."""
     from alignx_eval.layer_similarity import similarity_key
 
@@ -695,7 +747,8 @@ def _current(similarities: Sequence[LayerSimilarity], results: dict[str, dict[st
     return [
         each
         for each in similarities
-        if {each.reference, each.candidate} <= set(layers) and each.key == similarity_key(layers, each.reference, each.candidate)
+        if {each.reference, each.candidate} <= set(layers)
+        and each.key == similarity_key(layers, each.reference, each.candidate)
     ]
 
 
@@ -727,7 +780,9 @@ def write_outputs(
     screen = console.render(
         comparison,
         verdict,
-        report_path=str(report) if report is not None else next((name for name in settings.output if name.endswith(".html")), None),
+        report_path=str(report)
+        if report is not None
+        else next((name for name in settings.output if name.endswith(".html")), None),
         next_command=next_command,
         width=min(max(width, 60), 110),
         colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
@@ -781,7 +836,9 @@ def describe_checkpoint(checkpoint: Any) -> dict[str, Any]:
 
 def describe_corpus(corpus: Any) -> dict[str, Any]:
     """What renderers and the manifest say about a corpus, as plain JSON."""
-    facts = {name: getattr(corpus, name) for name in ("name", "split", "content_hash", "licence", "attribution", "note")}
+    facts = {
+        name: getattr(corpus, name) for name in ("name", "split", "content_hash", "licence", "attribution", "note")
+    }
     return {**facts, "languages": list(corpus.languages), "lines": len(corpus)}
 
 
@@ -827,7 +884,9 @@ def _resolve_template(sources: Sequence[Source], settings: Settings) -> str:
     """One template for all: --template, else the first that a checkpoint names, else plain. Tells early what is not there."""
     from alignx_eval.checkpoint import recorded_template
 
-    recorded = [recorded_template(source.reference, offline=settings.offline) for source in sources if source.run is None]
+    recorded = [
+        recorded_template(source.reference, offline=settings.offline) for source in sources if source.run is None
+    ]
     return settings.template or next((template for template in recorded if template), "plain")
 
 
@@ -836,7 +895,10 @@ def _bytes_of_vectors(checkpoint: Any, corpus: ParallelCorpus) -> int:
 
     config = checkpoint.model.config.get_text_config()
     return vector_cache.expected_bytes(
-        languages=len(corpus.languages), lines=len(corpus), layers=config.num_hidden_layers + 2, width=config.hidden_size
+        languages=len(corpus.languages),
+        lines=len(corpus),
+        layers=config.num_hidden_layers + 2,
+        width=config.hidden_size,
     )
 
 
@@ -861,7 +923,9 @@ def _announce_vectors(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -
     cap = vector_cache.DEFAULT_MAX_BYTES
     place = cache_dir if vector_cache.why_unwritable(cache_dir) is None else "memory"
     text = f"sentence vectors take up to {_readable(size)} in {place}"
-    return text + (f", more than the cap of {_readable(cap)}: they stay until another checkpoint is encoded" if size > cap else "")
+    return text + (
+        f", more than the cap of {_readable(cap)}: they stay until another checkpoint is encoded" if size > cap else ""
+    )
 
 
 def _readable(size: int) -> str:

@@ -35,73 +35,117 @@ SplitOption = Annotated[str | None, typer.Option("--split", help="Split of the c
 LanguagesOption = Annotated[
     str | None,
     typer.Option(
-        "--languages", metavar="LIST", help="FLORES codes, comma-separated; de, zh or German are resolved. [default: all of the corpus]"
+        "--languages",
+        metavar="LIST",
+        help="FLORES codes, comma-separated; de, zh or German are resolved. [default: all of the corpus]",
     ),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N lines of the corpus and N documents of each task.")
+    int | None,
+    typer.Option(
+        "--limit", metavar="N", min=1, help="Only the first N lines of the corpus and N documents of each task."
+    ),
 ]
 PoolingOption = Annotated[
-    str | None, typer.Option("--pooling", help="How token states become a sentence vector: mean, last or weighted. [default: mean]")
+    str | None,
+    typer.Option(
+        "--pooling", help="How token states become a sentence vector: mean, last or weighted. [default: mean]"
+    ),
 ]
 WindowOption = Annotated[
     int | None,
     typer.Option(
-        "--window", metavar="N", min=2, help="Tokens that a model sees at a time for bits per byte; longer lines roll. [default: 512]"
+        "--window",
+        metavar="N",
+        min=2,
+        help="Tokens that a model sees at a time for bits per byte; longer lines roll. [default: 512]",
     ),
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of probes, permutations and resampling. [default: 0]")]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="Seed of probes, permutations and resampling. [default: 0]")
+]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", help="cpu, cuda, cuda:1, mps, or auto to spread one model. [default: cuda if there is one, else cpu]"),
+    typer.Option(
+        "--device",
+        help="cpu, cuda, cuda:1, mps, or auto to spread one model. [default: cuda if there is one, else cpu]",
+    ),
 ]
 DtypeOption = Annotated[
-    str | None, typer.Option("--dtype", help="float32, bfloat16 or float16. [default: float32 on a CPU, else the checkpoint's own]")
+    str | None,
+    typer.Option(
+        "--dtype", help="float32, bfloat16 or float16. [default: float32 on a CPU, else the checkpoint's own]"
+    ),
 ]
 OfflineOption = Annotated[
     bool | None,
-    typer.Option("--offline/--online", help="Whether the network may be used, for checkpoints and corpora of the hub. [default: offline]"),
+    typer.Option(
+        "--offline/--online",
+        help="Whether the network may be used, for checkpoints and corpora of the hub. [default: offline]",
+    ),
 ]
 CacheOption = Annotated[
     Path | None,
     typer.Option(
-        "--cache-dir", metavar="DIR", help="Where sentence vectors are cached. [default: $ALIGNX_EVAL_CACHE or ~/.cache/alignx-eval]"
+        "--cache-dir",
+        metavar="DIR",
+        help="Where sentence vectors are cached. [default: $ALIGNX_EVAL_CACHE or ~/.cache/alignx-eval]",
     ),
 ]
 SamplesOption = Annotated[
     bool | None,
     typer.Option(
-        "--samples/--no-samples", help="Whether sentences of the corpus and what models wrote are stored and shown. [default: samples]"
+        "--samples/--no-samples",
+        help="Whether sentences of the corpus and what models wrote are stored and shown. [default: samples]",
     ),
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="YAML file with these options by their long names; the command line wins.")
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="YAML file with these options by their long names; the command line wins."
+    ),
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Run directory; what is complete in it is not measured again. [default: below alignx-runs/]"),
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Run directory; what is complete in it is not measured again. [default: below alignx-runs/]",
+    ),
 ]
 OutputOption = Annotated[
     list[Path] | None,
     typer.Option(
-        "-o", "--output", metavar="FILE", help="Also write this file, format by suffix: .html .json .md .csv .junit.xml. Repeatable."
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Also write this file, format by suffix: .html .json .md .csv .junit.xml. Repeatable.",
     ),
 ]
 TasksOption = Annotated[
-    str | None, typer.Option("--tasks", metavar="LIST", help="Tasks of the suite `tasks`, comma-separated; see `alignx-eval ls tasks`.")
+    str | None,
+    typer.Option(
+        "--tasks", metavar="LIST", help="Tasks of the suite `tasks`, comma-separated; see `alignx-eval ls tasks`."
+    ),
 ]
 TemplateOption = Annotated[
     str | None,
     typer.Option(
-        "--template", help="Prompt template for every checkpoint: plain or alpaca. [default: the first that a checkpoint names, else plain]"
+        "--template",
+        help="Prompt template for every checkpoint: plain or alpaca. [default: the first that a checkpoint names, else plain]",
     ),
 ]
 PolicyOption = Annotated[
     Path | None,
-    typer.Option("--policy", metavar="FILE", help="What may not regress, as YAML. [default: see `alignx-eval schema default-policy`]"),
+    typer.Option(
+        "--policy",
+        metavar="FILE",
+        help="What may not regress, as YAML. [default: see `alignx-eval schema default-policy`]",
+    ),
 ]
 StrictOption = Annotated[
-    bool | None, typer.Option("--strict", help="An inconclusive gate fails too, with exit code 4. With `compare`, implies --gate.")
+    bool | None,
+    typer.Option("--strict", help="An inconclusive gate fails too, with exit code 4. With `compare`, implies --gate."),
 ]
 AnnotationsOption = Annotated[
     bool | None, typer.Option("--annotations", help="Also print the verdict and the worst rows as GitHub annotations.")
@@ -114,7 +158,9 @@ AllowMismatchOption = Annotated[
         help="Compare although this field of the fingerprints differs; every report says so. Repeatable.",
     ),
 ]
-QuietOption = Annotated[bool | None, typer.Option("--quiet", "-q", help="No progress and no remarks on stderr; errors still appear.")]
+QuietOption = Annotated[
+    bool | None, typer.Option("--quiet", "-q", help="No progress and no remarks on stderr; errors still appear.")
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -187,7 +233,9 @@ def check_effective(given: Mapping[str, Any], settings: Settings, *, measures: b
     used = {name for name, value in given.items() if value is not None}
     idle = [name for name in MEASURING if name in used]
     if idle and not measures:
-        raise InputError(f"{_flags(idle)}: nothing is measured, all inputs are run directories; leave it out, or give checkpoints")
+        raise InputError(
+            f"{_flags(idle)}: nothing is measured, all inputs are run directories; leave it out, or give checkpoints"
+        )
     for name, suites in (MEASURING | FURTHER).items():
         if name in used and not set(suites) & set(settings.suites):
             raise InputError(
@@ -195,7 +243,9 @@ def check_effective(given: Mapping[str, Any], settings: Settings, *, measures: b
                 f"{','.join(settings.suites)}; leave it out, or add a suite"
             )
     if "languages" in used and settings.suites == ("tasks",) and settings.tasks is not None:
-        raise InputError("--languages: the tasks that --tasks names have languages of their own; leave one of the two out")
+        raise InputError(
+            "--languages: the tasks that --tasks names have languages of their own; leave one of the two out"
+        )
     if given.get("annotations") and not (settings.gate or settings.strict):
         raise InputError("--annotations: they tell the verdict of a gate; add --gate")
 
@@ -204,7 +254,9 @@ def _flags(names: Sequence[str]) -> str:
     return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
-def settings_from(given: Mapping[str, Any], config: Path | None, inherited: Mapping[str, Any] | None = None) -> Settings:
+def settings_from(
+    given: Mapping[str, Any], config: Path | None, inherited: Mapping[str, Any] | None = None
+) -> Settings:
     """`given` (command line) over `config` (YAML file) over `inherited` (the options of an earlier run) over the defaults.
 
     Values may be strings with commas or sequences. Raises InputError for unknown names and wrong types.
@@ -214,7 +266,9 @@ def settings_from(given: Mapping[str, Any], config: Path | None, inherited: Mapp
         chosen |= {name: _checked(name, value) for name, value in source.items() if value is not None}
     settings = Settings(**chosen)
     _check_outputs(settings.output)
-    return replace(settings, suites=_checked_suites(settings.suites), languages=_resolved(settings.languages, settings.quiet))
+    return replace(
+        settings, suites=_checked_suites(settings.suites), languages=_resolved(settings.languages, settings.quiet)
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -240,7 +294,9 @@ def _read_config(path: Path) -> dict[str, Any]:
             plain, value = {"no_samples": "samples", "online": "offline"}[plain], not value
         if plain not in known:
             near = difflib.get_close_matches(plain, known, 1)
-            raise InputError(f"{path}: unknown option {name!r}" + (f"; did you mean {near[0].replace('_', '-')}?" if near else ""))
+            raise InputError(
+                f"{path}: unknown option {name!r}" + (f"; did you mean {near[0].replace('_', '-')}?" if near else "")
+            )
         options[plain] = value
     return options
 
@@ -255,7 +311,9 @@ def _checked(name: str, value: Any) -> Any:
     if wanted is str:
         return str(value)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise InputError(f"option {name}: {'true or false' if wanted is bool else 'a whole number'} is needed, not {value!r}")
+        raise InputError(
+            f"option {name}: {'true or false' if wanted is bool else 'a whole number'} is needed, not {value!r}"
+        )
     if name == "limit" and isinstance(value, int) and value < 1:
         raise InputError(f"option limit: at least 1 is needed, not {value}")
     if name == "window" and isinstance(value, int) and value < 2:

@@ -31,7 +31,14 @@ def report(
     """
     given = {name: value for name, value in locals().items() if name not in ("run_directory", "debug")}
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.measuring import check_outputs, read_comparison, read_policy, unfinished, write_outputs, write_reports
+    from alignx_eval.cli.measuring import (
+        check_outputs,
+        read_comparison,
+        read_policy,
+        unfinished,
+        write_outputs,
+        write_reports,
+    )
     from alignx_eval.errors import InputError
     from alignx_eval.gate import judge
     from alignx_eval.run_directory import RunDirectory
@@ -41,17 +48,25 @@ def report(
     directory = RunDirectory.read(run_directory)
     idle = [name for name in ("policy", "allow_mismatch", "annotations") if given[name]]
     if idle and not directory.manifest.get("candidates"):
-        raise InputError(f"--{idle[0].replace('_', '-')}: {run_directory} holds one checkpoint, and nothing is compared")
+        raise InputError(
+            f"--{idle[0].replace('_', '-')}: {run_directory} holds one checkpoint, and nothing is compared"
+        )
     rules, name = read_policy(settings, directory)
     writable = os.access(directory.path, os.W_OK)
     with Display(quiet=settings.quiet) as display, directory.lock() if writable else nullcontext():
         if why := unfinished(directory):
-            display.say(f"{run_directory}: {why}; the report shows what is there, and the same command again goes on with it")
+            display.say(
+                f"{run_directory}: {why}; the report shows what is there, and the same command again goes on with it"
+            )
         comparison = read_comparison(directory, settings)
         enforced = bool((directory.manifest.get("policy") or {}).get("enforced"))
         verdict = judge(comparison, rules, policy_name=name, enforced=enforced) if comparison.candidates else None
         if writable:
             write_reports(comparison, verdict, directory.path, settings)
         else:
-            display.say(f"{run_directory}: cannot be written to, so the reports in it were not made again; those of -o are")
-        write_outputs(comparison, verdict, settings, display, report=directory.path / "report.html" if writable else None)
+            display.say(
+                f"{run_directory}: cannot be written to, so the reports in it were not made again; those of -o are"
+            )
+        write_outputs(
+            comparison, verdict, settings, display, report=directory.path / "report.html" if writable else None
+        )

@@ -12,7 +12,10 @@ from alignx_eval.cli import options as opt
 
 def run(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CKPT", help="A .pt, Hugging Face folder, adapter folder, hub id, .gguf or bundled:NAME.")
+        str,
+        typer.Argument(
+            metavar="CKPT", help="A .pt, Hugging Face folder, adapter folder, hub id, .gguf or bundled:NAME."
+        ),
     ],
     suites: opt.SuitesOption = None,
     corpus: opt.CorpusOption = None,
@@ -46,12 +49,22 @@ def run(
     given = {name: value for name, value in locals().items() if name not in ("checkpoint", "config", "debug")}
     from alignx_eval import processes
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.measuring import measure, plan, read_comparison, read_reference, run_directory, write_outputs, write_reports
+    from alignx_eval.cli.measuring import (
+        measure,
+        plan,
+        read_comparison,
+        read_reference,
+        run_directory,
+        write_outputs,
+        write_reports,
+    )
     from alignx_eval.errors import InputError
 
     settings = opt.settings_from(given, config)
     if junit := [name for name in settings.output if name.endswith(".xml")]:
-        raise InputError(f"-o {junit[0]}: one checkpoint alone has no verdict, which JUnit needs; use `compare` or `gate`")
+        raise InputError(
+            f"-o {junit[0]}: one checkpoint alone has no verdict, which JUnit needs; use `compare` or `gate`"
+        )
     opt.check_effective(given, settings, measures=True)
     source = read_reference(checkpoint)
     if source.run is not None:
@@ -65,10 +78,17 @@ def run(
         from alignx_eval.comparison import compare as compare_results
 
         comparison = compare_results(
-            results, base=ready.labels[0], candidates=[], checkpoints=ready.checkpoints, corpus=planned.corpus_facts, seed=settings.seed
+            results,
+            base=ready.labels[0],
+            candidates=[],
+            checkpoints=ready.checkpoints,
+            corpus=planned.corpus_facts,
+            seed=settings.seed,
         )
         # The reports in the directory are of all that it holds, also where this command asked for less of it.
         more = set(directory.manifest["options"]["suites"]) != set(settings.suites)
         write_reports(read_comparison(directory, settings) if more else comparison, None, directory.path, settings)
         next_command = shlex.join(["alignx-eval", "compare", str(directory.path), "CANDIDATE"])
-        write_outputs(comparison, None, settings, display, report=directory.path / "report.html", next_command=next_command)
+        write_outputs(
+            comparison, None, settings, display, report=directory.path / "report.html", next_command=next_command
+        )

@@ -65,7 +65,9 @@ def load_corpus(
     if reference in BUNDLED:
         corpus = BUNDLED[reference]
         if split not in corpus.splits:
-            raise InputError(f"corpus {reference} has no split {split!r}; choose with --split from: {', '.join(corpus.splits)}")
+            raise InputError(
+                f"corpus {reference} has no split {split!r}; choose with --split from: {', '.join(corpus.splits)}"
+            )
         return load_folder(
             TEXT_FOLDER / reference,
             name=reference,
@@ -82,7 +84,9 @@ def load_corpus(
         return load_hub(reference.removeprefix(HUB_PREFIX), split=split, languages=languages, limit=limit)
     folder = Path(reference).expanduser()
     if not folder.exists():
-        raise InputError(f"no corpus or folder {reference!r}; bundled: {', '.join(BUNDLED)}; otherwise a folder or hub:owner/name@revision")
+        raise InputError(
+            f"no corpus or folder {reference!r}; bundled: {', '.join(BUNDLED)}; otherwise a folder or hub:owner/name@revision"
+        )
     return load_folder(folder, split=split, languages=languages, limit=limit)
 
 

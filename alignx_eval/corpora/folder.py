@@ -47,7 +47,9 @@ def load_folder(
     codes = sorted(files) if languages is None else choose_languages(name, languages, sorted(files))
     for code in codes:
         if code not in LANGUAGES:
-            raise InputError(f"{files[code]}: {code} is not a FLORES-200 code; rename the file, or choose other languages")
+            raise InputError(
+                f"{files[code]}: {code} is not a FLORES-200 code; rename the file, or choose other languages"
+            )
     sentences = {code: read_lines(files[code]) for code in codes}
     first = codes[0]
     for code in codes:
@@ -76,7 +78,9 @@ def _find_files(folder: Path, split: str) -> tuple[Path, str, dict[str, Path]]:
         match = _FILE_NAME.fullmatch(path.name)
         if match and path.is_file():
             by_suffix.setdefault(match[2], {})[match[1]] = path
-    splits = sorted(path.name for path in folder.iterdir() if path.is_dir() and any(map(_FILE_NAME.fullmatch, _names(path))))
+    splits = sorted(
+        path.name for path in folder.iterdir() if path.is_dir() and any(map(_FILE_NAME.fullmatch, _names(path)))
+    )
     if not by_suffix:
         if split in splits:
             _, _, files = _find_files(folder / split, split)
@@ -119,7 +123,9 @@ def read_lines(path: Path) -> tuple[str, ...]:
         raise InputError(f"{path} is empty")
     empty = [number for number, line in enumerate(lines, 1) if not line.strip()]
     if empty:
-        raise InputError(f"{path}, line {empty[0]}: empty ({len(empty)} of {len(lines)} lines are); drop such lines from every language")
+        raise InputError(
+            f"{path}, line {empty[0]}: empty ({len(empty)} of {len(lines)} lines are); drop such lines from every language"
+        )
     return tuple(lines)
 
 
@@ -135,7 +141,11 @@ def _read_groups(folder: Path, split: str, lines: int) -> tuple[tuple[str, ...],
     if path.is_file():
         fields = [line.split("\t") for line in read_lines(path)]
         _check_length(path, len(fields), folder, lines)
-        return tuple(field[0] for field in fields), tuple(field[1] if len(field) > 1 else field[0] for field in fields), ("", "")
+        return (
+            tuple(field[0] for field in fields),
+            tuple(field[1] if len(field) > 1 else field[0] for field in fields),
+            ("", ""),
+        )
     for place in (folder, folder.parent):
         path = place / f"metadata_{split}.tsv"
         if path.is_file():

@@ -13,7 +13,9 @@ TEXT_COLUMNS = ("text", "sentence")
 GROUP_COLUMNS = ("group", "document_id", "url", "URL")
 
 
-def load_hub(reference: str, *, split: str = "test", languages: Sequence[str] | None = None, limit: int | None = None) -> ParallelCorpus:
+def load_hub(
+    reference: str, *, split: str = "test", languages: Sequence[str] | None = None, limit: int | None = None
+) -> ParallelCorpus:
     """The corpus in the hub data set `owner/name@revision`. A revision (a commit, best of all) makes it the same text tomorrow.
 
     Two shapes are understood:
@@ -39,15 +41,23 @@ def load_hub(reference: str, *, split: str = "test", languages: Sequence[str] | 
         except (datasets.exceptions.DatasetNotFoundError, HFValidationError) as error:
             if datasets.config.HF_HUB_OFFLINE:
                 raise MissingAssetError(f"data set {reference} is not in the cache and the network is off") from error
-            raise InputError(f"no data set {reference} on the hub, or no access to it ({_first_line(error)})") from error
+            raise InputError(
+                f"no data set {reference} on the hub, or no access to it ({_first_line(error)})"
+            ) from error
         except (ConnectionError, OfflineModeIsEnabled) as error:
-            raise MissingAssetError(f"data set {reference} is not in the cache and cannot be fetched ({_first_line(error)})") from error
+            raise MissingAssetError(
+                f"data set {reference} is not in the cache and cannot be fetched ({_first_line(error)})"
+            ) from error
         except (ValueError, RuntimeError, FileNotFoundError) as error:
             raise InputError(f"data set {reference} cannot be read ({_first_line(error)})") from error
 
     configurations = [code for code in ask(datasets.get_dataset_config_names) if code in LANGUAGES]
     if configurations:
-        codes = sorted(configurations) if languages is None else choose_languages(reference, languages, sorted(configurations))
+        codes = (
+            sorted(configurations)
+            if languages is None
+            else choose_languages(reference, languages, sorted(configurations))
+        )
         tables = {code: ask(datasets.load_dataset, code, split=split) for code in codes}
         columns = {code: _text_column(reference, table) for code, table in tables.items()}
     else:
@@ -65,15 +75,25 @@ def load_hub(reference: str, *, split: str = "test", languages: Sequence[str] | 
     first = tables[codes[0]]
     for code in codes:
         if len(tables[code]) != len(first):
-            raise InputError(f"data set {reference} is not parallel: {codes[0]} has {len(first)} lines, {code} has {len(tables[code])}")
-        if "id" in first.column_names and "id" in tables[code].column_names and list(tables[code]["id"]) != list(first["id"]):
+            raise InputError(
+                f"data set {reference} is not parallel: {codes[0]} has {len(first)} lines, {code} has {len(tables[code])}"
+            )
+        if (
+            "id" in first.column_names
+            and "id" in tables[code].column_names
+            and list(tables[code]["id"]) != list(first["id"])
+        ):
             raise InputError(f"data set {reference} is not parallel: the ids of {codes[0]} and {code} differ")
     sentences = {code: tuple(tables[code][columns[code]]) for code in codes}
     for code, lines in sentences.items():
         for number, line in enumerate(lines, 1):
             if not isinstance(line, str) or not line.strip() or any(character in line for character in "\n\r\0"):
-                raise InputError(f"data set {reference}, {code}, line {number}: empty, or more than one line of text: {line!r:.60}")
-    ids = tuple(str(identity) for identity in first["id"]) if "id" in first.column_names else _numbers(split, len(first))
+                raise InputError(
+                    f"data set {reference}, {code}, line {number}: empty, or more than one line of text: {line!r:.60}"
+                )
+    ids = (
+        tuple(str(identity) for identity in first["id"]) if "id" in first.column_names else _numbers(split, len(first))
+    )
     group_column = next((column for column in GROUP_COLUMNS if column in first.column_names), None)
     corpus = ParallelCorpus(
         name=reference,
@@ -92,7 +112,9 @@ def _text_column(reference: str, table: Any) -> str:
     for column in TEXT_COLUMNS:
         if column in table.column_names:
             return column
-    raise InputError(f"data set {reference} has no column {' or '.join(TEXT_COLUMNS)}; its columns: {', '.join(table.column_names)}")
+    raise InputError(
+        f"data set {reference} has no column {' or '.join(TEXT_COLUMNS)}; its columns: {', '.join(table.column_names)}"
+    )
 
 
 def _numbers(split: str, lines: int) -> tuple[str, ...]:

@@ -41,11 +41,16 @@ class ParallelCorpus:
         for code in self.sentences:
             if code not in LANGUAGES:
                 raise InputError(f"corpus {self.name}: {code!r} is not a FLORES-200 code")
-        lengths = {code: len(lines) for code, lines in self.sentences.items()} | {"ids": len(self.ids), "groups": len(self.groups)}
+        lengths = {code: len(lines) for code, lines in self.sentences.items()} | {
+            "ids": len(self.ids),
+            "groups": len(self.groups),
+        }
         if len(set(lengths.values())) > 1:
             first, *others = lengths
             other = next(part for part in others if lengths[part] != lengths[first])
-            raise InputError(f"corpus {self.name} is not aligned: {first} has {lengths[first]} lines, {other} has {lengths[other]}")
+            raise InputError(
+                f"corpus {self.name} is not aligned: {first} has {lengths[first]} lines, {other} has {lengths[other]}"
+            )
         if not self.ids:
             raise InputError(f"corpus {self.name} is empty")
         if len(set(self.ids)) < len(self.ids):
@@ -65,7 +70,10 @@ class ParallelCorpus:
     def content_hash(self) -> str:
         """SHA-256, as hex, of languages, lines, ids and groups, in the order of the lines. The order of the languages has no part in it."""
         digest = hashlib.sha256()
-        for part in ([list(self.ids), list(self.groups)], *([code, list(self.sentences[code])] for code in sorted(self.sentences))):
+        for part in (
+            [list(self.ids), list(self.groups)],
+            *([code, list(self.sentences[code])] for code in sorted(self.sentences)),
+        ):
             digest.update(json.dumps(part).encode("ascii") + b"\n")
         return digest.hexdigest()
 
@@ -101,7 +109,10 @@ class ParallelCorpus:
 
     def not_nfc(self) -> dict[str, int]:
         """Per language, the number of lines that are not in Unicode normal form C; languages without any are left out."""
-        counts = {code: sum(not unicodedata.is_normalized("NFC", line) for line in lines) for code, lines in self.sentences.items()}
+        counts = {
+            code: sum(not unicodedata.is_normalized("NFC", line) for line in lines)
+            for code, lines in self.sentences.items()
+        }
         return {code: count for code, count in counts.items() if count}
 
     def describe(self) -> dict[str, Any]:
@@ -118,7 +129,9 @@ class ParallelCorpus:
             "note": self.note,
             "normalization": "as found",
             "lines_not_nfc": self.not_nfc(),
-            "duplicate_lines": {code: sum(len(numbers) for numbers in sets) for code, sets in self.duplicates().items()},
+            "duplicate_lines": {
+                code: sum(len(numbers) for numbers in sets) for code, sets in self.duplicates().items()
+            },
         }
 
 
@@ -150,6 +163,10 @@ def _nearest(code: str, available: Sequence[str]) -> str:
             return 0.0
         same_group = relative.confusable is not None and relative.confusable == language.confusable
         same_language = code[:3] == other[:3]
-        return same_language + same_group + difflib.SequenceMatcher(None, language.name.lower(), relative.name.lower()).ratio()
+        return (
+            same_language
+            + same_group
+            + difflib.SequenceMatcher(None, language.name.lower(), relative.name.lower()).ratio()
+        )
 
     return f"nearest of its {len(available)}: {', '.join(sorted(available, key=likeness, reverse=True)[:4])}"

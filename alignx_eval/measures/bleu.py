@@ -44,7 +44,9 @@ def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str], langua
     installed.
     """
     if len(hypotheses) != len(references):
-        raise InputError(f"BLEU needs one reference for each hypothesis, got {len(hypotheses)} hypotheses and {len(references)} references")
+        raise InputError(
+            f"BLEU needs one reference for each hypothesis, got {len(hypotheses)} hypotheses and {len(references)} references"
+        )
     metric = _metric(bleu_tokenizer(language))
     if not hypotheses:
         return np.zeros((0, 10), dtype=np.int64)
@@ -54,14 +56,18 @@ def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str], langua
 def bleu_signature(language: str) -> str:
     """sacreBLEU's signature for target `language`: what must agree for two scores to compare."""
     metric = _metric(bleu_tokenizer(language))
-    metric._cache_references([[""]])  # the signature names the number of references, which sacreBLEU learns only from references
+    metric._cache_references(
+        [[""]]
+    )  # the signature names the number of references, which sacreBLEU learns only from references
     return str(metric.get_signature())
 
 
 def bleu_tokenizer(language: str) -> str:
     """sacreBLEU's name of the tokenizer for a FLORES code. Raises InputError for an unknown code: there is no default."""
     if language not in LANGUAGES:
-        raise InputError(f"unknown language {language!r}: BLEU needs a FLORES code such as deu_Latn to choose its tokenizer")
+        raise InputError(
+            f"unknown language {language!r}: BLEU needs a FLORES code such as deu_Latn to choose its tokenizer"
+        )
     return LANGUAGES[language].bleu_tokenizer
 
 
@@ -74,4 +80,6 @@ def _metric(tokenizer: str) -> BLEU:
     except (RuntimeError, ImportError) as error:
         extra = _EXTRAS.get(tokenizer)
         advice = f"install it with: pip install 'sacrebleu[{extra}]'" if extra else str(error).strip().splitlines()[0]
-        raise MissingAssetError(f"BLEU's tokenizer {tokenizer!r} is not installed; {advice}, or leave out its languages") from error
+        raise MissingAssetError(
+            f"BLEU's tokenizer {tokenizer!r} is not installed; {advice}, or leave out its languages"
+        ) from error

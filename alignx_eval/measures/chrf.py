@@ -41,7 +41,9 @@ def chrf_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> np.
 def chrf_signature() -> str:
     """sacreBLEU's signature: what must agree for two scores to compare."""
     metric = _metric()
-    metric._cache_references([[""]])  # the signature names the number of references, which sacreBLEU learns only from references
+    metric._cache_references(
+        [[""]]
+    )  # the signature names the number of references, which sacreBLEU learns only from references
     return str(metric.get_signature())
 
 

@@ -18,7 +18,9 @@ def centre(vectors: np.ndarray) -> np.ndarray:
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Vectors [..., width] at length 1; a zero vector stays zero and so has cosine 0 with everything (`has_direction` tells)."""
-    length = np.sqrt(np.vecdot(vectors, vectors))[..., None]  # np.linalg.norm makes a copy of the vectors, and takes 4 times as long
+    length = np.sqrt(np.vecdot(vectors, vectors))[
+        ..., None
+    ]  # np.linalg.norm makes a copy of the vectors, and takes 4 times as long
     return vectors / np.where(length > 0, length, 1)
 
 

@@ -70,10 +70,17 @@ def expected_language(source_language: str, target_language: str) -> tuple[Expec
             return Expected(target.script, frozenset()), None
         return None, f"py3langid has no label for {target_language}, and its script is that of other languages too"
     if same_script and source.lid_label == target.lid_label:
-        return None, f"py3langid does not tell {source_language} and {target_language} apart, and they have the same script"
+        return (
+            None,
+            f"py3langid does not tell {source_language} and {target_language} apart, and they have the same script",
+        )
     labels = {target.lid_label}
     if target.confusable is not None:
-        labels |= {language.lid_label for language in LANGUAGES.values() if language.confusable == target.confusable and language.lid_label}
+        labels |= {
+            language.lid_label
+            for language in LANGUAGES.values()
+            if language.confusable == target.confusable and language.lid_label
+        }
     if same_script:
         labels -= {source.lid_label}
     return Expected(target.script, frozenset(labels)), None
@@ -81,7 +88,9 @@ def expected_language(source_language: str, target_language: str) -> tuple[Expec
 
 def text_to_identify(output: str, source: str) -> str:
     """`output` without what is not language: code, addresses, numbers, acronyms, and quoted spans that stand in the source verbatim."""
-    text = _QUOTED.sub(lambda match: " " if next(part for part in match.groups() if part) in source else match.group(0), output)
+    text = _QUOTED.sub(
+        lambda match: " " if next(part for part in match.groups() if part) in source else match.group(0), output
+    )
     text = _CODE.sub(" ", text)
     if not text.isupper():
         text = _ACRONYM.sub(" ", text)

@@ -20,7 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-SHRINKAGE = 0.1  # of the within-class covariance towards a multiple of the identity; the same for every checkpoint, never tuned
+SHRINKAGE = (
+    0.1  # of the within-class covariance towards a multiple of the identity; the same for every checkpoint, never tuned
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,9 @@ def language_probe(vectors: np.ndarray, folds: np.ndarray, control: np.ndarray, 
     shift, spread = flat.mean(axis=0, dtype=np.float64), flat.std(axis=0, dtype=np.float64)
     # A dimension that is constant up to rounding has nothing to say; scaling must not turn its rounding errors into a signal.
     live = spread > 1e-6 * np.abs(flat).max(initial=0)
-    scaled = np.where(live, (vectors - shift.astype(np.float32)) / np.where(live, spread, 1).astype(np.float32), 0).astype(np.float32)
+    scaled = np.where(
+        live, (vectors - shift.astype(np.float32)) / np.where(live, spread, 1).astype(np.float32), 0
+    ).astype(np.float32)
 
     numbers = np.unique(folds)
     members = [np.flatnonzero(folds == number) for number in numbers]
@@ -150,7 +154,9 @@ def _discriminants(class_sums: np.ndarray, scatter: np.ndarray, per_class: int) 
 def dominant_script(text: str) -> str:
     """The most frequent script among the letters of `text`, as the first word of their Unicode names ("LATIN", "CJK"); "" without
     letters."""
-    names = Counter(unicodedata.name(character, "").split(" ")[0].split("-")[0] for character in text if character.isalpha())
+    names = Counter(
+        unicodedata.name(character, "").split(" ")[0].split("-")[0] for character in text if character.isalpha()
+    )
     return names.most_common(1)[0][0] if names else ""
 
 

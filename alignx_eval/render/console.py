@@ -51,7 +51,9 @@ def render(
     if verdict is not None and comparison.series:
         from alignx_eval.series import make_series
 
-        blocks.append([style("bold", line) for line in _wrap(f"Series: {make_series(comparison, verdict).sentence}", width)])
+        blocks.append(
+            [style("bold", line) for line in _wrap(f"Series: {make_series(comparison, verdict).sentence}", width)]
+        )
     if comparison.mismatches:
         blocks.append(_mismatches(comparison, width, style))
     blocks.append(_changes(comparison, width, style) if comparison.candidates else _measured(comparison, width, style))
@@ -75,11 +77,16 @@ def render(
 def _gate_in_short(verdict: Verdict, width: int) -> str:
     """One line, "Gate (...): INCOMPLETE, 84 not judged"; of several candidates, how many have which outcome."""
     if len(verdict.candidates) > 1:
-        counts = {word: sum(each.outcome == outcome for each in verdict.candidates) for outcome, word in view.OUTCOME_WORDS.items()}
+        counts = {
+            word: sum(each.outcome == outcome for each in verdict.candidates)
+            for outcome, word in view.OUTCOME_WORDS.items()
+        }
         said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     else:
         of_rows = verdict.candidates[0].counts()
-        told = [f"{count} {view.STATUS_WORDS[status]}" for status, count in of_rows.items() if count and status != "green"]
+        told = [
+            f"{count} {view.STATUS_WORDS[status]}" for status, count in of_rows.items() if count and status != "green"
+        ]
         said = f"{view.OUTCOME_WORDS[verdict.outcome]}, {', '.join(told) or f'{sum(of_rows.values())} rows within tolerance'}"
     title = view.gate_title(verdict)
     if _cells(title) > width // 2:  # a long path must not push the outcome out of the line
@@ -93,7 +100,9 @@ def _gate(verdict: Verdict, width: int, style: Style) -> list[str]:
     lines += _wrap(view.rule_line(verdict), width)
     several = len(verdict.candidates) > 1
     for candidate in verdict.candidates:
-        counts = [f"{level}: {view.status_counts(candidate, level, words=not several)}" for level in view.levels(candidate)]
+        counts = [
+            f"{level}: {view.status_counts(candidate, level, words=not several)}" for level in view.levels(candidate)
+        ]
         if several:  # one line each
             counts = [f"{view.OUTCOME_WORDS[candidate.outcome]} {candidate.candidate}; {'; '.join(counts)}"]
         lines += [line for text in counts for line in _wrap(text, width, "  ", "    ")]
@@ -209,14 +218,22 @@ def _price(comparison: Comparison, candidate: str, width: int) -> list[str]:
     if not own:
         return []
     ratios = cost_ratios(own, control)
-    parts = [f"{amount(name, own[name])}{f' ({ratios[name]:.2f})' if name in ratios else ''}" for name in AMOUNTS if name in own]
+    parts = [
+        f"{amount(name, own[name])}{f' ({ratios[name]:.2f})' if name in ratios else ''}"
+        for name in AMOUNTS
+        if name in own
+    ]
     title = f"Price{f' of {candidate}' if len(comparison.candidates) > 1 else ''}"
-    return _wrap(f"{title}{f' (times that of {comparison.control})' if ratios else ''}: {', '.join(parts)}", width, "", "  ")
+    return _wrap(
+        f"{title}{f' (times that of {comparison.control})' if ratios else ''}: {', '.join(parts)}", width, "", "  "
+    )
 
 
 def _worst_languages(comparison: Comparison, width: int, style: Style) -> list[str]:
     contrast = view.contrasts(comparison)[0]
-    if not any(row.se is not None for row in contrast.rows):  # nothing could be judged, so nobody can be said to be worst
+    if not any(
+        row.se is not None for row in contrast.rows
+    ):  # nothing could be judged, so nobody can be said to be worst
         return []
     lines = [style("bold", line) for line in _wrap(f"Worst languages ({contrast.formula})", width)]
     worst = view.worst_languages(comparison, contrast, WORST)
@@ -259,7 +276,9 @@ def _ascii(text: str) -> str:
 
 def _cells(text: str) -> int:
     """Columns that `text` takes on a terminal."""
-    return sum(0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
 
 
 def _padded(text: str, width: int) -> str:
@@ -277,5 +296,7 @@ def _fit(text: str, width: int) -> str:
 def _wrap(text: str, width: int, first: str = "", rest: str = "") -> list[str]:
     # A line does not end within "n = 452": no-break spaces, which textwrap does not break at.
     text = re.sub(r"(?<=\bn) = (?=\d)", "\u00a0=\u00a0", " ".join(_ascii(text).split()))
-    wrapped = textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False) or [first.rstrip()]
+    wrapped = textwrap.wrap(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False) or [
+        first.rstrip()
+    ]
     return [_fit(line.replace("\u00a0", " "), width) for line in wrapped]

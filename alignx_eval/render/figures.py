@@ -41,7 +41,9 @@ def line_path(values: Sequence[float | None], low: float, high: float) -> str:
         if value is None:
             pen_down = False
             continue
-        parts.append(f"{'L' if pen_down else 'M'}{x_position(index, len(values)):.1f} {y_position(value, low, high):.1f}")
+        parts.append(
+            f"{'L' if pen_down else 'M'}{x_position(index, len(values)):.1f} {y_position(value, low, high):.1f}"
+        )
         pen_down = True
     return "".join(parts)
 
@@ -58,7 +60,9 @@ def band_path(lower: Sequence[float | None], upper: Sequence[float | None], low:
     def point(index: int, value: float) -> str:
         return f"{x_position(index, len(lower)):.1f} {y_position(max(min(value, high), low), low, high):.1f}"
 
-    outlines = [[point(i, end) for i, _, end in run] + [point(i, start) for i, start, _ in reversed(run)] for run in runs if run]
+    outlines = [
+        [point(i, end) for i, _, end in run] + [point(i, start) for i, start, _ in reversed(run)] for run in runs if run
+    ]
     return "".join("M" + "L".join(outline) + "Z" for outline in outlines)
 
 
@@ -95,8 +99,12 @@ def line_figure(
             x = WIDTH - RIGHT if anchor else x_position(index, len(layers))
             text = "+norm" if norm else html.escape(layer)
             # The state after the final norm is no further block: its label stands one line lower.
-            out.append(f'<text class="tick x{" norm" if norm else ""}" x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}"{anchor}>{text}</text>')
-    out.append(f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 8}">layer (0 = embeddings)</text>')
+            out.append(
+                f'<text class="tick x{" norm" if norm else ""}" x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}"{anchor}>{text}</text>'
+            )
+    out.append(
+        f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 8}">layer (0 = embeddings)</text>'
+    )
     for layer, label in marked:
         if layer in layers:
             x = x_position(list(layers).index(layer), len(layers))
@@ -115,9 +123,13 @@ def line_figure(
         out.append(f'<path class="level" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
         names.append(f'<text class="level-label" x="{LEFT + 4}" y="{label_y:.1f}">{html.escape(name)}</text>')
     for name, band in bands.items():
-        out.append(f'<path class="band s{styles[name] % 6}" data-band="{styles[name]}" d="{band_path(*band, low, high)}"/>')
+        out.append(
+            f'<path class="band s{styles[name] % 6}" data-band="{styles[name]}" d="{band_path(*band, low, high)}"/>'
+        )
     for name, curve in (thin or {}).items():
-        out.append(f'<path class="thin s{styles[name] % 6}" data-thin="{styles[name]}" d="{line_path(curve, low, high)}"/>')
+        out.append(
+            f'<path class="thin s{styles[name] % 6}" data-thin="{styles[name]}" d="{line_path(curve, low, high)}"/>'
+        )
     for name, curve in series.items():
         number = styles[name]
         out.append(f'<path class="line s{number % 6}" data-line="{number}" d="{line_path(curve, low, high)}"/>')
@@ -199,12 +211,16 @@ def trajectory_figure(
         for index, ends in enumerate(intervals)
         if ends is not None
     ]
-    out.append(f'<path class="bars" d="{"".join(bars)}"/><path class="line s2" d="{line_path(values, low, high)}"/><g class="outcomes">')
+    out.append(
+        f'<path class="bars" d="{"".join(bars)}"/><path class="line s2" d="{line_path(values, low, high)}"/><g class="outcomes">'
+    )
     for index, value in enumerate(values):
         if value is not None:
             x, y = x_position(index, len(steps)), y_position(value, low, high)
             name = outcomes[index] or "base"
-            out.append(f'<path class="o-{name}" d="{outcome_shape(name, x, y)}"><title>{html.escape(tips[index])}</title></path>')
+            out.append(
+                f'<path class="o-{name}" d="{outcome_shape(name, x, y)}"><title>{html.escape(tips[index])}</title></path>'
+            )
     return "".join([*out, "</g></svg>"])
 
 
@@ -262,7 +278,9 @@ def _tick(value: float, ticks: Sequence[float]) -> str:
 
 def swatch(number: int) -> str:
     """The line sample of a legend entry."""
-    line = f'<path class="line s{number % 6}" d="M1 6H33"/><g class="dots s{number % 6}">{_marker(number, 17, 6, "")}</g>'
+    line = (
+        f'<path class="line s{number % 6}" d="M1 6H33"/><g class="dots s{number % 6}">{_marker(number, 17, 6, "")}</g>'
+    )
     return f'<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true">{line}</svg>'
 
 
@@ -280,7 +298,12 @@ def interval_mark(low: float | None, value: float | None, high: float | None, sc
 
 
 def scatter_figure(
-    identity: str, *, title: str, description: str, points: Sequence[tuple[str, float, float]], styles: Mapping[str, int]
+    identity: str,
+    *,
+    title: str,
+    description: str,
+    points: Sequence[tuple[str, float, float]],
+    styles: Mapping[str, int],
 ) -> str:
     """A projection to two dimensions. Points are (group, x, y); `styles` gives each group its number (see `scatter_shape`)."""
     size, margin = 320, 12
@@ -301,7 +324,9 @@ def scatter_figure(
         paths.setdefault(group, []).append(scatter_shape(styles[group], px, py))
     for group, shapes in paths.items():
         number = styles[group]
-        out.append(f'<path class="g{number % 8}" data-group="{number}" d="{"".join(shapes)}"><title>{html.escape(group)}</title></path>')
+        out.append(
+            f'<path class="g{number % 8}" data-group="{number}" d="{"".join(shapes)}"><title>{html.escape(group)}</title></path>'
+        )
     out.append("</svg>")
     return "".join(out)
 
@@ -371,8 +396,15 @@ def heat_map(
     for shade, paths in sorted(strokes.items()):
         title_of_shade = f"<title>{shade_range(shade, shades)}</title>"
         out.append(f'<path class="h{shade}" stroke-width="{cell}" d="{"".join(paths)}">{title_of_shade}</path>')
-    middle = (f'transform="translate(11 {top + cell * len(rows) / 2:.0f}) rotate(-90)"', f'x="{left + cell * len(columns) / 2:.0f}" y="11"')
-    out += [f'<text class="axis" {place}>{html.escape(name)}</text>' for name, place in zip(axes, middle, strict=True) if name]
+    middle = (
+        f'transform="translate(11 {top + cell * len(rows) / 2:.0f}) rotate(-90)"',
+        f'x="{left + cell * len(columns) / 2:.0f}" y="11"',
+    )
+    out += [
+        f'<text class="axis" {place}>{html.escape(name)}</text>'
+        for name, place in zip(axes, middle, strict=True)
+        if name
+    ]
     out += [
         f'<text class="heat-label" x="{left - 4}" y="{top + (i + 0.5) * cell + 4:g}" style="text-anchor:end">{html.escape(name)}</text>'
         for i, name in enumerate(rows)
@@ -400,6 +432,10 @@ def shade_key(identity: str, shades: Sequence[float]) -> str:
         f'<svg class="plot shades" viewBox="0 0 {cell * (len(shades) + 1)} 30" role="img" aria-labelledby="{identity}">',
         f'<title id="{identity}">Shades from light to dark: {ranges}</title>',
     ]
-    out += [f'<path class="h{shade}" stroke-width="12" d="M{shade * cell} 6h{cell}"/>' for shade in range(len(shades) + 1)]
-    out += [f'<text class="axis" x="{(place + 1) * cell}" y="26">{bound:g}</text>' for place, bound in enumerate(shades)]
+    out += [
+        f'<path class="h{shade}" stroke-width="12" d="M{shade * cell} 6h{cell}"/>' for shade in range(len(shades) + 1)
+    ]
+    out += [
+        f'<text class="axis" x="{(place + 1) * cell}" y="26">{bound:g}</text>' for place, bound in enumerate(shades)
+    ]
     return "".join([*out, "</svg>"])

@@ -22,13 +22,21 @@ def render(comparison: Comparison, verdict: Verdict, *, strict: bool = False) ->
     """
     kinds = {"fail": "error", "incomplete": "error", "inconclusive": "error" if strict else "warning", "pass": "notice"}
     kind = kinds[verdict.outcome] if verdict.enforced else kinds[verdict.outcome].replace("error", "warning")
-    title = "alignx-eval: " + ("" if verdict.enforced else f"{view.gate_title(verdict)}: ") + view.OUTCOME_WORDS[verdict.outcome]
+    title = (
+        "alignx-eval: "
+        + ("" if verdict.enforced else f"{view.gate_title(verdict)}: ")
+        + view.OUTCOME_WORDS[verdict.outcome]
+    )
     lines = [_command(kind, title, f"{view.verdict_line(verdict)} {view.rule_line(verdict)}")]
     if comparison.warnings:
         title = f"alignx-eval: {len(comparison.warnings)} warning{'' if len(comparison.warnings) == 1 else 's'}"
         lines.append(_command("warning", title, "\n".join(comparison.warnings)))
     if comparison.mismatches:
-        lines.append(_command("warning", "alignx-eval: measured differently (--allow-mismatch)", "; ".join(comparison.mismatches)))
+        lines.append(
+            _command(
+                "warning", "alignx-eval: measured differently (--allow-mismatch)", "; ".join(comparison.mismatches)
+            )
+        )
     if notes := view.opening_notes(comparison):
         lines.append(_command("notice", "alignx-eval: how the checkpoints were opened", "\n".join(notes)))
     everything = len(verdict.worst(10**9))

@@ -69,7 +69,11 @@ def render(comparison: Comparison, verdict: Verdict | None = None, *, samples: b
 
     folder = asset_folder("reports")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(view=view, svg=_safe, figures=figures)
     series = make_series(comparison, verdict) if comparison.series and verdict is not None else None
@@ -170,7 +174,9 @@ def _headlines(comparison: Comparison, candidate: str) -> dict[str, Any]:
     """The headline numbers of a candidate as a table: its contrasts, the effect of alignment first, then the values."""
     headlines = [headline for headline in comparison.headlines if headline.candidate == candidate]
     contrasts = [contrast for contrast in view.contrasts(comparison) if contrast.candidate == candidate]
-    kinds = {contrast.other: contrast.kind for contrast in reversed(contrasts)} | {candidate: ""}  # base, control, candidate
+    kinds = {contrast.other: contrast.kind for contrast in reversed(contrasts)} | {
+        candidate: ""
+    }  # base, control, candidate
     lines = [
         {
             "title": view.headline_title(headline),
@@ -181,7 +187,13 @@ def _headlines(comparison: Comparison, candidate: str) -> dict[str, Any]:
         }
         for headline in headlines
     ]
-    return {"candidate": candidate, "contrasts": contrasts, "names": list(kinds), "lines": lines, "size": view.headline_sizes(headlines)}
+    return {
+        "candidate": candidate,
+        "contrasts": contrasts,
+        "names": list(kinds),
+        "lines": lines,
+        "size": view.headline_sizes(headlines),
+    }
 
 
 def _change(headline: Headline, contrast: view.Contrast) -> dict[str, str]:
@@ -285,7 +297,11 @@ def _gate_line(gated: GateRow) -> dict[str, Any]:
         return line
     low, high = row.ci_low, row.ci_high
     # The interval of the loss: that of the difference, turned round where a higher value is good.
-    if low is not None and high is not None and (gated.loss != row.difference or (gated.loss == 0 and row.higher_is_better is not False)):
+    if (
+        low is not None
+        and high is not None
+        and (gated.loss != row.difference or (gated.loss == 0 and row.higher_is_better is not False))
+    ):
         low, high = -high, -low
     if low is not None and high is not None:
         line["interval"] = f"[{view.difference(low, row.metric)}, {view.difference(high, row.metric)}]"
@@ -296,7 +312,11 @@ def _series(comparison: Comparison, series: Series) -> dict[str, Any]:
     """Trajectories drawn, and a table of all steps."""
     steps = series.steps[1:]
     stages = {str(comparison.checkpoints.get(step.label, {}).get("stage") or "") for step in steps}
-    by_number = len(stages) == 1 and len({step.step for step in steps}) == len(steps) and all(step.step is not None for step in steps)
+    by_number = (
+        len(stages) == 1
+        and len({step.step for step in steps}) == len(steps)
+        and all(step.step is not None for step in steps)
+    )
     names = [step.title if index == 0 or not by_number else str(step.step) for index, step in enumerate(series.steps)]
     stage = next(iter(stages)) if by_number else ""
     axis = f"step{f' of {stage}' if stage else ''}" if by_number else "checkpoint"
@@ -310,7 +330,9 @@ def _series(comparison: Comparison, series: Series) -> dict[str, Any]:
             "note": trajectory.note,
             "direction": view.better_direction(trajectory.higher_is_better),
             "size": _sizes([(point.n, point.clusters) for point in trajectory.points if point.value is not None]),
-            "figure": _trajectory_figure(trajectory, number, series, names, f"{axis}, in order, evenly spaced", failure),
+            "figure": _trajectory_figure(
+                trajectory, number, series, names, f"{axis}, in order, evenly spaced", failure
+            ),
         }
         for number, trajectory in enumerate(series.trajectories)
     ]
@@ -335,7 +357,12 @@ def _series(comparison: Comparison, series: Series) -> dict[str, Any]:
 
 
 def _trajectory_figure(
-    trajectory: Trajectory, number: int, series: Series, names: Sequence[str], axis: str, failure: tuple[int, str] | None
+    trajectory: Trajectory,
+    number: int,
+    series: Series,
+    names: Sequence[str],
+    axis: str,
+    failure: tuple[int, str] | None,
 ) -> str:
     base = trajectory.points[0].value or 0.0
     intervals = [
@@ -416,7 +443,9 @@ class _Curve:
     series: dict[str, list[float | None]]
     bands: dict[str, figures.Band]
     band_kind: str
-    pairs: dict[str, dict[str, list[list[int | None]]]]  # pair -> style -> values, lower and upper ends, in units of 1 / QUANTUM
+    pairs: dict[
+        str, dict[str, list[list[int | None]]]
+    ]  # pair -> style -> values, lower and upper ends, in units of 1 / QUANTUM
     levels: list[tuple[str, float]]
     row: Row  # any, for what they share
 
@@ -431,7 +460,9 @@ class _Curve:
     def heights_of_pairs(self) -> list[float]:
         """The same of the frame for single pairs, which are far above most means where there are many languages."""
         drawn = [line for lines in self.pairs.values() for triple in lines.values() for line in triple]
-        return [value / QUANTUM for line in drawn for value in line if value is not None] + [value for _, value in self.levels]
+        return [value / QUANTUM for line in drawn for value in line if value is not None] + [
+            value for _, value in self.levels
+        ]
 
 
 def _curves(comparison: Comparison) -> dict[str, Any] | None:
@@ -445,14 +476,19 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
                     found.setdefault(row.metric, {}).setdefault(label, {}).setdefault(pair, {})[row.layer] = row
     # Summaries of a curve are rows of one or two layers, no curves.
     found = {
-        metric: by for metric, by in found.items() if len({layer for pairs in by.values() for rows in pairs.values() for layer in rows}) > 2
+        metric: by
+        for metric, by in found.items()
+        if len({layer for pairs in by.values() for rows in pairs.values() for layer in rows}) > 2
     }
     layers = sorted(
-        {layer for by in found.values() for pairs in by.values() for rows in pairs.values() for layer in rows}, key=view.layer_order
+        {layer for by in found.values() for pairs in by.values() for rows in pairs.values() for layer in rows},
+        key=view.layer_order,
     )
     styles = _styles(comparison)
     order = [metric for metric in CURVES if metric in found] + sorted(set(found) - set(CURVES))
-    curves = {metric: curve for metric in order if (curve := _curve(comparison, metric, found[metric], layers)).defined()}
+    curves = {
+        metric: curve for metric in order if (curve := _curve(comparison, metric, found[metric], layers)).defined()
+    }
     if not curves:
         return None
     drawn: dict[str, dict[str, Any]] = {}
@@ -460,7 +496,9 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
     for metric, curve in curves.items():
         compared = COMPARED_WITH.get(metric) if COMPARED_WITH.get(metric) in curves else None
         # Metrics that are compared share their frames.
-        family = [each for name, each in curves.items() if COMPARED_WITH.get(name, name) == COMPARED_WITH.get(metric, metric)]
+        family = [
+            each for name, each in curves.items() if COMPARED_WITH.get(name, name) == COMPARED_WITH.get(metric, metric)
+        ]
         frames = {"mean": [height for each in family for height in each.heights()]}
         if curve.pairs:
             frames["pair"] = [height for each in family for height in each.heights_of_pairs()]
@@ -480,7 +518,12 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
         for frame, heights in frames.items():
             ticks = figures.nice_ticks(min(0.0, *heights), max(heights))
             if frame == "pair":
-                data["metrics"][metric] = {"low": ticks[0], "high": ticks[-1], "pairs": curve.pairs, "compared": compared}
+                data["metrics"][metric] = {
+                    "low": ticks[0],
+                    "high": ticks[-1],
+                    "pairs": curve.pairs,
+                    "compared": compared,
+                }
             for size in ("lead", "small"):
                 # The frame for pairs is empty until report.js draws one of them.
                 means = frame == "mean"
@@ -497,7 +540,9 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
                     ticks=ticks,
                     levels=curve.levels,
                     marked=_marked(comparison),
-                    thin=(curves[compared].series if means else dict.fromkeys(curves[compared].series, nothing)) if compared else None,
+                    thin=(curves[compared].series if means else dict.fromkeys(curves[compared].series, nothing))
+                    if compared
+                    else None,
                 )
     pairs = {pair for by in found.values() for own in by.values() for pair in own if pair != (None, None)}
     return {
@@ -508,7 +553,9 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
             {"id": _pair_id(pair), "title": " → ".join(f"{code} {view.language_name(code)}" for code in pair if code)}
             for pair in sorted(pairs, key=_pair_id)
         ],
-        "summary": _layer_summary(comparison, curves["precision_at_1"].series, layers, styles) if "precision_at_1" in curves else [],
+        "summary": _layer_summary(comparison, curves["precision_at_1"].series, layers, styles)
+        if "precision_at_1" in curves
+        else [],
         "data": data,
     }
 
@@ -529,7 +576,10 @@ def _curve(
     for label, pairs in by_label.items():
         single = {pair: rows for pair, rows in pairs.items() if pair != (None, None)}
         summary = pairs.get((None, None), {})
-        numbers = [[row.value for rows in single.values() if (row := rows.get(layer)) and row.value is not None] for layer in layers]
+        numbers = [
+            [row.value for rows in single.values() if (row := rows.get(layer)) and row.value is not None]
+            for layer in layers
+        ]
         curve.series[label] = [
             summary[layer].value if layer in summary else fmean(values) if values else None
             for layer, values in zip(layers, numbers, strict=True)
@@ -541,7 +591,9 @@ def _curve(
             )
             curve.band_kind = "band: 95 % interval"
         elif single:
-            quarters = [quantiles(values, n=4, method="inclusive") if len(values) >= 4 else [None] * 3 for values in numbers]
+            quarters = [
+                quantiles(values, n=4, method="inclusive") if len(values) >= 4 else [None] * 3 for values in numbers
+            ]
             curve.bands[label] = ([each[0] for each in quarters], [each[2] for each in quarters])
             curve.band_kind = "band: middle half of the pairs"
         for pair, own in single.items():
@@ -555,7 +607,9 @@ def _curve(
     return curve
 
 
-def _levels(comparison: Comparison, metric: str, by_label: Mapping[str, Mapping[Any, Mapping[str, Row]]]) -> list[tuple[str, float]]:
+def _levels(
+    comparison: Comparison, metric: str, by_label: Mapping[str, Mapping[Any, Mapping[str, Row]]]
+) -> list[tuple[str, float]]:
     """Reference lines: chance, and for the probe its baselines that do not depend on a layer."""
     rows = [row for pairs in by_label.values() for rows in pairs.values() for row in rows.values()]
     chances = {round(row.chance, 6) for row in rows if row.chance is not None}
@@ -569,7 +623,11 @@ def _levels(comparison: Comparison, metric: str, by_label: Mapping[str, Mapping[
                     levels.append((view.metric_title(row.metric), row.value))
     if metric == "precision_at_1":
         results = [suites["layers"] for suites in comparison.results.values() if "layers" in suites]
-        overlap = [row.value for row in results[0].rows if row.metric == "precision_at_1_token_overlap" and row.value is not None]
+        overlap = [
+            row.value
+            for row in results[0].rows
+            if row.metric == "precision_at_1_token_overlap" and row.value is not None
+        ]
         if overlap:
             levels.append(("shared tokens alone (mean)", fmean(overlap)))
     # Names of levels that lie on each other share one label.
@@ -638,7 +696,12 @@ def _identifier(text: str) -> str:
 
 def _tables(comparison: Comparison) -> list[dict[str, Any]]:
     """Per contrast (or once, for a single checkpoint) and suite, the tables of all metrics."""
-    measured = {(label, row.key): row for label, suites in comparison.results.items() for result in suites.values() for row in result.rows}
+    measured = {
+        (label, row.key): row
+        for label, suites in comparison.results.items()
+        for result in suites.values()
+        for row in result.rows
+    }
     if not comparison.candidates:
         rows = [row for suites in comparison.results.values() for result in suites.values() for row in result.rows]
         return [{"contrast": None, "suites": _suite_tables(comparison, None, rows, measured)}]
@@ -661,12 +724,19 @@ def _suite_tables(
                 groups.setdefault((row.metric, row.layer is not None and row.language is None), []).append(row)
         # One or two numbers are no table: those of a suite come together.
         alone = [
-            key for key, own in groups.items() if len(own) <= 2 and all(row.language is None and row.other_language is None for row in own)
+            key
+            for key, own in groups.items()
+            if len(own) <= 2 and all(row.language is None and row.other_language is None for row in own)
         ]
         summaries = [row for key in alone for row in groups.pop(key)] if len(alone) > 1 else []
         order = list(view.METRICS)
-        ranked = sorted(groups, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key[0], key[1]))
-        metrics = [_metric_table(comparison, contrast, metric, by_layer, groups[metric, by_layer], measured) for metric, by_layer in ranked]
+        ranked = sorted(
+            groups, key=lambda key: (order.index(key[0]) if key[0] in order else len(order), key[0], key[1])
+        )
+        metrics = [
+            _metric_table(comparison, contrast, metric, by_layer, groups[metric, by_layer], measured)
+            for metric, by_layer in ranked
+        ]
         if summaries:
             metrics.insert(0, _metric_table(comparison, contrast, "", True, summaries, measured))
         if metrics:
@@ -677,7 +747,11 @@ def _suite_tables(
 def _floor_metrics(comparison: Comparison) -> set[str]:
     """Metrics that are floors of others: they become a column, not a table."""
     return {
-        row.metric for suites in comparison.results.values() for result in suites.values() for row in result.rows if _is_floor(row.metric)
+        row.metric
+        for suites in comparison.results.values()
+        for result in suites.values()
+        for row in result.rows
+        if _is_floor(row.metric)
     }
 
 
@@ -686,7 +760,12 @@ def _is_floor(metric: str) -> bool:
 
 
 def _metric_table(
-    comparison: Comparison, contrast: view.Contrast | None, metric: str, by_layer: bool, rows: list[Any], measured: Mapping[Any, Row]
+    comparison: Comparison,
+    contrast: view.Contrast | None,
+    metric: str,
+    by_layer: bool,
+    rows: list[Any],
+    measured: Mapping[Any, Row],
 ) -> dict[str, Any]:
     """One table: a metric by language, or by layer; without a metric, the summaries of a suite."""
     layer = None
@@ -707,11 +786,22 @@ def _metric_table(
             else sorted(rows, key=view.worst_first)
         )
         # The row of all languages together stays on top.
-        rows.sort(key=lambda row: 2 if by_layer or not view.is_mean(row) else (row.language or row.other_language) is not None)
+        rows.sort(
+            key=lambda row: 2 if by_layer or not view.is_mean(row) else (row.language or row.other_language) is not None
+        )
     scale = max(
-        (abs(number) for row in rows if contrast for number in (row.difference, row.ci_low, row.ci_high) if number is not None), default=0.0
+        (
+            abs(number)
+            for row in rows
+            if contrast
+            for number in (row.difference, row.ci_low, row.ci_high)
+            if number is not None
+        ),
+        default=0.0,
     )
-    lines = [_table_line(comparison, contrast, row, labels, measured, scale if metric else 0.0, by_layer) for row in rows]
+    lines = [
+        _table_line(comparison, contrast, row, labels, measured, scale if metric else 0.0, by_layer) for row in rows
+    ]
     if not metric:
         for line, row in zip(lines, rows, strict=True):
             line["title"] = view.row_title(row)
@@ -739,7 +829,11 @@ def _metric_table(
         # One chance level for all rows is said once, above the table.
         "floor": lines[0]["floor"] if len({line["floor"] for line in lines}) == 1 else "",
         "has_floor": len({line["floor"] for line in lines}) > 1,
-        "floor_title": "references' own rate" if metric == "off_target_rate" else "floor" if first.suite == "translation" else "chance",
+        "floor_title": "references' own rate"
+        if metric == "off_target_rate"
+        else "floor"
+        if first.suite == "translation"
+        else "chance",
         "opened": metric.rpartition(".")[2] in OPEN_METRICS
         and not by_layer
         and (contrast is None or contrast.kind == "candidate-control" or not comparison.control),
@@ -771,7 +865,9 @@ def _table_line(
         values[labels.index(contrast.other)], values[labels.index(contrast.candidate)] = row.base, row.candidate
     floor, floor_detail = _floor(row, own[-1], labels[-1], measured)
     code = view.own_language(comparison, row)
-    title, name = (f"layer {row.layer}", "") if by_layer else (view.pair_title(row), view.language_name(code) if code else "mean")
+    title, name = (
+        (f"layer {row.layer}", "") if by_layer else (view.pair_title(row), view.language_name(code) if code else "mean")
+    )
     line: dict[str, Any] = {
         "title": title,
         "name": name,
@@ -803,7 +899,11 @@ def _table_line(
     }
 
 
-_NULLS = {"translation": "shuffled references", "language_id": "random labels", "off_target_rate": "the references themselves"}
+_NULLS = {
+    "translation": "shuffled references",
+    "language_id": "random labels",
+    "off_target_rate": "the references themselves",
+}
 
 
 def _floor(row: Any, own: Row | None, label: str, measured: Mapping[Any, Row]) -> tuple[float | None, str]:
@@ -815,12 +915,16 @@ def _floor(row: Any, own: Row | None, label: str, measured: Mapping[Any, Row]) -
         ("copied source", f"{row.metric}_floor_copy"),
         ("empty output", f"{row.metric}_floor_empty"),
     ):
-        floor = measured.get((label, "/".join(part or "-" for part in (row.suite, metric, row.layer, row.language, row.other_language))))
+        floor = measured.get(
+            (label, "/".join(part or "-" for part in (row.suite, metric, row.layer, row.language, row.other_language)))
+        )
         found.append((name, floor.value if floor else None))
     defined = [(name, value) for name, value in found if value is not None]
     if not defined:
         return None, ""
-    return max(value for _, value in defined), ", ".join(f"{name} {view.number(value, row.metric)}" for name, value in defined)
+    return max(value for _, value in defined), ", ".join(
+        f"{name} {view.number(value, row.metric)}" for name, value in defined
+    )
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------------------
@@ -833,12 +937,18 @@ def _sample_browser(comparison: Comparison) -> dict[str, Any] | None:
     joined: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for label in names:
         for sample in comparison.results[label]["translation"].samples:
-            key = (str(sample.get("language") or ""), str(sample.get("other_language") or ""), str(sample.get("id") or ""))
+            key = (
+                str(sample.get("language") or ""),
+                str(sample.get("other_language") or ""),
+                str(sample.get("id") or ""),
+            )
             joined.setdefault(key, {})[label] = sample
     if not joined:
         return None
     candidate = comparison.candidates[0] if comparison.candidates and comparison.candidates[0] in names else names[-1]
-    other = next((label for label in (comparison.control, comparison.base) if label in names and label != candidate), None)
+    other = next(
+        (label for label in (comparison.control, comparison.base) if label in names and label != candidate), None
+    )
     directions: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for (source, target, identity), by_label in joined.items():
         if candidate not in by_label:
@@ -870,7 +980,10 @@ def _sample_browser(comparison: Comparison) -> dict[str, Any] | None:
         )
     chosen = {}
     for count in (20, 14, 10, 7, 5, 3, 2, 1):
-        chosen = {pair: items if len(items) <= 2 * count else items[:count] + items[-count:] for pair, items in directions.items()}
+        chosen = {
+            pair: items if len(items) <= 2 * count else items[:count] + items[-count:]
+            for pair, items in directions.items()
+        }
         if len(json.dumps(list(chosen.values()), ensure_ascii=False).encode("utf-8", "replace")) <= SAMPLE_BYTES:
             break
     ordered = sorted(chosen)
@@ -996,7 +1109,10 @@ def _projections(comparison: Comparison) -> dict[str, Any] | None:
     ]
     if not found:
         return None
-    codes = {code: number for number, code in enumerate(dict.fromkeys(code for _, entry in found for code in entry["languages"]))}
+    codes = {
+        code: number
+        for number, code in enumerate(dict.fromkeys(code for _, entry in found for code in entry["languages"]))
+    }
     checkpoints = len({label for label, _ in found})
     shown = min(len(found[0][1]["points"]), PICTURE_POINTS) // len(codes)
     layers: dict[str, dict[str, list[dict[str, Any]]]] = {}
@@ -1017,10 +1133,15 @@ def _projections(comparison: Comparison) -> dict[str, Any] | None:
             points=points,
             styles=codes,
         )
-        layers.setdefault(layer, {}).setdefault(method, []).append({"label": label, "figure": figure, "quality": quality})
+        layers.setdefault(layer, {}).setdefault(method, []).append(
+            {"label": label, "figure": figure, "quality": quality}
+        )
     return {
         "layers": [(layer, sorted(layers[layer].items())) for layer in sorted(layers, key=view.layer_order)],
-        "keys": [{"code": code, "name": view.language_name(code), "key": figures.scatter_key(number)} for code, number in codes.items()],
+        "keys": [
+            {"code": code, "name": view.language_name(code), "key": figures.scatter_key(number)}
+            for code, number in codes.items()
+        ],
         # A row holds one picture of each checkpoint, or those of both methods.
         "columns": min(4, checkpoints * (1 if checkpoints > 2 else 2)),
         "points": shown * len(codes),
@@ -1059,7 +1180,12 @@ def _maps(comparison: Comparison) -> list[dict[str, Any]]:
                 )
                 found.setdefault((metric, layer), []).append({"label": label, "figure": figure})
     return [
-        {"title": view.metric_title(metric), "note": view.metric_note(metric), "layer": layer, "pictures": found[metric, layer]}
+        {
+            "title": view.metric_title(metric),
+            "note": view.metric_note(metric),
+            "layer": layer,
+            "pictures": found[metric, layer],
+        }
         for metric, layer in sorted(found, key=lambda key: (key[0], view.layer_order(key[1])))
     ]
 
@@ -1092,15 +1218,28 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
             for name in names:
                 values = {label: _plain(getattr(result, attribute).get(name)) for label, result in results.items()}
                 same = len(set(values.values())) == 1
-                text = next(iter(values.values())) if same else "; ".join(f"{label}: {value}" for label, value in values.items())
+                text = (
+                    next(iter(values.values()))
+                    if same
+                    else "; ".join(f"{label}: {value}" for label, value in values.items())
+                )
                 table.append({"suite": view.SUITE_TITLES.get(suite, suite), "name": name, "value": text, "same": same})
     seconds = [
-        {"suite": view.SUITE_TITLES.get(suite, suite), "times": [_seconds(comparison, label, suite) for label in view.labels(comparison)]}
+        {
+            "suite": view.SUITE_TITLES.get(suite, suite),
+            "times": [_seconds(comparison, label, suite) for label in view.labels(comparison)],
+        }
         for suite in view.suites(comparison)
     ]
     used = comparison.corpus if uses_corpus(comparison) else {}
     corpus = {name.replace("_", " "): _plain(value) for name, value in used.items() if value not in (None, "", [], {})}
-    return {"checkpoints": checkpoints, "fingerprints": fingerprints, "environments": environments, "seconds": seconds, "corpus": corpus}
+    return {
+        "checkpoints": checkpoints,
+        "fingerprints": fingerprints,
+        "environments": environments,
+        "seconds": seconds,
+        "corpus": corpus,
+    }
 
 
 def _seconds(comparison: Comparison, label: str, suite: str) -> str:
@@ -1123,7 +1262,9 @@ def _notes(comparison: Comparison) -> list[str]:
     """Sentences of the suites for the reader, each once, with the checkpoints it is about where that is not all."""
     found: dict[str, list[str]] = {}
     for label in view.labels(comparison):
-        for note in dict.fromkeys(note for result in comparison.results.get(label, {}).values() for note in result.notes):
+        for note in dict.fromkeys(
+            note for result in comparison.results.get(label, {}).values() for note in result.notes
+        ):
             found.setdefault(note, []).append(label)
     every = len(view.labels(comparison))
     return [note if len(labels) == every else f"{', '.join(labels)}: {note}" for note, labels in found.items()]

@@ -30,7 +30,9 @@ def render(comparison: Comparison, verdict: Verdict, *, strict: bool = False) ->
         root.append(_verdict_suite(comparison, verdict, candidate, strict))
         by_metric: dict[str, list[GateRow]] = {}
         for gated in candidate.rows:
-            by_metric.setdefault(f"{gated.row.suite}.{gated.row.metric}" if gated.row is not None else "not measured", []).append(gated)
+            by_metric.setdefault(
+                f"{gated.row.suite}.{gated.row.metric}" if gated.row is not None else "not measured", []
+            ).append(gated)
         for metric, rows in by_metric.items():
             root.append(_metric_suite(candidate, metric, rows, strict))
     _count(root, list(root.iter("testcase")))
@@ -79,11 +81,19 @@ def _verdict_suite(comparison: Comparison, verdict: Verdict, candidate: Candidat
 def _metric_suite(candidate: CandidateVerdict, metric: str, rows: Sequence[GateRow], strict: bool) -> ET.Element:
     suite = ET.Element("testsuite", name=_line(f"{_who(candidate)}: {metric}"))
     properties = ET.SubElement(suite, "properties")
-    ET.SubElement(properties, "property", name="n", value=_range([gated.row.n for gated in rows if gated.row is not None]))
+    ET.SubElement(
+        properties, "property", name="n", value=_range([gated.row.n for gated in rows if gated.row is not None])
+    )
     for gated in rows:
         row = gated.row
-        name = gated.wanted if row is None else view.pair_title(row) + (f", layer {row.layer}" if row.layer is not None else "")
-        status = view.STATUS_WORDS[gated.status] + ("" if gated.level == "block" else f" (level {gated.level}, only shown)")
+        name = (
+            gated.wanted
+            if row is None
+            else view.pair_title(row) + (f", layer {row.layer}" if row.layer is not None else "")
+        )
+        status = view.STATUS_WORDS[gated.status] + (
+            "" if gated.level == "block" else f" (level {gated.level}, only shown)"
+        )
         message = f"{status}: {describe_row(gated)}" + (f"; {gated.reason}" if gated.reason else "")
         output = message
         if row is not None and row.ci_low is not None:

@@ -45,15 +45,24 @@ def _head(comparison: Comparison, verdict: Verdict | None) -> list[str]:
     """What is never left out: the outcome where it is enforced, warnings, mismatches, what was compared, how checkpoints were opened."""
     lines = [f"# {_text(_title(comparison))}", ""]
     if verdict is not None and verdict.enforced:
-        lines = [f"# {_text(f'{_outcome(verdict)}: {_title(comparison)}')}", "", f"**{_text(view.verdict_line(verdict))}**", ""]
+        lines = [
+            f"# {_text(f'{_outcome(verdict)}: {_title(comparison)}')}",
+            "",
+            f"**{_text(view.verdict_line(verdict))}**",
+            "",
+        ]
     warnings = comparison.warnings
     lines += _callout(f"{len(warnings)} warning{'' if len(warnings) == 1 else 's'}:", warnings, len(warnings))
-    lines += _callout("Measured differently, and compared all the same (`--allow-mismatch`):", comparison.mismatches, MISMATCHES)
+    lines += _callout(
+        "Measured differently, and compared all the same (`--allow-mismatch`):", comparison.mismatches, MISMATCHES
+    )
     lines += [_text(view.title_sentence(comparison)), ""]
     note = view.no_control_sentence(comparison)
     lines += [f"> {_text(note)}", ""] if note else []
     notes = view.opening_notes(comparison)
-    return lines + (["How the checkpoints were opened:", "", *(f"- {_text(each)}" for each in notes), ""] if notes else [])
+    return lines + (
+        ["How the checkpoints were opened:", "", *(f"- {_text(each)}" for each in notes), ""] if notes else []
+    )
 
 
 def _callout(title: str, texts: list[str], most: int) -> list[str]:
@@ -123,17 +132,27 @@ def _headlines(comparison: Comparison, candidate: str) -> list[str]:
     names = [*dict.fromkeys([comparison.base, *(contrast.other for contrast in contrasts)]), candidate]
     kinds = {contrast.other: contrast.kind for contrast in contrasts}
     head = [f"{contrast.title}: {contrast.formula}" for contrast in contrasts]
-    lines = [f"| {' | '.join(map(_text, ['mean', *head, *names]))} |", "|---|" + "---|" * len(head) + "---:|" * len(names)]
+    lines = [
+        f"| {' | '.join(map(_text, ['mean', *head, *names]))} |",
+        "|---|" + "---|" * len(head) + "---:|" * len(names),
+    ]
     for headline in headlines:
         note = view.headline_note(headline)
         cells = [_text(view.headline_title(headline) + (f" ({note})" if note else ""))]
         by_kind = {change.contrast: change for change in headline.changes}
         for contrast in contrasts:
             change = by_kind.get(contrast.kind)  # type: ignore[call-overload]
-            cells.append("–" if change is None else f"{view.MARKS[change.word]} {_text(view.change_text(headline, change))}")
+            cells.append(
+                "–" if change is None else f"{view.MARKS[change.word]} {_text(view.change_text(headline, change))}"
+            )
         cells += [view.headline_value(headline, kinds.get(name, "")) for name in names]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", f"In brackets: 95 % intervals of the difference, {view.headline_sizes(headlines)}. {view.HEADLINE_RULE}", ""]
+    return [
+        *lines,
+        "",
+        f"In brackets: 95 % intervals of the difference, {view.headline_sizes(headlines)}. {view.HEADLINE_RULE}",
+        "",
+    ]
 
 
 def _folded(title: str, lines: list[str]) -> list[str]:
@@ -157,13 +176,19 @@ def _gate(verdict: Verdict) -> list[str]:
             who = f"{_text(candidate.candidate)} against {_text(candidate.reference)}"
             outcome = f"{view.OUTCOME_MARKS[candidate.outcome]} {view.OUTCOME_WORDS[candidate.outcome]}"
             meaning = f"{level} ({view.LEVEL_MEANING[level]})"
-            lines.append(f"| {who} | {outcome} | {meaning} | " + " | ".join(str(counts[status]) for status in STATUSES) + " |")
+            lines.append(
+                f"| {who} | {outcome} | {meaning} | " + " | ".join(str(counts[status]) for status in STATUSES) + " |"
+            )
     lines.append("")
     worst = verdict.worst(WORST)
     if not worst:
         return [*lines, "No gated row is beyond its tolerance, missing or not settled.", ""]
     open_rows = len(verdict.worst(10**9))
-    shown = f"The {len(worst)} worst of {open_rows} rows that are not within tolerance" if open_rows > len(worst) else "The worst rows"
+    shown = (
+        f"The {len(worst)} worst of {open_rows} rows that are not within tolerance"
+        if open_rows > len(worst)
+        else "The worst rows"
+    )
     return [*lines, f"{shown}; losses are in the metric's unit, a negative one is a gain:", "", *_gate_table(worst), ""]
 
 
@@ -207,7 +232,11 @@ def _series(comparison: Comparison, verdict: Verdict) -> list[str]:
     lines += ["| step | gate | " + "".join(f"{_text(each.title)} | " for each in series.trajectories).rstrip()]
     lines += ["|---|---|" + "---|" * len(series.trajectories)]
     for number, step in enumerate(series.steps):
-        gate = "reference" if step.outcome is None else f"{view.OUTCOME_MARKS[step.outcome]} {view.OUTCOME_WORDS[step.outcome]}"
+        gate = (
+            "reference"
+            if step.outcome is None
+            else f"{view.OUTCOME_MARKS[step.outcome]} {view.OUTCOME_WORDS[step.outcome]}"
+        )
         cells = [_text(step.title if step.title == step.label else f"{step.title} ({step.label})"), gate]
         for each in series.trajectories:
             point = each.points[number]
@@ -219,7 +248,12 @@ def _series(comparison: Comparison, verdict: Verdict) -> list[str]:
                 text += f", n {point.n})"
             cells.append(text)
         lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", "In brackets: difference to the base with its 95 % interval, not adjusted for the number of steps.", ""]
+    return [
+        *lines,
+        "",
+        "In brackets: difference to the base with its 95 % interval, not adjusted for the number of steps.",
+        "",
+    ]
 
 
 def _diagnosis(comparison: Comparison) -> list[str]:
@@ -228,10 +262,13 @@ def _diagnosis(comparison: Comparison) -> list[str]:
 
     lines = ["## Diagnosis", ""]
     for each in comparison.diagnoses:
-        title = (
-            f"{view.DIAGNOSIS_MARKS[each.status]} <b>{_html(each.rule)}: {view.DIAGNOSIS_WORDS[each.status]}</b>. {_html(each.sentence)}"
-        )
-        lines += ["<details>", f"<summary>{title}</summary>", "", *(f"- {_text(evidence.text)}" for evidence in each.evidence)]
+        title = f"{view.DIAGNOSIS_MARKS[each.status]} <b>{_html(each.rule)}: {view.DIAGNOSIS_WORDS[each.status]}</b>. {_html(each.sentence)}"
+        lines += [
+            "<details>",
+            f"<summary>{title}</summary>",
+            "",
+            *(f"- {_text(evidence.text)}" for evidence in each.evidence),
+        ]
         lines += [f"- and {each.more} more"] * bool(each.more)
         lines += ["", _text(f"Rule: {RULES[each.rule]}"), "", "</details>", ""]
     return lines
@@ -244,7 +281,9 @@ def _worst_languages(comparison: Comparison, contrast: view.Contrast) -> list[st
         return [*lines, "None is below in any metric that has an interval.", ""]
     lines += ["| language | metric | difference | 95 % interval | n | verdict |", "|---|---|---:|---|---:|---|"]
     for code, row in worst:
-        what = _text(view.row_title(row) + own_rate(row)) + (f" {_code(view.pair_title(row))}" if row.other_language else "")
+        what = _text(view.row_title(row) + own_rate(row)) + (
+            f" {_code(view.pair_title(row))}" if row.other_language else ""
+        )
         numbers = f"{view.difference(row.difference, row.metric)} | {view.interval(row)} | {row.n}"
         verdict = f"{view.MARKS[row.verdict]} {view.WORDS[row.verdict]}"
         lines.append(f"| {_text(view.language_name(code))} {_code(code)} | {what} | {numbers} | {verdict} |")
@@ -265,7 +304,12 @@ def _costs(comparison: Comparison) -> list[str]:
     costs = view.own_costs(comparison)
     if not costs:
         return []
-    lines = ["## Price", "", "| checkpoint | stage | tokens | time | FLOP | peak memory |", "|---|---|---:|---:|---:|---:|"]
+    lines = [
+        "## Price",
+        "",
+        "| checkpoint | stage | tokens | time | FLOP | peak memory |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
     for cost in costs:
         amounts = (
             view.quantity(cost.tokens),
@@ -330,7 +374,13 @@ def _tables(comparison: Comparison) -> Iterable[tuple[str, list[str]]]:
             interval = f"[{', '.join(ends)}]" if len(ends) == 2 else _text(single.reason or "")
             interval += f", not to be judged: {_text(single.unjudged)}" if single.unjudged else ""
             title = _text(view.metric_title(single.metric) + own_rate(single))
-            cells = (title, _code(view.pair_title(single)), view.number(single.value, single.metric), interval, str(single.n))
+            cells = (
+                title,
+                _code(view.pair_title(single)),
+                view.number(single.value, single.metric),
+                interval,
+                str(single.n),
+            )
             lines.append(f"| {' | '.join(cells)} |")
         yield view.SUITE_TITLES.get(suite, suite) + (f", layer {layer}" if layer is not None else ""), lines
 

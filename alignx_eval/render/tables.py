@@ -49,7 +49,15 @@ COLUMNS = (
 )
 
 
-GATE_COLUMNS = ("gate_status", "gate_level", "gate_tolerance", "gate_loss", "gate_p_adjusted", "gate_reason", "mismatches")
+GATE_COLUMNS = (
+    "gate_status",
+    "gate_level",
+    "gate_tolerance",
+    "gate_loss",
+    "gate_p_adjusted",
+    "gate_reason",
+    "mismatches",
+)
 
 
 def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
@@ -63,7 +71,12 @@ def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
         "control": comparison.control,
         "candidates": list(comparison.candidates),
         "counts": [
-            {"contrast": contrast.kind, "candidate": contrast.candidate, "against": contrast.other, **view.count_verdicts(contrast.rows)}
+            {
+                "contrast": contrast.kind,
+                "candidate": contrast.candidate,
+                "against": contrast.other,
+                **view.count_verdicts(contrast.rows),
+            }
             for contrast in view.contrasts(comparison)
         ],
         "headlines": [_headline(each) for each in comparison.headlines]
@@ -126,7 +139,12 @@ def _gate_row(gated: GateRow) -> dict[str, Any]:
 
 
 def _headline(headline: Headline) -> dict[str, Any]:
-    return {**dataclasses.asdict(headline), "value": headline.value, "scope": headline.scope, "sentence": headline.sentence}
+    return {
+        **dataclasses.asdict(headline),
+        "value": headline.value,
+        "scope": headline.scope,
+        "sentence": headline.sentence,
+    }
 
 
 def _diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -158,7 +176,12 @@ def render_csv(comparison: Comparison, verdict: Verdict | None = None) -> str:
 def _lines(comparison: Comparison, verdict: Verdict | None) -> Iterator[list[object]]:
     mismatches = "; ".join(comparison.mismatches)
     judged = {} if verdict is None else {candidate.candidate: candidate for candidate in verdict.candidates}
-    gated_rows = {_identity(gated.row): gated for candidate in judged.values() for gated in candidate.rows if gated.row is not None}
+    gated_rows = {
+        _identity(gated.row): gated
+        for candidate in judged.values()
+        for gated in candidate.rows
+        if gated.row is not None
+    }
     for row in comparison.rows:
         yield [*(getattr(row, column) for column in COLUMNS), *_gate_cells(gated_rows.get(_identity(row))), mismatches]
     for candidate in judged.values():

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 VERDICTS = ("better", "worse", "no-evidence", "insufficient-data", "no-direction")
 # A mark and a word, never colour alone.
-MARKS = {"better": "✓", "worse": "✕", "no-evidence": "○", "insufficient-data": "…", "no-direction": "·", "no-claim": "…"}
+MARKS = {
+    "better": "✓",
+    "worse": "✕",
+    "no-evidence": "○",
+    "insufficient-data": "…",
+    "no-direction": "·",
+    "no-claim": "…",
+}
 WORDS = {
     "better": "better",
     "worse": "worse",
@@ -37,7 +44,13 @@ WORDS = {
 }
 # Of a gated row, of the gate, and of a diagnosis. The words of an outcome are `gate.WORDS`.
 STATUS_MARKS = {"red": "✕", "missing": "!", "amber": "?", "grey": "…", "green": "✓"}
-STATUS_WORDS = {"red": "regression", "missing": "missing", "amber": "not settled", "grey": "not judged", "green": "within tolerance"}
+STATUS_WORDS = {
+    "red": "regression",
+    "missing": "missing",
+    "amber": "not settled",
+    "grey": "not judged",
+    "green": "within tolerance",
+}
 OUTCOME_MARKS = {"fail": "✕", "incomplete": "!", "inconclusive": "?", "pass": "✓"}
 DIAGNOSIS_MARKS = {"found": "!", "not-found": "○", "cannot-tell": "?"}
 DIAGNOSIS_WORDS = {"found": "found", "not-found": "not found", "cannot-tell": "cannot tell"}
@@ -53,19 +66,28 @@ SUITE_TITLES = {
 }
 # Title and one line of explanation. A metric that is not listed is shown under its own name.
 METRICS = {
-    "precision_at_1": ("precision@1", "share of sentences whose nearest neighbour in the other language is their own translation"),
+    "precision_at_1": (
+        "precision@1",
+        "share of sentences whose nearest neighbour in the other language is their own translation",
+    ),
     "mutual_nearest_neighbour": (
         "mutual nearest neighbour",
         "share of pairs in which each sentence is the other's nearest neighbour (MEXA)",
     ),
     "cosine_centred": ("centred cosine", "cosine of translations after the mean of each language is taken away"),
-    "cka_debiased": ("debiased CKA", "linear centred kernel alignment between the two languages, corrected for the number of sentences"),
+    "cka_debiased": (
+        "debiased CKA",
+        "linear centred kernel alignment between the two languages, corrected for the number of sentences",
+    ),
     "precision_at_1_centred": (
         "precision@1, centred",
         "share of sentences whose nearest neighbour is their translation, after the mean of each language is taken away",
     ),
     "cosine_z": ("cosine against wrong pairs", "raw cosine of translations, in standard deviations of wrong pairs"),
-    "cosine": ("raw cosine", "cosine of translations; all vectors share one direction, so a high value alone says little"),
+    "cosine": (
+        "raw cosine",
+        "cosine of translations; all vectors share one direction, so a high value alone says little",
+    ),
     "precision_at_1_without_largest": (
         "precision@1 without the 3 largest dimensions",
         "a check of sensitivity: a big fall or rise means that a few dimensions decide",
@@ -88,7 +110,10 @@ METRICS = {
         "balanced accuracy of a linear classifier that tells the language from the sentence vector",
     ),
     "probe_recall": ("language-ID probe, recall", "share of the sentences of a language that the probe recognises"),
-    "probe_within_script": ("language-ID probe within scripts", "accuracy when only languages of the same script compete"),
+    "probe_within_script": (
+        "language-ID probe within scripts",
+        "accuracy when only languages of the same script compete",
+    ),
     "probe_selectivity": ("probe selectivity", "accuracy of the probe above its accuracy on random labels"),
     "probe_control_fit": ("probe on random labels, in training", "what the probe can memorise"),
     "probe_majority": ("majority", "always the same language"),
@@ -99,7 +124,10 @@ METRICS = {
     ),
     "peak_layer": ("layer of the highest precision@1", "chosen by the data"),
     "peak_layer_centred": ("layer of the highest centred precision@1", "chosen by the data"),
-    "precision_at_1_token_overlap": ("precision@1 of shared tokens", "cosine of bags of tokens, without a model's layers"),
+    "precision_at_1_token_overlap": (
+        "precision@1 of shared tokens",
+        "cosine of bags of tokens, without a model's layers",
+    ),
     "precision_at_1_length": ("precision@1 of length", "number of characters alone"),
     "bits_per_byte": ("bits per byte", "negative log2 likelihood per UTF-8 byte; comparable between tokenizers"),
     "tokens_per_character": ("tokens per character", "a property of the tokenizer"),
@@ -116,7 +144,11 @@ METRICS = {
     "acc_norm": ("accuracy, length-normalised", "share of documents answered correctly, choices normalised by length"),
 }
 # Summaries of a curve over layers.
-SUFFIXES = {"_peak": ", highest", "_middle_gain": ", middle layers above layer 0", "_divergence": ", fall to the last state"}
+SUFFIXES = {
+    "_peak": ", highest",
+    "_middle_gain": ", middle layers above layer 0",
+    "_divergence": ", fall to the last state",
+}
 PERCENT_SCALE = ("bleu", "chrf", "spbleu", "ter", "comet")
 
 
@@ -197,7 +229,9 @@ def table_layer(comparison: Comparison, label: str, rows: Iterable[ComparisonRow
     if marked in layers or not layers:
         return marked if layers else None
     blocks = sorted((layer for layer in layers if "+" not in layer), key=layer_order)
-    return blocks[-1] if not blocks[-1].isdigit() or str(int(blocks[-1]) // 2) not in layers else str(int(blocks[-1]) // 2)
+    return (
+        blocks[-1] if not blocks[-1].isdigit() or str(int(blocks[-1]) // 2) not in layers else str(int(blocks[-1]) // 2)
+    )
 
 
 def worst_languages(comparison: Comparison, contrast: Contrast, count: int = 3) -> list[tuple[str, ComparisonRow]]:
@@ -235,7 +269,9 @@ def labels(comparison: Comparison) -> list[str]:
 
 def suites(comparison: Comparison) -> list[str]:
     """Suites that any checkpoint was measured with, in reading order."""
-    present = {suite for by_suite in comparison.results.values() for suite in by_suite} | {row.suite for row in comparison.rows}
+    present = {suite for by_suite in comparison.results.values() for suite in by_suite} | {
+        row.suite for row in comparison.rows
+    }
     return [suite for suite in SUITES if suite in present] + sorted(present - set(SUITES))
 
 
@@ -253,7 +289,10 @@ def title_sentence(comparison: Comparison) -> str:
 def checkpoint_warnings(comparison: Comparison) -> list[str]:
     """Those of `comparison.warnings` that are about a checkpoint's own numbers; the others are about how the checkpoints were measured."""
     own = {
-        f"{label}: {warning}" for label, suites in comparison.results.items() for result in suites.values() for warning in result.warnings
+        f"{label}: {warning}"
+        for label, suites in comparison.results.items()
+        for result in suites.values()
+        for warning in result.warnings
     }
     return [warning for warning in comparison.warnings if warning in own]
 
@@ -310,7 +349,9 @@ def levels(candidate: CandidateVerdict) -> list[Level]:
 def status_counts(candidate: CandidateVerdict, level: Level, *, words: bool = True) -> str:
     """ "2 red (regression), 77 green (within tolerance)": the rows of one level; statuses without rows are left out."""
     counts = candidate.counts(level)
-    names = {status: f"{status} ({STATUS_WORDS[status]})" if words and status != "missing" else status for status in STATUSES}
+    names = {
+        status: f"{status} ({STATUS_WORDS[status]})" if words and status != "missing" else status for status in STATUSES
+    }
     return ", ".join(f"{counts[status]} {names[status]}" for status in STATUSES if counts[status]) or "no rows"
 
 
@@ -367,7 +408,11 @@ def similarity_sentence(similarity: LayerSimilarity) -> str:
     if not defined:
         return f"No layer has a defined similarity to the same layer of {similarity.reference} ({size})."
     lowest = min(defined, key=lambda entry: entry["value"])
-    interval = f" [{lowest['ci_low']:.3f}, {lowest['ci_high']:.3f}]" if None not in (lowest["ci_low"], lowest["ci_high"]) else ""
+    interval = (
+        f" [{lowest['ci_low']:.3f}, {lowest['ci_high']:.3f}]"
+        if None not in (lowest["ci_low"], lowest["ci_high"])
+        else ""
+    )
     return (
         f"Layer {lowest['layer']} is the one least like the same layer of {similarity.reference}: "
         f"debiased CKA {lowest['value']:.3f}{interval} ({size})."
@@ -383,7 +428,8 @@ def changes_of(comparison: Comparison, contrast: Contrast) -> list[tuple[Headlin
         (headline, change)
         for headline in comparison.headlines
         for change in headline.changes
-        if (headline.candidate, change.contrast, change.reference) == (contrast.candidate, contrast.kind, contrast.other)
+        if (headline.candidate, change.contrast, change.reference)
+        == (contrast.candidate, contrast.kind, contrast.other)
     ]
 
 
@@ -395,12 +441,16 @@ def headline_title(headline: Headline) -> str:
 def headline_note(headline: Headline) -> str:
     """What the number is a mean of, and what it has to be read against."""
     rate = headline.references_rate
-    return "; ".join(filter(None, (headline.scope, "" if rate is None else f"references' own rate {number(rate, headline.metric)}")))
+    return "; ".join(
+        filter(None, (headline.scope, "" if rate is None else f"references' own rate {number(rate, headline.metric)}"))
+    )
 
 
 def headline_value(headline: Headline, contrast: str) -> str:
     """The mean of the control, the base or ("") the candidate."""
-    means = [change.mean for change in headline.changes if change.mean is not None and contrast in ("", change.contrast)]
+    means = [
+        change.mean for change in headline.changes if change.mean is not None and contrast in ("", change.contrast)
+    ]
     if not means:
         return "–"
     return number(means[0].base if contrast else means[0].candidate, headline.metric)
@@ -411,7 +461,11 @@ def change_numbers(headline: Headline, change: Change) -> str:
     if change.mean is None:
         return ""
     low, high = change.mean.estimate.ci_low, change.mean.estimate.ci_high
-    ends = "" if low is None or high is None else f" [{difference(low, headline.metric)}, {difference(high, headline.metric)}]"
+    ends = (
+        ""
+        if low is None or high is None
+        else f" [{difference(low, headline.metric)}, {difference(high, headline.metric)}]"
+    )
     return difference(change.mean.estimate.value, headline.metric) + ends
 
 
@@ -425,7 +479,9 @@ def change_text(headline: Headline, change: Change) -> str:
 
 def headline_sizes(headlines: Iterable[Headline]) -> str:
     """ "n = 40, 36 clusters", or the ranges; empty without means."""
-    estimates = [change.mean.estimate for headline in headlines for change in headline.changes if change.mean is not None]
+    estimates = [
+        change.mean.estimate for headline in headlines for change in headline.changes if change.mean is not None
+    ]
     if not estimates:
         return ""
     ranges = [sorted({each.n for each in estimates}), sorted({each.clusters for each in estimates})]
@@ -462,8 +518,14 @@ def measured(comparison: Comparison) -> list[Measured]:
     for peak, metric in (("peak_layer", "precision_at_1"), ("peak_layer_centred", "precision_at_1_centred")):
         for row in means(peak, "layers"):
             layer = None if row.value is None else str(round(row.value))
-            found += [Measured(f"{metric_title(metric)} (peak: layer {layer})", each) for each in means(metric, "layers", layer)]
-    probed = sorted({row.layer for row in rows if row.metric == "probe_balanced_accuracy" and row.layer is not None}, key=layer_order)
+            found += [
+                Measured(f"{metric_title(metric)} (peak: layer {layer})", each)
+                for each in means(metric, "layers", layer)
+            ]
+    probed = sorted(
+        {row.layer for row in rows if row.metric == "probe_balanced_accuracy" and row.layer is not None},
+        key=layer_order,
+    )
     if last := [layer for layer in probed if "+" not in layer][-1:]:
         found += [Measured(row_title(row), row) for row in means("probe_balanced_accuracy", "language_id", last[0])]
     bits = find("bits_per_byte", "language_modelling")
@@ -477,7 +539,10 @@ def measured(comparison: Comparison) -> list[Measured]:
     for metric in dict.fromkeys(row.metric for row in tasks):
         of_task = [row for row in tasks if row.metric == metric]
         mean = [row for row in of_task if row.language is None]
-        found += [Measured(row_title(row) + ("" if row.language is None else f", {row.language}"), row) for row in mean or of_task]
+        found += [
+            Measured(row_title(row) + ("" if row.language is None else f", {row.language}"), row)
+            for row in mean or of_task
+        ]
     return [replace(each, beside=_beside(each.row)) for each in found]
 
 
@@ -535,7 +600,11 @@ def own_costs(comparison: Comparison) -> list[Cost]:
     """`costs` without the stages that a checkpoint shares with the base; the base keeps its own."""
     found = costs(comparison)
     shared = {(cost.stage, cost.tokens, cost.seconds) for cost in found if cost.checkpoint == comparison.base}
-    return [cost for cost in found if cost.checkpoint == comparison.base or (cost.stage, cost.tokens, cost.seconds) not in shared]
+    return [
+        cost
+        for cost in found
+        if cost.checkpoint == comparison.base or (cost.stage, cost.tokens, cost.seconds) not in shared
+    ]
 
 
 def _number(value: Any) -> float | None:

@@ -53,14 +53,18 @@ def one_sided_p(value: float, margin: float, se: float, degrees_of_freedom: floa
     return float(special.stdtr(degrees_of_freedom, -t / math.sqrt(1 + max(0.0, -skewness * t))))
 
 
-def lower_bound(value: float, se: float, degrees_of_freedom: float, skewness: float = 0.0, *, alpha: float = 0.05) -> float:
+def lower_bound(
+    value: float, se: float, degrees_of_freedom: float, skewness: float = 0.0, *, alpha: float = 0.05
+) -> float:
     """One-sided lower confidence bound of the true value at level 1 - `alpha` (0 < alpha < 0.5): above a margin exactly where `one_sided_p`
     is below alpha. For an upper bound of x give -x and -skewness, and turn the sign."""
     t, tail = float(special.stdtrit(degrees_of_freedom, 1 - alpha)), max(0.0, -skewness)
     return value - se * t * (t * tail / 2 + math.sqrt(1 + (t * tail / 2) ** 2))
 
 
-def t_interval(value: float, se: float, degrees_of_freedom: float, skewness: float = 0.0, *, alpha: float = 0.05) -> tuple[float, float]:
+def t_interval(
+    value: float, se: float, degrees_of_freedom: float, skewness: float = 0.0, *, alpha: float = 0.05
+) -> tuple[float, float]:
     """Two-sided interval at level 1 - `alpha`: the two one-sided bounds at alpha / 2; value +- t * se where nothing is skewed."""
     return (
         lower_bound(value, se, degrees_of_freedom, skewness, alpha=alpha / 2),
@@ -72,7 +76,10 @@ def t_test(value: float, se: float, degrees_of_freedom: float, skewness: float =
     """Two-sided p of "the true value is 0": twice the smaller one-sided p; 1 where value and se are both 0."""
     if se == 0:
         return 1.0 if value == 0 else 0.0
-    tails = one_sided_p(value, 0.0, se, degrees_of_freedom, skewness), one_sided_p(-value, 0.0, se, degrees_of_freedom, -skewness)
+    tails = (
+        one_sided_p(value, 0.0, se, degrees_of_freedom, skewness),
+        one_sided_p(-value, 0.0, se, degrees_of_freedom, -skewness),
+    )
     return min(1.0, 2 * min(tails))
 
 
@@ -117,7 +124,9 @@ def clustered_mean(values: np.ndarray, clusters: Sequence[str] | None = None, *,
     """
     values = np.asarray(values, dtype=np.float64)
     unit = float(_are_outcomes(values))
-    return _linear_estimate(float(values.mean()), values - values.mean(), clusters, alpha, "mean, cluster-robust standard error", unit)
+    return _linear_estimate(
+        float(values.mean()), values - values.mean(), clusters, alpha, "mean, cluster-robust standard error", unit
+    )
 
 
 def clustered_mean_difference(
@@ -150,7 +159,9 @@ def clustered_ratio(values: np.ndarray, clusters: Sequence[str] | None = None, *
     values = np.asarray(values, dtype=np.float64)
     point, influence = ratio_influence(values)
     unit = len(values) / float(values[:, 1].sum()) if np.isin(values, (0, 1)).all() else 0.0
-    return _linear_estimate(point, influence * len(values), clusters, alpha, "ratio, linearised cluster-robust standard error", unit)
+    return _linear_estimate(
+        point, influence * len(values), clusters, alpha, "ratio, linearised cluster-robust standard error", unit
+    )
 
 
 def clustered_ratio_difference(
@@ -162,7 +173,9 @@ def clustered_ratio_difference(
     outcomes = all(np.isin(side, (0, 1)).all() for side in sides)
     unit = len(influence) / min(float(side[:, 1].sum()) for side in sides) if outcomes else 0.0
     method = "difference of ratios, linearised cluster-robust standard error"
-    return _linear_estimate(point - base_point, (influence - base_influence) * len(influence), clusters, alpha, method, unit)
+    return _linear_estimate(
+        point - base_point, (influence - base_influence) * len(influence), clusters, alpha, method, unit
+    )
 
 
 def ratio_influence(values: np.ndarray) -> tuple[float, np.ndarray]:
@@ -205,4 +218,14 @@ def _linear_estimate(
     se = math.sqrt(variance) / n
     freedom = effective_clusters(np.bincount(codes)) - 1
     low, high = t_interval(value, se, freedom, skewness, alpha=alpha)
-    return Estimate(value, se, low, high, n, count, f"{method}, t({freedom:.4g}) interval, corrected for skewness", freedom, skewness)
+    return Estimate(
+        value,
+        se,
+        low,
+        high,
+        n,
+        count,
+        f"{method}, t({freedom:.4g}) interval, corrected for skewness",
+        freedom,
+        skewness,
+    )

@@ -41,7 +41,9 @@ def jackknife(
     return Estimate(float(point), se, low, high, n, groups, method, freedom, skewness)
 
 
-def leave_one_out(cluster_statistics: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[float, np.ndarray]:
+def leave_one_out(
+    cluster_statistics: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]
+) -> tuple[float, np.ndarray]:
     """A statistic of summed sufficient statistics, and its values with one cluster left out each.
 
     cluster_statistics: [clusters, k], the sums of each cluster (see `pairing.cluster_sums`); statistic: maps [..., k] to [...], for

@@ -36,7 +36,12 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def fcr_intervals(
-    value: np.ndarray, se: np.ndarray, degrees_of_freedom: np.ndarray | float, selected: np.ndarray, *, alpha: float = 0.05
+    value: np.ndarray,
+    se: np.ndarray,
+    degrees_of_freedom: np.ndarray | float,
+    selected: np.ndarray,
+    *,
+    alpha: float = 0.05,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends [number selected] of intervals for the rows of a family [m] that were selected by a test.
 

@@ -24,7 +24,9 @@ def cluster_codes(clusters: Sequence[str] | None, n: int) -> tuple[np.ndarray, i
 @lru_cache(maxsize=64)  # thousands of rows share the clusters of one corpus
 def _codes(clusters: tuple[str, ...]) -> tuple[np.ndarray, int]:
     first: dict[str, int] = {}
-    codes = np.fromiter((first.setdefault(cluster, len(first)) for cluster in clusters), dtype=np.intp, count=len(clusters))
+    codes = np.fromiter(
+        (first.setdefault(cluster, len(first)) for cluster in clusters), dtype=np.intp, count=len(clusters)
+    )
     codes.flags.writeable = False
     return codes, len(first)
 

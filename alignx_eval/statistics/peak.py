@@ -35,7 +35,13 @@ def peak_interval(
 
 
 def peak_difference(
-    base: np.ndarray, candidate: np.ndarray, clusters: Sequence[str] | None, *, seed: int = 0, draws: int = DRAWS, alpha: float = 0.05
+    base: np.ndarray,
+    candidate: np.ndarray,
+    clusters: Sequence[str] | None,
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+    alpha: float = 0.05,
 ) -> Estimate:
     """Peak of `candidate` - peak of `base` (values [items, columns] of the same items), as `peak_interval`: both see the same draws."""
     both = [_sums(values, clusters) for values in (base, candidate)]
@@ -56,7 +62,11 @@ def _sums(values: np.ndarray, clusters: Sequence[str] | None) -> np.ndarray:
 
 def _weights(clusters: int, draws: int, seed: int) -> np.ndarray:
     """How often each cluster is drawn, [draws, clusters]."""
-    return np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(np.float64)
+    return (
+        np.random.default_rng(seed)
+        .multinomial(clusters, np.full(clusters, 1 / clusters), size=draws)
+        .astype(np.float64)
+    )
 
 
 def _ends(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,8 +75,12 @@ def _ends(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return highest.argmax(axis=1), curves.shape[1] - 1 - highest[:, ::-1].argmax(axis=1)
 
 
-def _estimate(value: int, first: np.ndarray, last: np.ndarray, n: int, clusters: int, draws: int, alpha: float) -> Estimate:
+def _estimate(
+    value: int, first: np.ndarray, last: np.ndarray, n: int, clusters: int, draws: int, alpha: float
+) -> Estimate:
     low = np.quantile(first, alpha / 2, method="lower")
     high = np.quantile(last, 1 - alpha / 2, method="higher")
     # A sample whose own peak is rare among the draws still has its peak in its interval.
-    return Estimate(float(value), None, float(min(low, value)), float(max(high, value)), n, clusters, METHOD.format(draws=draws))
+    return Estimate(
+        float(value), None, float(min(low, value)), float(max(high, value)), n, clusters, METHOD.format(draws=draws)
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from scipy import special
 
 
-def minimum_detectable_effect(se: float, degrees_of_freedom: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
+def minimum_detectable_effect(
+    se: float, degrees_of_freedom: float, *, alpha: float = 0.05, power: float = 0.8
+) -> float:
     """Smallest true difference, in the metric's unit, that a two-sided test at `alpha` finds with probability `power`.
 
     (t_{1 - alpha/2} + t_{power}) * se, the usual approximation of the noncentral t (Bloom 1995). Assumes: an approximately normal

@@ -27,7 +27,9 @@ def mcnemar_exact(gains: int, losses: int) -> float:
     return min(1.0, 2 * float(special.bdtr(min(gains, losses), gains + losses, 0.5)))
 
 
-def sign_flip_test(differences: np.ndarray, *, generator: np.random.Generator, draws: int = DEFAULT_DRAWS) -> np.ndarray | float:
+def sign_flip_test(
+    differences: np.ndarray, *, generator: np.random.Generator, draws: int = DEFAULT_DRAWS
+) -> np.ndarray | float:
     """Two-sided p of "candidate and base are exchangeable within each cluster", for sums of paired differences.
 
     differences: [clusters] or [clusters, rows], the candidate's minus the base's values summed by cluster (`pairing.cluster_sums`). The
@@ -121,5 +123,7 @@ def _random_signs(clusters: int, draws: int, generator: np.random.Generator) -> 
     """Chunks of independent random signs [up to CHUNK, clusters], `draws` in all."""
     for start in range(0, draws, CHUNK):
         rows = min(CHUNK, draws - start)
-        bits = np.unpackbits(generator.integers(0, 256, size=(rows, (clusters + 7) // 8), dtype=np.uint8), axis=1, count=clusters)
+        bits = np.unpackbits(
+            generator.integers(0, 256, size=(rows, (clusters + 7) // 8), dtype=np.uint8), axis=1, count=clusters
+        )
         yield 1.0 - 2.0 * bits

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import START_RULE, Pooling, Progress, check_lengths, encode_corpus, encoding_environment, start_name
+from alignx_eval.encode import (
+    START_RULE,
+    Pooling,
+    Progress,
+    check_lengths,
+    encode_corpus,
+    encoding_environment,
+    start_name,
+)
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures import probe
@@ -63,7 +71,9 @@ def run(
     result = SuiteResult(suite=SUITE, rows=[], item_ids=corpus.ids, default_clusters=corpus.groups)
     chance = 1 / len(languages)
 
-    def add(metric: str, layer: str | None, values: np.ndarray | float, language: str | None = None, **fields: Any) -> None:
+    def add(
+        metric: str, layer: str | None, values: np.ndarray | float, language: str | None = None, **fields: Any
+    ) -> None:
         items = None
         if isinstance(values, np.ndarray):
             items = Items("mean", values.astype(np.float32))
@@ -71,7 +81,14 @@ def run(
         else:
             fields["value"] = values
         row = Row(
-            suite=SUITE, metric=metric, checkpoint=checkpoint.name, layer=layer, language=language, n=lines, higher_is_better=None, **fields
+            suite=SUITE,
+            metric=metric,
+            checkpoint=checkpoint.name,
+            layer=layer,
+            language=language,
+            n=lines,
+            higher_is_better=None,
+            **fields,
         )
         result.rows.append(row)
         if items is not None:
@@ -110,9 +127,18 @@ def run(
     )
 
     align_layer = getattr(checkpoint, "align_layer", None)
-    names = (vectors.layer_names[0], str(align_layer if align_layer is not None else blocks // 2), vectors.layer_names[-2])
+    names = (
+        vectors.layer_names[0],
+        str(align_layer if align_layer is not None else blocks // 2),
+        vectors.layer_names[-2],
+    )
     result.extras["maps"] = [
-        {"metric": "probe_confusion", "layer": layer, "languages": list(languages), "values": confusions[layer].round(3).tolist()}
+        {
+            "metric": "probe_confusion",
+            "layer": layer,
+            "languages": list(languages),
+            "values": confusions[layer].round(3).tolist(),
+        }
         for layer in dict.fromkeys(names)
         if layer in confusions
     ]
@@ -133,7 +159,11 @@ def run(
 def check(checkpoint: Any, corpus: ParallelCorpus) -> None:
     """Raise InputError for what `run` could not measure, without measuring."""
     if len(corpus.languages) < 2:
-        raise InputError(f"suite {SUITE}: a language probe needs at least two languages, the corpus has {', '.join(corpus.languages)}")
+        raise InputError(
+            f"suite {SUITE}: a language probe needs at least two languages, the corpus has {', '.join(corpus.languages)}"
+        )
     if len(set(corpus.groups)) < 2:
-        raise InputError(f"suite {SUITE}: a probe needs at least two groups of lines, one to learn from and one to be tested on")
+        raise InputError(
+            f"suite {SUITE}: a probe needs at least two groups of lines, one to learn from and one to be tested on"
+        )
     check_lengths(checkpoint, corpus)

@@ -12,7 +12,14 @@ import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
 from alignx_eval.decoding_cache import check_padding
-from alignx_eval.encode import check_token_ids, context_length, encoding_environment, plan_batches, start_name, start_token
+from alignx_eval.encode import (
+    check_token_ids,
+    context_length,
+    encoding_environment,
+    plan_batches,
+    start_name,
+    start_token,
+)
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures.bits_per_byte import bytes_not_in, token_bits, unknown_bytes, utf8_bytes
@@ -89,12 +96,17 @@ def run(
         rows=[],
         default_clusters=corpus.groups,
         item_ids=corpus.ids,
-        fingerprint=corpus_fingerprint(corpus) | {"unit": "bits per UTF-8 byte", "context": "each line alone", "window": window},
+        fingerprint=corpus_fingerprint(corpus)
+        | {"unit": "bits per UTF-8 byte", "context": "each line alone", "window": window},
         environment=encoding_environment(checkpoint)
         | {"start_token": start_name(checkpoint.tokenizer), "vocabulary": len(checkpoint.tokenizer)},
     )
     if role != "bos":
-        first = "is conditioned on EOS" if role == "eos" else "is charged log2 of the vocabulary, as there is no EOS token either"
+        first = (
+            "is conditioned on EOS"
+            if role == "eos"
+            else "is charged log2 of the vocabulary, as there is no EOS token either"
+        )
         result.notes.append(f"The tokenizer of {checkpoint.name} has no BOS token: the first token of a line {first}.")
     for code in corpus.languages:
         result.rows += _language_rows(checkpoint.name, code, corpus, costs[code], result.items)
@@ -118,12 +130,16 @@ def check(checkpoint: Any, corpus: ParallelCorpus, *, window: int = WINDOW) -> N
     if limit is None or limit >= window:
         return
     tokenizer = checkpoint.tokenizer
-    unseen = int(start_token(tokenizer)[0] is None)  # the last token of a window is not put in; the start token takes its place, if any
+    unseen = int(
+        start_token(tokenizer)[0] is None
+    )  # the last token of a window is not put in; the start token takes its place, if any
     too_long = {}
     for code in corpus.languages:
         encoded = tokenizer(list(corpus.sentences[code]), add_special_tokens=False, verbose=False)["input_ids"]
         too_long[code] = sum(min(len(ids), window) - unseen > limit for ids in encoded)
-    named = ", ".join(f"{code} ({count} {'line' if count == 1 else 'lines'})" for code, count in too_long.items() if count)
+    named = ", ".join(
+        f"{code} ({count} {'line' if count == 1 else 'lines'})" for code, count in too_long.items() if count
+    )
     if named:
         raise InputError(
             f"{checkpoint.name} has a context of {limit} tokens, and bits per byte in windows of {window} needs more in {named}: "
@@ -147,8 +163,13 @@ def rolling_windows(tokens: int, window: int) -> list[tuple[int, int, int]]:
 
 def corpus_costs(model: Any, tokenizer: Any, corpus: ParallelCorpus, **options: Any) -> dict[str, SentenceCosts]:
     """The costs of the lines of each language; `options` as `sentence_costs`."""
-    costs = sentence_costs(model, tokenizer, [line for code in corpus.languages for line in corpus.sentences[code]], **options)
-    columns = [np.split(column, len(corpus.languages)) for column in (costs.bits, costs.bytes, costs.unknown_bytes, costs.tokens)]
+    costs = sentence_costs(
+        model, tokenizer, [line for code in corpus.languages for line in corpus.sentences[code]], **options
+    )
+    columns = [
+        np.split(column, len(corpus.languages))
+        for column in (costs.bits, costs.bytes, costs.unknown_bytes, costs.tokens)
+    ]
     return {code: SentenceCosts(*own) for code, *own in zip(corpus.languages, *columns, strict=True)}
 
 
@@ -238,7 +259,9 @@ def _tokenise(tokenizer: Any, sentences: Sequence[str]) -> tuple[list[list[int]]
     """Tokens of each sentence without special ones, and how many of its UTF-8 bytes the tokenizer does not know: int64 [sentences]."""
     if not sentences:
         return [], np.zeros(0, dtype=np.int64)
-    encoded = tokenizer(list(sentences), add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False)
+    encoded = tokenizer(
+        list(sentences), add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False
+    )
     tokens = [list(ids) for ids in encoded["input_ids"]]
     unknown_ids = _unknown_ids(tokenizer)
     found = np.zeros(len(tokens), dtype=np.int64)
@@ -304,13 +327,17 @@ def _logits_function(model: Any) -> Callable[[Any, Any, Any], Any]:
     try:
         pieces = torch.cat([logits for _, logits in in_pieces(probe, ones, ones.bool())])
         own = model(input_ids=probe, attention_mask=ones, use_cache=False).logits[0]
-        same = pieces.shape == own.shape and torch.allclose(pieces.to(own.device).float(), own.float(), rtol=1e-3, atol=1e-3)
+        same = pieces.shape == own.shape and torch.allclose(
+            pieces.to(own.device).float(), own.float(), rtol=1e-3, atol=1e-3
+        )
     except (AttributeError, TypeError, RuntimeError):
         same = False
     return in_pieces if same else whole
 
 
-def _language_rows(name: str, code: str, corpus: ParallelCorpus, costs: SentenceCosts, items: dict[str, Items]) -> list[Row]:
+def _language_rows(
+    name: str, code: str, corpus: ParallelCorpus, costs: SentenceCosts, items: dict[str, Items]
+) -> list[Row]:
     """The rows of one language from the costs of its lines."""
     lines = corpus.sentences[code]
     common: dict[str, Any] = {"suite": SUITE, "checkpoint": name, "language": code, "n": len(lines)}
@@ -321,7 +348,11 @@ def _language_rows(name: str, code: str, corpus: ParallelCorpus, costs: Sentence
     else:
         fields = interval_fields(clustered_ratio(ratio, corpus.groups))
         share = costs.unknown_share()
-        bound = f"a lower bound, as the tokenizer does not know {_percent(share)} of the bytes" if share > MOST_UNKNOWN else None
+        bound = (
+            f"a lower bound, as the tokenizer does not know {_percent(share)} of the bytes"
+            if share > MOST_UNKNOWN
+            else None
+        )
         rows = [Row(metric="bits_per_byte", higher_is_better=False, unjudged=bound, **fields, **common)]
         items[rows[0].key] = Items("ratio", ratio)
     without_spaces = LANGUAGES[code].script in SCRIPTS_WITHOUT_SPACES
@@ -337,7 +368,11 @@ def _language_rows(name: str, code: str, corpus: ParallelCorpus, costs: Sentence
     ):
         if missing is None and sum(denominator) == 0:
             missing = NO_TEXT
-        values = UNDEFINED if missing else interval_fields(clustered_ratio(np.column_stack([numerator, denominator]), corpus.groups))
+        values = (
+            UNDEFINED
+            if missing
+            else interval_fields(clustered_ratio(np.column_stack([numerator, denominator]), corpus.groups))
+        )
         rows.append(Row(metric=metric, higher_is_better=None, reason=missing, **values, **common))
     return rows
 
@@ -355,7 +390,13 @@ def _not_finite(costs: SentenceCosts) -> str | None:
 
 def _summary_row(name: str, corpus: ParallelCorpus, costs: dict[str, SentenceCosts], items: dict[str, Items]) -> Row:
     """Mean over the languages of their bits per byte."""
-    common: dict[str, Any] = {"suite": SUITE, "metric": "bits_per_byte", "checkpoint": name, "n": len(corpus), "higher_is_better": False}
+    common: dict[str, Any] = {
+        "suite": SUITE,
+        "metric": "bits_per_byte",
+        "checkpoint": name,
+        "n": len(corpus),
+        "higher_is_better": False,
+    }
     if undefined := [code for code, own in costs.items() if _nothing_to_score(own) or _not_finite(own)]:
         return Row(reason=f"undefined for {', '.join(undefined)}", **UNDEFINED, **common)
     values = _mean_of_ratios([np.column_stack([own.bits, own.bytes]) for own in costs.values()])

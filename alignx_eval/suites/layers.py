@@ -113,7 +113,10 @@ def run(
     languages = [language for language in corpus.languages if language != pivot]
     vectors = encode_corpus(checkpoint, corpus, pooling=pooling, cache_dir=cache_dir, progress=progress)
     groups = cka.number_groups(corpus.groups)
-    accepted = {language: retrieval.accepted_pairs(corpus.sentences[language], corpus.sentences[pivot]) for language in languages}
+    accepted = {
+        language: retrieval.accepted_pairs(corpus.sentences[language], corpus.sentences[pivot])
+        for language in languages
+    }
     last_states = vectors.layer_names[-2:]
 
     result = SuiteResult(suite=SUITE, rows=[], item_ids=corpus.ids, default_clusters=corpus.groups)
@@ -138,7 +141,9 @@ def run(
             add(layer, summary)
             if summary.items is not None:
                 curves.setdefault(summary.metric, {})[layer] = summary
-        shares[layer] = round(float(np.mean([cosine.largest_dimension_share(language, LARGEST_DIMENSIONS) for language in stack])), 3)
+        shares[layer] = round(
+            float(np.mean([cosine.largest_dimension_share(language, LARGEST_DIMENSIONS) for language in stack])), 3
+        )
         if progress is not None:
             progress(number + 1, len(vectors.layer_names), f"measuring layer {layer}")
 
@@ -165,7 +170,10 @@ def run(
         add(None, measured)
 
     shown = _shown_layers(vectors, getattr(checkpoint, "align_layer", None))
-    result.extras |= {"projections": _projections(vectors, corpus, shown, seed, result.notes), "maps": _maps(all_pairs, corpus, shown)}
+    result.extras |= {
+        "projections": _projections(vectors, corpus, shown, seed, result.notes),
+        "maps": _maps(all_pairs, corpus, shown),
+    }
     result.extras["pairs"] = _pairs(all_pairs, corpus)
     result.extras["largest_dimension_share"] = shares
     if vectors.cache_keys:
@@ -186,9 +194,13 @@ def run(
 def check(checkpoint: Any, corpus: ParallelCorpus, *, pivot: str = "eng_Latn") -> None:
     """Raise InputError for what `run` could not measure, without measuring."""
     if pivot not in corpus.languages:
-        raise InputError(f"suite {SUITE}: the corpus has no pivot language {pivot}; it has {', '.join(corpus.languages)}")
+        raise InputError(
+            f"suite {SUITE}: the corpus has no pivot language {pivot}; it has {', '.join(corpus.languages)}"
+        )
     if len(corpus.languages) < 2 or len(corpus) < 2:
-        raise InputError(f"suite {SUITE}: needs at least two languages and two lines, got {len(corpus.languages)} and {len(corpus)}")
+        raise InputError(
+            f"suite {SUITE}: needs at least two languages and two lines, got {len(corpus.languages)} and {len(corpus)}"
+        )
     check_lengths(checkpoint, corpus)
 
 
@@ -243,26 +255,38 @@ def measure_layer(
         else:
             reason = "a sentence does not differ from the mean of its language, so it has no centred direction"
             found.append(_Measured("cosine_centred", language, pivot, None, reason=reason))
-            found += [_Measured("precision_at_1_centred", *pair, None, reason=reason) for pair in ((language, pivot), (pivot, language))]
+            found += [
+                _Measured("precision_at_1_centred", *pair, None, reason=reason)
+                for pair in ((language, pivot), (pivot, language))
+            ]
         found.append(_cka("cka_debiased", side.gram, of_pivot.gram, language, pivot))
         found += _sensitivity(side.unit_without @ of_pivot.unit_without.T, language, pivot, accepted[language])
-        found.append(_cka("cka_debiased_without_largest", side.gram_without, of_pivot.gram_without, language, pivot, None))
+        found.append(
+            _cka("cka_debiased_without_largest", side.gram_without, of_pivot.gram_without, language, pivot, None)
+        )
         found.append(_biased(side.vectors, of_pivot.vectors, language, pivot))
     return found, cka.debiased_cka_of_packed(packed)
 
 
-def _raw_metrics(similarity: np.ndarray, language: str, pivot: str, groups: np.ndarray, accepted: retrieval.Accepted) -> list[_Measured]:
+def _raw_metrics(
+    similarity: np.ndarray, language: str, pivot: str, groups: np.ndarray, accepted: retrieval.Accepted
+) -> list[_Measured]:
     lines = len(similarity)
     # The raw cosine has no direction: a narrower cone of vectors raises it without any alignment.
     null = cosine.wrong_pair_mean(similarity)
-    found = [_Measured("cosine", language, pivot, _mean_items(np.diagonal(similarity)), null=null, higher_is_better=None)]
+    found = [
+        _Measured("cosine", language, pivot, _mean_items(np.diagonal(similarity)), null=null, higher_is_better=None)
+    ]
     try:
         point, values = cosine.standardised(similarity, groups)
         found.append(_Measured("cosine_z", language, pivot, Items("jackknife", values, point), null=0.0))
     except ValueError as error:
         found.append(_Measured("cosine_z", language, pivot, None, reason=str(error)))
     hits = retrieval.hits(similarity, accepted)
-    margin = (retrieval.margin_hits(similarity, accepted), retrieval.margin_hits(similarity.T, (accepted[1], accepted[0])))
+    margin = (
+        retrieval.margin_hits(similarity, accepted),
+        retrieval.margin_hits(similarity.T, (accepted[1], accepted[0])),
+    )
     chance = retrieval.chance_precision(lines, accepted)
     for pair, axis, nearest, by_margin in (
         ((language, pivot), 1, hits.forward, margin[0]),
@@ -271,15 +295,27 @@ def _raw_metrics(similarity: np.ndarray, language: str, pivot: str, groups: np.n
         null = retrieval.permuted_precision(similarity, accepted, axis=axis)
         found.append(_Measured("precision_at_1", *pair, _mean_items(nearest), null=null, chance=chance))
         found.append(_Measured("ratio_margin", *pair, _mean_items(by_margin), chance=chance))
-    found.append(_Measured("mutual_nearest_neighbour", language, pivot, _mean_items(hits.mutual), chance=retrieval.chance_mutual(lines)))
+    found.append(
+        _Measured(
+            "mutual_nearest_neighbour", language, pivot, _mean_items(hits.mutual), chance=retrieval.chance_mutual(lines)
+        )
+    )
     return found
 
 
-def _centred_metrics(similarity: np.ndarray, language: str, pivot: str, accepted: retrieval.Accepted) -> list[_Measured]:
+def _centred_metrics(
+    similarity: np.ndarray, language: str, pivot: str, accepted: retrieval.Accepted
+) -> list[_Measured]:
     hits = retrieval.hits(similarity, accepted)
     chance = retrieval.chance_precision(len(similarity), accepted)
     return [
-        _Measured("cosine_centred", language, pivot, _mean_items(np.diagonal(similarity)), null=cosine.wrong_pair_mean(similarity)),
+        _Measured(
+            "cosine_centred",
+            language,
+            pivot,
+            _mean_items(np.diagonal(similarity)),
+            null=cosine.wrong_pair_mean(similarity),
+        ),
         _Measured("precision_at_1_centred", language, pivot, _mean_items(hits.forward), chance=chance),
         _Measured("precision_at_1_centred", pivot, language, _mean_items(hits.backward), chance=chance),
     ]
@@ -393,7 +429,11 @@ def _means_over_languages(measured: Sequence[_Measured]) -> list[_Measured]:
             known = [(each.point, each.null) for each in rows if each.point is not None and each.null is not None]
             if known:
                 point, null = np.mean(known, axis=0)
-                summaries.append(replace(rows[0], language=None, other_language=None, point=float(point), null=float(null), reason=None))
+                summaries.append(
+                    replace(
+                        rows[0], language=None, other_language=None, point=float(point), null=float(null), reason=None
+                    )
+                )
                 continue
         if not defined:
             summaries.append(_Measured(metric, None, None, None, reason=rows[0].reason or "not enough lines"))
@@ -412,14 +452,18 @@ def _items(measured: _Measured) -> Items:
     return measured.items
 
 
-def _summarise_curve(metric: str, curve: dict[str, _Measured], names: Sequence[str]) -> list[tuple[str | None, _Measured]]:
+def _summarise_curve(
+    metric: str, curve: dict[str, _Measured], names: Sequence[str]
+) -> list[tuple[str | None, _Measured]]:
     """(layer of the row, measured) of peak, middle gain and divergence; nothing where a layer is undefined."""
     if any(name not in curve for name in names):
         return []
     blocks = len(names) - 2
     peak = max(names[:-1], key=lambda name: _point(_items(curve[name])))
 
-    def sure(*layers: str) -> bool:  # what is made of degenerate numbers alone is no better; beside another they have no weight
+    def sure(
+        *layers: str,
+    ) -> bool:  # what is made of degenerate numbers alone is no better; beside another they have no weight
         return any(curve[layer].interval for layer in layers)
 
     middle = [name for name in names[:-1] if blocks / 4 <= int(name) <= 3 * blocks / 4]
@@ -431,17 +475,25 @@ def _summarise_curve(metric: str, curve: dict[str, _Measured], names: Sequence[s
     found: list[tuple[str | None, _Measured]] = [(None, highest), (None, gain)]
     for last in names[-2:]:
         difference = _combine([(1.0, _items(curve[peak])), (-1.0, _items(curve[last]))])
-        fall = _Measured(f"{metric}_divergence", None, None, difference, higher_is_better=None, interval=sure(peak, last))
+        fall = _Measured(
+            f"{metric}_divergence", None, None, difference, higher_is_better=None, interval=sure(peak, last)
+        )
         found.append((last, fall))
     return found
 
 
 def _baselines(
-    checkpoint: Any, corpus: ParallelCorpus, pivot: str, languages: Sequence[str], accepted: dict[str, retrieval.Accepted]
+    checkpoint: Any,
+    corpus: ParallelCorpus,
+    pivot: str,
+    languages: Sequence[str],
+    accepted: dict[str, retrieval.Accepted],
 ) -> list[_Measured]:
     """Retrieval by shared tokens and by length: what a model can reach without understanding."""
     bags = {language: _token_bags(checkpoint.tokenizer, corpus.sentences[language]) for language in (*languages, pivot)}
-    lengths = {language: np.log([max(1, len(text)) for text in corpus.sentences[language]]) for language in (*languages, pivot)}
+    lengths = {
+        language: np.log([max(1, len(text)) for text in corpus.sentences[language]]) for language in (*languages, pivot)
+    }
     found = []
     for language in languages:
         overlap = np.asarray((bags[language] @ bags[pivot].T).todense())
@@ -449,7 +501,16 @@ def _baselines(
         for name, similarity in (("token_overlap", overlap), ("length", distance)):
             forward = retrieval.hits(similarity, accepted[language]).forward
             chance = retrieval.chance_precision(len(corpus), accepted[language])
-            found.append(_Measured(f"precision_at_1_{name}", language, pivot, _mean_items(forward), chance=chance, higher_is_better=None))
+            found.append(
+                _Measured(
+                    f"precision_at_1_{name}",
+                    language,
+                    pivot,
+                    _mean_items(forward),
+                    chance=chance,
+                    higher_is_better=None,
+                )
+            )
     return found
 
 
@@ -492,7 +553,9 @@ def _maps(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus, layers: Sequ
             "metric": "cka_debiased",
             "layer": layer,
             "languages": list(corpus.languages),
-            "values": [[round(float(value), 3) if np.isfinite(value) else None for value in row] for row in all_pairs[layer]],
+            "values": [
+                [round(float(value), 3) if np.isfinite(value) else None for value in row] for row in all_pairs[layer]
+            ],
         }
         for layer in layers
     ]
@@ -519,7 +582,9 @@ def _projections(
         }
         points, explained = principal_components(stack, chosen)
         variance = [round(float(share), 4) for share in explained]
-        projections.append({"method": "pca", **shown, "points": points.round(3).tolist(), "explained_variance": variance})
+        projections.append(
+            {"method": "pca", **shown, "points": points.round(3).tolist(), "explained_variance": variance}
+        )
         flat = stack[:, chosen].reshape(-1, stack.shape[2])
         if len(flat) >= FEWEST_POINTS and len(np.unique(flat, axis=0)) > NEIGHBOURS:
             try:
@@ -528,7 +593,13 @@ def _projections(
                 notes.append(f"no UMAP of layer {layer}: {' '.join(str(error).split())[:200]}")
                 continue
             projections.append(
-                {"method": "umap", **shown, "points": points.round(2).tolist(), "trustworthiness": round(kept, 3), "neighbours": NEIGHBOURS}
+                {
+                    "method": "umap",
+                    **shown,
+                    "points": points.round(2).tolist(),
+                    "trustworthiness": round(kept, 3),
+                    "neighbours": NEIGHBOURS,
+                }
             )
     return projections
 
@@ -594,35 +665,58 @@ def _recommendation(peaks: dict[str, Row], rows: Sequence[Row], depth: int) -> t
             named.append(f"{name} is undefined in some layer")
             continue
         found[metric] = int(peak.value)
-        height = next(row for row in rows if row.metric == curve and row.layer == str(found[metric]) and row.language is None)
-        named.append(f"{name} is highest in layer {found[metric]}{_interval(peak, 0)}, with {height.value:.3f}{_interval(height, 3)}")
+        height = next(
+            row for row in rows if row.metric == curve and row.layer == str(found[metric]) and row.language is None
+        )
+        named.append(
+            f"{name} is highest in layer {found[metric]}{_interval(peak, 0)}, with {height.value:.3f}{_interval(height, 3)}"
+        )
     reasons = f"{'; '.join(named)} (means over pairs, 95 % intervals, n = {rows[0].n})."
     reasons = reasons[0].upper() + reasons[1:]
     if len(found) < len(PEAK_LAYERS):
         return None, f"No align layer is recommended: both curves must have a peak. {reasons}"
     if any(not 0 < layer < depth for layer in found.values()):
-        return None, f"No align layer is recommended: layer 0 and the last layer are no candidates, and a peak is there. {reasons}"
+        return (
+            None,
+            f"No align layer is recommended: layer 0 and the last layer are no candidates, and a peak is there. {reasons}",
+        )
     if abs(found["peak_layer"] - found["peak_layer_centred"]) > PEAKS_AGREE * depth:
-        return None, f"No align layer is recommended: the two peaks are more than a fifth of the {depth} layers apart. {reasons}"
+        return (
+            None,
+            f"No align layer is recommended: the two peaks are more than a fifth of the {depth} layers apart. {reasons}",
+        )
     return found["peak_layer_centred"], f"Recommended align layer: {found['peak_layer_centred']}. {reasons}"
 
 
 def _interval(row: Row, decimals: int) -> str:
-    return "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:.{decimals}f}, {row.ci_high:.{decimals}f}]"
+    return (
+        "" if row.ci_low is None or row.ci_high is None else f" [{row.ci_low:.{decimals}f}, {row.ci_high:.{decimals}f}]"
+    )
 
 
 def _largest_token_shares(checkpoint: str, vectors: CorpusVectors, lines: int) -> list[Row]:
     """One row a layer, of the sentences with at least `FEWEST_TOKENS` content tokens."""
-    long = np.stack([vectors.token_counts[language] >= FEWEST_TOKENS for language in vectors.languages])  # [languages, lines]
-    shares = np.stack([vectors.largest_token_share[language] for language in vectors.languages], axis=1)[:, long]  # [layers, sentences]
-    common: dict[str, Any] = {"suite": SUITE, "metric": "largest_token_share", "checkpoint": checkpoint, "higher_is_better": None}
+    long = np.stack(
+        [vectors.token_counts[language] >= FEWEST_TOKENS for language in vectors.languages]
+    )  # [languages, lines]
+    shares = np.stack([vectors.largest_token_share[language] for language in vectors.languages], axis=1)[
+        :, long
+    ]  # [layers, sentences]
+    common: dict[str, Any] = {
+        "suite": SUITE,
+        "metric": "largest_token_share",
+        "checkpoint": checkpoint,
+        "higher_is_better": None,
+    }
     if not long.any():
         common |= UNDEFINED | {"n": lines, "reason": f"no sentence has {FEWEST_TOKENS} tokens or more"}
         return [Row(layer=layer, **common) for layer in vectors.layer_names]
     method = f"mean over {long.sum()} sentences of at least {FEWEST_TOKENS} tokens, no interval"
     common |= {"n": int(long.any(axis=0).sum()), "method": method}
     values = shares.mean(axis=1, dtype=np.float64)
-    return [Row(layer=layer, value=float(value), **common) for layer, value in zip(vectors.layer_names, values, strict=True)]
+    return [
+        Row(layer=layer, value=float(value), **common) for layer, value in zip(vectors.layer_names, values, strict=True)
+    ]
 
 
 def _dominant_token(rows: Sequence[Row]) -> list[str]:

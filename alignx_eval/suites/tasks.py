@@ -42,7 +42,9 @@ _TASK_OF_LANGUAGE = re.compile(r"(?P<family>.+)_(?P<code>[a-z]{3}_[A-Z][a-z]{3})
 Progress = Callable[[int, int, str], None]
 
 
-def run(checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | None = None, progress: Progress | None = None) -> SuiteResult:
+def run(
+    checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | None = None, progress: Progress | None = None
+) -> SuiteResult:
     """Run lm-eval tasks: ours under `tasks/`, or any other that lm-eval knows; the default is `interface_choice` in all its languages.
 
     `tasks` are names of tasks, groups and tags, and patterns of task names (`interface_choice_*`). `limit` is the number of documents of
@@ -79,10 +81,19 @@ def run(checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | Non
         rows=[],
         fingerprint={"start": "as lm-eval: what the tokenizer adds; an empty prompt: BOS, else EOS, else a line break"},
         environment=encoding_environment(checkpoint)
-        | {"lm_eval": _lm_eval_version(), "start_token": start, "start_token_of_empty_prompt": empty_start, "context": model.max_length},
+        | {
+            "lm_eval": _lm_eval_version(),
+            "start_token": start,
+            "start_token_of_empty_prompt": empty_start,
+            "context": model.max_length,
+        },
         notes=[
             f"Prompts of tasks start as lm-eval starts them. For {checkpoint.name}: "
-            + ("with no start token, as its tokenizer adds none" if start == "none" else f"with {start}, which its tokenizer adds")
+            + (
+                "with no start token, as its tokenizer adds none"
+                if start == "none"
+                else f"with {start}, which its tokenizer adds"
+            )
             + f"; an empty prompt with {empty_start}."
         ],
     )
@@ -98,7 +109,9 @@ def run(checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | Non
             chosen = [sample for sample in documents if sample["filter"] == filter_name]
             ids, clusters = _identities(chosen)
             for metric in chosen[0]["metrics"]:
-                row, values = _metric_row(checkpoint.name, task, family, language, metric, filter_name, chosen, clusters, report)
+                row, values = _metric_row(
+                    checkpoint.name, task, family, language, metric, filter_name, chosen, clusters, report
+                )
                 if row is None:
                     continue
                 if task in cut:
@@ -114,7 +127,9 @@ def run(checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | Non
         mean = _family_row(checkpoint.name, metric, higher_is_better, members, result)
         if mean is not None:
             result.rows.append(mean)
-    result.warnings += [f"{task}: {_cut_text(count, report, task, model.max_length)}" for task, count in sorted(cut.items())]
+    result.warnings += [
+        f"{task}: {_cut_text(count, report, task, model.max_length)}" for task, count in sorted(cut.items())
+    ]
     result.seconds = time.perf_counter() - started
     return result
 
@@ -200,10 +215,15 @@ def choice_lines() -> tuple[tuple[int, ...], ...]:
             if len(wrong) == CHOICES - 1:
                 break
             alike = len(words[line] & words[other]) >= 0.5 * min(len(words[line]), len(words[other]))
-            same = any(len({lines[index] for index in (line, other, *wrong)}) < len(wrong) + 2 for lines in corpus.sentences.values())
+            same = any(
+                len({lines[index] for index in (line, other, *wrong)}) < len(wrong) + 2
+                for lines in corpus.sentences.values()
+            )
             if other != line and not alike and not same:
                 wrong.append(other)
-        chosen.append(tuple(sorted([line, *wrong], key=lambda other: _hash("order", corpus.ids[line], corpus.ids[other]))))
+        chosen.append(
+            tuple(sorted([line, *wrong], key=lambda other: _hash("order", corpus.ids[line], corpus.ids[other])))
+        )
     return tuple(chosen)
 
 
@@ -274,13 +294,21 @@ def _lm_eval_model(checkpoint: Any, loaded: dict[str, Any]) -> Any:
     tokenizer = copy.deepcopy(checkpoint.tokenizer)  # lm-eval changes padding
     start, _ = start_token(tokenizer)
     prefix = None
-    if start is None:  # lm-eval needs a token before an empty prompt; a line break is what stands between texts where nothing else does
-        prefix = next(ids[-1] for text in ("\n", ".") if (ids := tokenizer(text, add_special_tokens=False)["input_ids"]))
+    if (
+        start is None
+    ):  # lm-eval needs a token before an empty prompt; a line break is what stands between texts where nothing else does
+        prefix = next(
+            ids[-1] for text in ("\n", ".") if (ids := tokenizer(text, add_special_tokens=False)["input_ids"])
+        )
     vocabulary = checkpoint.model.get_output_embeddings().weight.shape[0]
     size = max(1, min(64, LOGITS_AT_ONCE // (64 * vocabulary)))
     # `generate` pads on the left, which needs a token for padding, and a model that keeps its state clean of it.
     if any(task.OUTPUT_TYPE == "generate_until" for task in loaded.values()):
-        paddings = (tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.eos_token_id)  # what lm-eval takes, in this order
+        paddings = (
+            tokenizer.pad_token_id,
+            tokenizer.unk_token_id,
+            tokenizer.eos_token_id,
+        )  # what lm-eval takes, in this order
         if all(token is None for token in paddings) or not decoding_cache.find_way(checkpoint.model).padded:
             size = 1
     return Model(
@@ -376,7 +404,11 @@ def _quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -469,15 +501,25 @@ def _family_row(
     return row
 
 
-def _samples(task: str, language: str | None, samples: list[dict[str, Any]], ids: tuple[str, ...]) -> list[dict[str, Any]]:
+def _samples(
+    task: str, language: str | None, samples: list[dict[str, Any]], ids: tuple[str, ...]
+) -> list[dict[str, Any]]:
     """What was asked and answered, as plain JSON; of a multiple choice the answer is the most probable choice."""
     plain = []
     for sample, identity in zip(samples, ids, strict=True):
         arguments = sample["arguments"]
         values = {metric: sample[metric] for metric in sample["metrics"]}
-        scores = {metric: float(value) for metric, value in values.items() if isinstance(value, bool | int | float | np.number)}
+        scores = {
+            metric: float(value)
+            for metric, value in values.items()
+            if isinstance(value, bool | int | float | np.number)
+        }
         answers = sample["filtered_resps"]
-        if isinstance(sample["target"], int) and 0 <= sample["target"] < len(arguments) == len(answers) and len(answers) > 1:
+        if (
+            isinstance(sample["target"], int)
+            and 0 <= sample["target"] < len(arguments) == len(answers)
+            and len(answers) > 1
+        ):
             best = max(range(len(answers)), key=lambda index: answers[index][0])
             reference, output = str(arguments[sample["target"]][1]), str(arguments[best][1])
         else:

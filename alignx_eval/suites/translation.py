@@ -117,7 +117,9 @@ def run(
         corpus = corpus.select(limit=limit)
     requests = _checked_requests(checkpoint, corpus, template, pivot, max_new_tokens)
     others = [code for code in corpus.languages if code != pivot]
-    signatures = {"chrf++": chrf_signature()} | {f"bleu {target}": bleu_signature(target) for target in [*others, pivot]}
+    signatures = {"chrf++": chrf_signature()} | {
+        f"bleu {target}": bleu_signature(target) for target in [*others, pivot]
+    }
     signatures = {metric: f"{signature}|norm:{TEXT_POLICY}" for metric, signature in signatures.items()}
 
     directions = _translate(checkpoint, corpus, requests, max_tokens_per_batch, progress)
@@ -157,7 +159,14 @@ def run(
     return result
 
 
-def check(checkpoint: Any, corpus: ParallelCorpus, *, template: str, pivot: str = "eng_Latn", max_new_tokens: int = MAX_NEW_TOKENS) -> None:
+def check(
+    checkpoint: Any,
+    corpus: ParallelCorpus,
+    *,
+    template: str,
+    pivot: str = "eng_Latn",
+    max_new_tokens: int = MAX_NEW_TOKENS,
+) -> None:
     """Raise what `run` would raise, without decoding: InputError where the pivot is missing or alone, for an unknown template, and where
     prompt and output do not fit the model's context; MissingAssetError where a target's BLEU tokenizer is not installed."""
     _checked_requests(checkpoint, corpus, template, pivot, max_new_tokens)
@@ -212,7 +221,9 @@ def greedy_decode(
                 if not alive.any():
                     break
                 texts.append(chosen)
-                if way.drops_rows and alive.sum() <= 0.75 * len(alive):  # dropping rows copies the cache, so not for every single one
+                if way.drops_rows and alive.sum() <= 0.75 * len(
+                    alive
+                ):  # dropping rows copies the cache, so not for every single one
                     texts.keep(np.flatnonzero(alive))
                     rows, alive = rows[alive], alive[alive]
             done += len(batch)
@@ -227,9 +238,13 @@ def shuffled(texts: Sequence[str]) -> list[str]:
     return [texts[(index + step) % len(texts)] for index in range(len(texts))]
 
 
-def _checked_requests(checkpoint: Any, corpus: ParallelCorpus, template: str, pivot: str, max_new_tokens: int) -> _Requests:
+def _checked_requests(
+    checkpoint: Any, corpus: ParallelCorpus, template: str, pivot: str, max_new_tokens: int
+) -> _Requests:
     if pivot not in corpus.languages:
-        raise InputError(f"translation needs the pivot language {pivot}; corpus {corpus.name} has {', '.join(corpus.languages)}")
+        raise InputError(
+            f"translation needs the pivot language {pivot}; corpus {corpus.name} has {', '.join(corpus.languages)}"
+        )
     if len(corpus.languages) < 2:
         raise InputError(f"translation needs a language besides the pivot {pivot}")
     for code in corpus.languages:
@@ -241,7 +256,9 @@ def _checked_requests(checkpoint: Any, corpus: ParallelCorpus, template: str, pi
     return requests
 
 
-def _requests(tokenizer: Any, corpus: ParallelCorpus, pairs: list[Pair], template: str, max_new_tokens: int) -> _Requests:
+def _requests(
+    tokenizer: Any, corpus: ParallelCorpus, pairs: list[Pair], template: str, max_new_tokens: int
+) -> _Requests:
     def tokens_of(texts: Sequence[str]) -> list[list[int]]:
         rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return rows
@@ -252,7 +269,8 @@ def _requests(tokenizer: Any, corpus: ParallelCorpus, pairs: list[Pair], templat
         expansion = token_counts[target].sum() / max(1, token_counts[source].sum())
         requests.allowed[f"{source}-{target}"] = round(LENGTH_FACTOR * float(expansion), 3)
         requests.caps[source, target] = [
-            min(max_new_tokens, LENGTH_ALLOWANCE + math.ceil(LENGTH_FACTOR * expansion * count)) for count in token_counts[source]
+            min(max_new_tokens, LENGTH_ALLOWANCE + math.ceil(LENGTH_FACTOR * expansion * count))
+            for count in token_counts[source]
         ]
         texts = [translation_prompt(template, source, target, line) for line in corpus.sentences[source]]
         requests.prompts[source, target] = [[*start_before(ids, tokenizer), *ids] for ids in tokens_of(texts)]
@@ -272,9 +290,13 @@ def _refuse_long(checkpoint: Any, requests: _Requests, others: list[str]) -> Non
     for pair, prompts in requests.prompts.items():
         (other,) = [code for code in pair if code in too_long]
         too_long[other] |= {
-            index for index, (prompt, cap) in enumerate(zip(prompts, requests.caps[pair], strict=True)) if len(prompt) + cap > limit
+            index
+            for index, (prompt, cap) in enumerate(zip(prompts, requests.caps[pair], strict=True))
+            if len(prompt) + cap > limit
         }
-    named = ", ".join(f"{code} ({len(lines)} {'line' if len(lines) == 1 else 'lines'})" for code, lines in too_long.items() if lines)
+    named = ", ".join(
+        f"{code} ({len(lines)} {'line' if len(lines) == 1 else 'lines'})" for code, lines in too_long.items() if lines
+    )
     if named:
         raise InputError(
             f"{checkpoint.name} has a context of {limit} tokens, and prompt and output of a translation need more in {named}: leave these "
@@ -363,7 +385,10 @@ def _score(
     """
     source_language, target_language = direction.source_language, direction.target_language
     pair = (source_language, target_language)
-    sources, references = [prepare(text) for text in direction.sources], [prepare(text) for text in direction.references]
+    sources, references = (
+        [prepare(text) for text in direction.sources],
+        [prepare(text) for text in direction.references],
+    )
     outputs = [prepare(output.text) for output in direction.outputs]
     common: dict[str, Any] = {
         "suite": SUITE, "checkpoint": name, "language": source_language, "other_language": target_language, "n": len(corpus)
@@ -371,7 +396,13 @@ def _score(
 
     sentence_chrf = np.zeros(len(outputs))
     scores: tuple[tuple[str, Kind, str, Callable[..., Any], Callable[..., np.ndarray]], ...] = (
-        ("bleu", "bleu", signatures[f"bleu {target_language}"], bleu_from_statistics, partial(bleu_statistics, language=target_language)),
+        (
+            "bleu",
+            "bleu",
+            signatures[f"bleu {target_language}"],
+            bleu_from_statistics,
+            partial(bleu_statistics, language=target_language),
+        ),
         ("chrf++", "chrf", signatures["chrf++"], chrf_from_statistics, chrf_statistics),
     )
     for metric, kind, signature, statistic, extract in scores:
@@ -382,12 +413,16 @@ def _score(
         left_out[metric][pair] = (point, values)
         fields = interval_fields(jackknife(point, values, sizes=np.bincount(groups[0]), n=len(corpus)))
         fields["method"] = f"{signature}; {fields['method']}"
-        row = Row(metric=metric, null=float(statistic(extract(outputs, shuffled(references)).sum(axis=0))), **fields, **common)
+        row = Row(
+            metric=metric, null=float(statistic(extract(outputs, shuffled(references)).sum(axis=0))), **fields, **common
+        )
         result.items[row.key] = Items(kind, statistics)
         result.rows.append(row)
         for floor, texts in (("copy", sources), ("empty", [""] * len(references))):
             value = float(statistic(extract(texts, references).sum(axis=0)))
-            result.rows.append(Row(metric=f"{metric}_floor_{floor}", value=value, method=signature, higher_is_better=None, **common))
+            result.rows.append(
+                Row(metric=f"{metric}_floor_{floor}", value=value, method=signature, higher_is_better=None, **common)
+            )
 
     judgements, labels = _off_target_rows(direction, sources, references, outputs, common, groups, result, left_out)
     if labels:
@@ -397,7 +432,9 @@ def _score(
     cut = [output.stopped_by == "length" for output in direction.outputs]
     for metric, flags in (("over_length_rate", cut), ("empty_rate", empty), ("copied_rate", copied)):
         values = np.array(flags, dtype=np.float64)
-        row = Row(metric=metric, higher_is_better=False, **interval_fields(clustered_mean(values, corpus.groups)), **common)
+        row = Row(
+            metric=metric, higher_is_better=False, **interval_fields(clustered_mean(values, corpus.groups)), **common
+        )
         result.items[row.key] = Items("mean", values)
         result.rows.append(row)
     for index, output in enumerate(direction.outputs):
@@ -431,14 +468,22 @@ def _off_target_rows(
     pair = (direction.source_language, direction.target_language)
     expected, reason = expected_language(*pair)
     if expected is None:
-        for metric, better in (("off_target_rate", False), ("off_target_rate_reference", None), ("off_target_coverage", None)):
+        for metric, better in (
+            ("off_target_rate", False),
+            ("off_target_rate_reference", None),
+            ("off_target_coverage", None),
+        ):
             result.rows.append(Row(metric=metric, higher_is_better=better, reason=reason, **UNDEFINED, **common))
         return [None] * len(outputs), {}
-    judged = [judge(text, source, expected, reference) for text, source, reference in zip(outputs, sources, references, strict=True)]
+    judged = [
+        judge(text, source, expected, reference)
+        for text, source, reference in zip(outputs, sources, references, strict=True)
+    ]
     items = np.array(off_target_items([judgement for judgement, _ in judged]), dtype=np.int64)
     # The rule without its look at the reference: what it takes for off target although nothing is wrong.
     of_references = np.array(
-        off_target_items([judge(text, source, expected)[0] for text, source in zip(references, sources, strict=True)]), dtype=np.int64
+        off_target_items([judge(text, source, expected)[0] for text, source in zip(references, sources, strict=True)]),
+        dtype=np.int64,
     )
     reference_row = _ratio_row("off_target_rate_reference", "reference", of_references, None, common, result)
     row = replace(_ratio_row("off_target_rate", "output", items, False, common, result), null=reference_row.value)
@@ -449,12 +494,21 @@ def _off_target_rows(
     for metric, values in (("off_target_rate", items), ("off_target_rate_reference", of_references)):
         sums = cluster_sums(values, *groups)
         rest = sums.sum(axis=0) - sums
-        left_out[metric][pair] = (float(sums[:, 0].sum() / sums[:, 1].sum()), rest[:, 0] / rest[:, 1]) if (rest[:, 1] > 0).all() else None
-    return [judgement for judgement, _ in judged], dict(Counter(label for _, label in judged if label is not None).most_common())
+        left_out[metric][pair] = (
+            (float(sums[:, 0].sum() / sums[:, 1].sum()), rest[:, 0] / rest[:, 1]) if (rest[:, 1] > 0).all() else None
+        )
+    return [judgement for judgement, _ in judged], dict(
+        Counter(label for _, label in judged if label is not None).most_common()
+    )
 
 
 def _ratio_row(
-    metric: str, what: str, values: np.ndarray, higher_is_better: bool | None, common: dict[str, Any], result: SuiteResult
+    metric: str,
+    what: str,
+    values: np.ndarray,
+    higher_is_better: bool | None,
+    common: dict[str, Any],
+    result: SuiteResult,
 ) -> Row:
     if values[:, 1].sum() == 0:
         reason = f"no {what} has enough letters to judge"
@@ -464,7 +518,9 @@ def _ratio_row(
     return Row(metric=metric, higher_is_better=higher_is_better, **fields, **common)
 
 
-def _mean_rows(name: str, metric: str, left_out: dict[str, LeftOut], pivot: str, sizes: np.ndarray, items: dict[str, Items]) -> list[Row]:
+def _mean_rows(
+    name: str, metric: str, left_out: dict[str, LeftOut], pivot: str, sizes: np.ndarray, items: dict[str, Items]
+) -> list[Row]:
     """Means over all directions, out of the pivot and into it. A line is left out of all directions at once, as they share their lines."""
     rows = []
     better = {"off_target_rate": False, "off_target_rate_reference": None}.get(metric, True)
@@ -475,7 +531,9 @@ def _mean_rows(name: str, metric: str, left_out: dict[str, LeftOut], pivot: str,
         }  # fmt: skip
         chosen = [value for pair, value in left_out[metric].items() if _belongs(pair, group)]
         defined = [each for each in chosen if each is not None]
-        if not defined or len(defined) < len(chosen):  # a mean over fewer directions would be another number under the same name
+        if not defined or len(defined) < len(
+            chosen
+        ):  # a mean over fewer directions would be another number under the same name
             reason = "undefined in at least one direction" if defined else "undefined in every direction"
             rows.append(Row(reason=reason, **UNDEFINED, **common))
             continue
@@ -488,7 +546,9 @@ def _mean_rows(name: str, metric: str, left_out: dict[str, LeftOut], pivot: str,
             items[row.key] = Items("jackknife", values, point=point)
         rows.append(row)
         if metric == "off_target_rate":
-            references = [value for pair, value in left_out["off_target_rate_reference"].items() if _belongs(pair, group)]
+            references = [
+                value for pair, value in left_out["off_target_rate_reference"].items() if _belongs(pair, group)
+            ]
             known = [each[0] for each in references if each is not None]
             rows[-1] = replace(row, null=float(np.mean(known)) if len(known) == len(references) else None)
     return rows

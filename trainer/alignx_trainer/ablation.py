@@ -33,7 +33,9 @@ def arm_recipe(recipe: Recipe, arm: str, seed: int) -> Recipe:
     """The recipe of one arm: the same samples in the same order, only the losses differ."""
     contrastive = recipe.contrastive_weight if arm in ("contrastive", "both") else 0.0
     matching = recipe.matching_weight if arm in ("matching", "both") else 0.0
-    return replace(recipe, stage=f"ablation: {arm}", contrastive_weight=contrastive, matching_weight=matching, seed=seed)
+    return replace(
+        recipe, stage=f"ablation: {arm}", contrastive_weight=contrastive, matching_weight=matching, seed=seed
+    )
 
 
 def ablate(
@@ -52,13 +54,17 @@ def ablate(
     numbers). Raises InputError for a recipe without both losses or without `init`, and as `train`.
     """
     if recipe.contrastive_weight == 0 or recipe.matching_weight == 0 or recipe.init is None:
-        raise InputError("an ablation needs a recipe with `init` and both losses: contrastive_weight and matching_weight above 0")
+        raise InputError(
+            "an ablation needs a recipe with `init` and both losses: contrastive_weight and matching_weight above 0"
+        )
     if len(set(seeds)) != len(seeds) or not seeds:
         raise InputError("name each seed once")
     for seed in seeds:
         for arm in ARMS:
             say(f"{arm}, seed {seed}")
-            train(arm_recipe(recipe, arm, seed), folder / f"{arm}-seed{seed}", progress=progress, say=say, command=command)
+            train(
+                arm_recipe(recipe, arm, seed), folder / f"{arm}-seed{seed}", progress=progress, say=say, command=command
+            )
     comparisons = []
     base = recipe.init
     for seed in seeds:
@@ -71,7 +77,9 @@ def ablate(
             env=dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
         )
         if done.returncode:
-            raise AlignxError(f"the comparison of seed {seed} ended with exit code {done.returncode}; the same command goes on from here")
+            raise AlignxError(
+                f"the comparison of seed {seed} ended with exit code {done.returncode}; the same command goes on from here"
+            )
         comparisons.append(json.loads(table.read_text(encoding="utf-8")))
         if seed == seeds[0]:
             base = f"{out}#{comparisons[0]['base']}"  # measured once
@@ -88,7 +96,11 @@ def numbers_of(comparison: dict[str, Any], seed: int) -> dict[str, Any]:
     for arm in ARMS[1:]:
         label = f"{arm}-seed{seed}"
         align_layer = str(
-            next(entry["align_layer"] for entry in comparison["checkpoints"].values() if entry.get("align_layer") is not None)
+            next(
+                entry["align_layer"]
+                for entry in comparison["checkpoints"].values()
+                if entry.get("align_layer") is not None
+            )
         )
         last = str(max((int(row["layer"]) for row in rows if (row["layer"] or "").isdigit()), default=0))
         for metric, layer, name in SHOWN:
@@ -138,5 +150,7 @@ def _number(value: float | None, digits: int) -> str:
 def _difference(cell: dict[str, Any], digits: int) -> str:
     if cell["difference"] is None:
         return _number(cell["value"], digits)
-    interval = "no interval" if cell["ci_low"] is None else f"[{cell['ci_low']:+.{digits}f}, {cell['ci_high']:+.{digits}f}]"
+    interval = (
+        "no interval" if cell["ci_low"] is None else f"[{cell['ci_low']:+.{digits}f}, {cell['ci_high']:+.{digits}f}]"
+    )
     return f"{_number(cell['value'], digits)} ({cell['difference']:+.{digits}f} {interval})"

@@ -64,7 +64,12 @@ def _bar(quiet: bool) -> Any:
         remaining = entry["seconds"] / done * (total - done)
         parts += [f"{entry['tokens_per_second']:.0f} tokens/s", f"{remaining / 60:.1f} min left"]
         line = "  ".join(parts)
-        print(f"\r\x1b[K{line}" if terminal else line, end="" if terminal and done < total else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r\x1b[K{line}" if terminal else line,
+            end="" if terminal and done < total else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
     return show
 
@@ -72,13 +77,21 @@ def _bar(quiet: bool) -> Any:
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, values in YAML")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, values in YAML")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/RECIPE")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda where there is one")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
-    deterministic: Annotated[bool, typer.Option("--deterministic", help="the same bits on every run with the same threads")] = False,
-    offline: Annotated[bool, typer.Option("--offline/--online", help="whether models and data of the hub may be fetched")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress and no remarks; errors still appear")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="the same bits on every run with the same threads")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline/--online", help="whether models and data of the hub may be fetched")
+    ] = True,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="no progress and no remarks; errors still appear")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Train by RECIPE and write OUT/model.pt, OUT/log.jsonl and OUT/report.html.
@@ -123,11 +136,17 @@ def train(
 @app.command()
 def inspect(
     recipe: Annotated[str, typer.Argument(help="a recipe file, or the name of a shipped recipe")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, values in YAML")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, values in YAML")
+    ] = None,
     samples: Annotated[int, typer.Option(min=0, help="how many samples to show")] = 5,
     check: Annotated[int, typer.Option(min=0, help="records of each source to count truncation over; 0: all")] = 5000,
-    measure: Annotated[bool, typer.Option("--measure/--no-measure", help="whether to run two micro-batches for time and memory")] = True,
-    offline: Annotated[bool, typer.Option("--offline/--online", help="whether models and data of the hub may be fetched")] = True,
+    measure: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="whether to run two micro-batches for time and memory")
+    ] = True,
+    offline: Annotated[
+        bool, typer.Option("--offline/--online", help="whether models and data of the hub may be fetched")
+    ] = True,
     debug: DebugOption = False,
 ) -> None:
     """Show what RECIPE would train on, and what that would take: data, samples with their spans, memory and time.
@@ -151,15 +170,23 @@ def inspect(
 @app.command()
 def ablate(
     recipe: Annotated[str, typer.Argument(help="a recipe with both losses")] = "ablation",
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, values in YAML")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="overrides, values in YAML")
+    ] = None,
     seeds: Annotated[str, typer.Option(help="seeds, comma-separated")] = "0",
-    split: Annotated[str, typer.Option(help="split of the corpus to measure on; choose on validation, score test once")] = "validation",
+    split: Annotated[
+        str, typer.Option(help="split of the corpus to measure on; choose on validation, score test once")
+    ] = "validation",
     corpus: Annotated[str, typer.Option(help="corpus to measure on, as in `alignx-eval compare`")] = "interface",
-    suites: Annotated[str, typer.Option(help="suites, comma-separated")] = "layers,language_id,language_modelling,translation",
+    suites: Annotated[
+        str, typer.Option(help="suites, comma-separated")
+    ] = "layers,language_id,language_modelling,translation",
     limit: Annotated[int | None, typer.Option(min=1, help="only the first lines of the corpus")] = None,
     out: Annotated[Path | None, typer.Option(help="output folder; default: runs/RECIPE")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress and no remarks; errors still appear")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="no progress and no remarks; errors still appear")
+    ] = False,
     debug: DebugOption = False,
 ) -> None:
     """Which loss does what: train RECIPE with the next-token loss alone, + contrastive, + matching, and both; compare the four.
@@ -186,10 +213,21 @@ def ablate(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    options = ["--corpus", corpus, "--split", split, "--suites", suites, *(["--limit", str(limit)] if limit else []), *["-q"] * quiet]
+    options = [
+        "--corpus",
+        corpus,
+        "--split",
+        split,
+        "--suites",
+        suites,
+        *(["--limit", str(limit)] if limit else []),
+        *["-q"] * quiet,
+    ]
     folder = out or Path("runs") / Path(recipe).stem
     command = shlex.join(["alignx-train", *sys.argv[1:]])
-    table = run(settings, folder, seeds=numbers, compare_options=options, progress=_bar(quiet), say=say, command=command)
+    table = run(
+        settings, folder, seeds=numbers, compare_options=options, progress=_bar(quiet), say=say, command=command
+    )
     print(table.read_text(encoding="utf-8"))
 
 
@@ -205,8 +243,12 @@ def list_recipes(debug: DebugOption = False) -> None:
 
     for folder, prefix in ((RECIPES, ""), (ACCELERATE, "accelerate/")):
         for path in sorted(folder.glob("*.yaml")):
-            comment = itertools.takewhile(lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines())
-            print(f"{prefix + path.stem:<18} {' '.join(line.removeprefix('# ') for line in comment).partition('. ')[0].split('   ')[0]}")
+            comment = itertools.takewhile(
+                lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines()
+            )
+            print(
+                f"{prefix + path.stem:<18} {' '.join(line.removeprefix('# ') for line in comment).partition('. ')[0].split('   ')[0]}"
+            )
 
 
 @app.command(name="path")
@@ -228,9 +270,13 @@ def recipe_path(
 
 @app.command()
 def export(
-    checkpoint: Annotated[str, typer.Argument(help="whatever alignx-eval opens: .pt, .gguf, folder, adapter, hub id, bundled:NAME")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="whatever alignx-eval opens: .pt, .gguf, folder, adapter, hub id, bundled:NAME")
+    ],
     folder: Annotated[Path, typer.Argument(help="a new Hugging Face folder")],
-    offline: Annotated[bool, typer.Option("--offline/--online", help="whether models of the hub may be fetched")] = True,
+    offline: Annotated[
+        bool, typer.Option("--offline/--online", help="whether models of the hub may be fetched")
+    ] = True,
     debug: DebugOption = False,
 ) -> None:
     """Write CHECKPOINT as a folder that transformers opens with `from_pretrained`: adapters merged, blocks of a .gguf unpacked.

@@ -56,23 +56,35 @@ class Recipe:
     version: int = RECIPE_VERSION
 
     ### model
-    init: str | None = None  # checkpoint to start from; null: a new model from `model` and a new tokenizer from the sources
-    model: dict[str, Any] = field(default_factory=dict)  # transformers configuration of a new model, `model_type` among its keys
+    init: str | None = (
+        None  # checkpoint to start from; null: a new model from `model` and a new tokenizer from the sources
+    )
+    model: dict[str, Any] = field(
+        default_factory=dict
+    )  # transformers configuration of a new model, `model_type` among its keys
     vocabulary_size: int = 8000  # of a new tokenizer
     prompt_template: str = "plain"
-    lora_rank: int = 0  # rank of low-rank adapters on all linear layers of the blocks (peft); 0: every weight is trained
+    lora_rank: int = (
+        0  # rank of low-rank adapters on all linear layers of the blocks (peft); 0: every weight is trained
+    )
     lora_alpha: int = 32  # adapters count alpha / rank times
     lora_dropout: float = 0.0
-    activation_checkpointing: bool = False  # keep one state a block and compute the rest again: less memory, about a third more time
+    activation_checkpointing: bool = (
+        False  # keep one state a block and compute the rest again: less memory, about a third more time
+    )
 
     ### losses
-    align_layer: float = 0.5  # layer of the contrastive loss: a whole number counts blocks, a fraction below 1 is of the depth
+    align_layer: float = (
+        0.5  # layer of the contrastive loss: a whole number counts blocks, a fraction below 1 is of the depth
+    )
     contrastive: Contrastive = "symmetric"
     contrastive_weight: float = 0.0
     temperature: float = 0.1
     matching_weight: float = 0.0
     matching_width: int = 128
-    lm_on: Literal["all", "target"] = "target"  # which tokens of an instruction the next-token loss sees; plain text: always all
+    lm_on: Literal["all", "target"] = (
+        "target"  # which tokens of an instruction the next-token loss sees; plain text: always all
+    )
 
     ### optimisation
     batch_size: int = 128
@@ -123,7 +135,9 @@ class Recipe:
         if self.batch_size < 1 or self.micro_batch_size < 1 or self.batch_size % self.micro_batch_size:
             raise InputError(f"batch_size {self.batch_size} is no multiple of micro_batch_size {self.micro_batch_size}")
         if not (0 < self.align_layer < 1 or self.align_layer >= 1 and self.align_layer == int(self.align_layer)):
-            raise InputError(f"align_layer must be a whole number of blocks or a fraction below 1, not {self.align_layer}")
+            raise InputError(
+                f"align_layer must be a whole number of blocks or a fraction below 1, not {self.align_layer}"
+            )
         if self.contrastive_weight < 0 or self.matching_weight < 0 or self.temperature <= 0 or self.learning_rate <= 0:
             raise InputError("weights must not be negative; temperature and learning_rate must be above 0")
         if self.aligns and all(source.kind != "translation" for source in self.sources):
@@ -131,7 +145,9 @@ class Recipe:
         if (self.stop_bits_per_byte is not None or self.stop_language_identity is not None) and not self.eval_every:
             raise InputError("`stop_bits_per_byte` and `stop_language_identity` need `eval_every`")
         if min(self.eval_every, self.lora_rank, self.warmup_steps) < 0 or self.save_every < 1 or self.eval_lines < 10:
-            raise InputError("eval_every, lora_rank and warmup_steps must not be negative, save_every at least 1, eval_lines at least 10")
+            raise InputError(
+                "eval_every, lora_rank and warmup_steps must not be negative, save_every at least 1, eval_lines at least 10"
+            )
         if not 0 <= self.lora_dropout < 1 or self.lora_alpha <= 0:
             raise InputError("lora_dropout must be from 0 to below 1, lora_alpha above 0")
         if self.lora_rank and self.optimizer == "muon":
@@ -163,7 +179,10 @@ def _checked(cls: type, given: dict[str, Any], where: str) -> dict[str, Any]:
     unknown = [key for key in given if key not in known]
     if unknown:
         near = difflib.get_close_matches(str(unknown[0]), known, 1)
-        raise InputError(f"{where}: unknown key {unknown[0]!r}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"))
+        raise InputError(
+            f"{where}: unknown key {unknown[0]!r}; "
+            + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+        )
     return given
 
 
@@ -210,7 +229,9 @@ def _put(given: Any, key: list[str], value: Any, override: str) -> None:
         raise InputError(f"{override!r}: the recipe has no {'.'.join(key)}") from None
 
 
-def load_recipe(name: str, overrides: list[str] | None = None, say: Callable[[str], None] = lambda line: None) -> Recipe:
+def load_recipe(
+    name: str, overrides: list[str] | None = None, say: Callable[[str], None] = lambda line: None
+) -> Recipe:
     """Read a recipe and apply `key=value` overrides (values are YAML; `sources.0.path=...` reaches inside).
 
     An override of one of two keys that exclude each other replaces the other key of the file, and `say` is told so. Raises InputError
@@ -247,7 +268,8 @@ def load_recipe(name: str, overrides: list[str] | None = None, say: Callable[[st
         raise InputError(f"{path}: `sources` must be a list of mappings")
     where = f"{path}, sources"
     prepared = [
-        dict(_number(Source, _checked(Source, source, where), where), languages=tuple(source.get("languages") or ())) for source in sources
+        dict(_number(Source, _checked(Source, source, where), where), languages=tuple(source.get("languages") or ()))
+        for source in sources
     ]
     if "stage" not in given:
         raise InputError(f"{path}: the key `stage` is missing")

@@ -100,7 +100,9 @@ class ParallelRecords:
         if self.template is None:
             return Record(identity, None, "", self.corpus.sentences[one][line], one, one)
         instruction = translation_instruction(self.template, one, two)
-        return Record(identity, instruction, self.corpus.sentences[one][line], self.corpus.sentences[two][line], one, two)
+        return Record(
+            identity, instruction, self.corpus.sentences[one][line], self.corpus.sentences[two][line], one, two
+        )
 
     def groups(self) -> dict[str, np.ndarray]:
         places: dict[str, list[int]] = {}
@@ -136,16 +138,26 @@ class PairRecords:
         line, backwards = divmod(index - (int(self.ends[place - 1]) if place else 0), 2)
         row = int(pair.rows[line])
         texts = pair.table[row]["translation"]
-        (one, source), (two, target) = ((code, texts[short].strip()) for code, short in zip(pair.languages, pair.short, strict=True))
+        (one, source), (two, target) = (
+            (code, texts[short].strip()) for code, short in zip(pair.languages, pair.short, strict=True)
+        )
         if backwards:
             one, source, two, target = two, target, one, source
         return Record(
-            f"{'-'.join(pair.short)}:{row}:{one}-{two}", translation_instruction(self.template, one, two), source, target, one, two
+            f"{'-'.join(pair.short)}:{row}:{one}-{two}",
+            translation_instruction(self.template, one, two),
+            source,
+            target,
+            one,
+            two,
         )
 
     def groups(self) -> dict[str, np.ndarray]:
         starts = [0, *self.ends[:-1]]
-        return {_pair_name(*pair.languages): np.arange(start, end) for pair, start, end in zip(self.pairs, starts, self.ends, strict=True)}
+        return {
+            _pair_name(*pair.languages): np.arange(start, end)
+            for pair, start, end in zip(self.pairs, starts, self.ends, strict=True)
+        }
 
 
 class InstructionRecords:
@@ -167,14 +179,18 @@ class InstructionRecords:
         row = int(rows[index - (int(self.ends[place - 1]) if place else 0)])
         entry = table[row]
         language = language or entry.get("language")
-        return Record(f"{name}:{row}", entry["instruction"], entry.get("input") or "", entry["output"], language, language)
+        return Record(
+            f"{name}:{row}", entry["instruction"], entry.get("input") or "", entry["output"], language, language
+        )
 
     def groups(self) -> dict[str, np.ndarray]:
         found: dict[str, list[int]] = {}
         start = 0
         for _, language, table, rows in self.parts:
             for offset, row in enumerate(rows):
-                found.setdefault(language or table[int(row)].get("language") or "no language", []).append(start + offset)
+                found.setdefault(language or table[int(row)].get("language") or "no language", []).append(
+                    start + offset
+                )
             start += len(rows)
         return {name: np.array(indices) for name, indices in found.items()}
 
@@ -197,13 +213,17 @@ def open_parallel(source: Source, template: str) -> tuple[ParallelRecords, dict[
         directions = [(language, language) for language in languages]
     elif source.pivot is not None:
         if source.pivot not in languages:
-            raise InputError(f"source {source.path!r} has no pivot language {source.pivot}; it has {', '.join(languages)}")
+            raise InputError(
+                f"source {source.path!r} has no pivot language {source.pivot}; it has {', '.join(languages)}"
+            )
         others = [language for language in languages if language != source.pivot]
         directions = [pair for other in others for pair in ((source.pivot, other), (other, source.pivot))]
     else:
         directions = [(one, two) for one in languages for two in languages if one != two]
     if not directions:
-        raise InputError(f"source {source.path!r}: translation needs at least two languages, found {', '.join(languages)}")
+        raise InputError(
+            f"source {source.path!r}: translation needs at least two languages, found {', '.join(languages)}"
+        )
     description = {
         "path": source.path,
         "split": corpus.split,
@@ -220,7 +240,9 @@ def _is_opus(path: str) -> bool:
     """Whether the path names OPUS-100 or a folder in its layout, with a subfolder `de-en` for each pair."""
     name = path.removeprefix(HUB_PREFIX)
     if Path(name).is_dir():
-        return any(re.fullmatch("[a-z]{2,3}-[a-z]{2,3}", entry.name) for entry in Path(name).iterdir() if entry.is_dir())
+        return any(
+            re.fullmatch("[a-z]{2,3}-[a-z]{2,3}", entry.name) for entry in Path(name).iterdir() if entry.is_dir()
+        )
     return path.startswith(HUB_PREFIX) and name.partition("@")[0].lower().endswith("/opus-100")
 
 
@@ -257,7 +279,9 @@ def open_pairs(source: Source, template: str) -> tuple[PairRecords, dict[str, An
         configuration = "-".join(sorted(shorts))
         table = _open_pair(source.path, name, revision, configuration, split)
         if "translation" not in table.column_names or not set(shorts) <= set(table.features["translation"]):
-            raise InputError(f"{source.path}, {configuration}: no column `translation` with {' and '.join(shorts)} in it")
+            raise InputError(
+                f"{source.path}, {configuration}: no column `translation` with {' and '.join(shorts)} in it"
+            )
         kept = []
         for number, texts in enumerate(_column(table, "translation")):
             if all((texts[short] or "").strip() for short in shorts):
@@ -287,7 +311,12 @@ def open_instructions(source: Source) -> tuple[InstructionRecords, dict[str, Any
     if not (source.path.startswith(HUB_PREFIX) or Path(source.path).is_dir()):
         entries, dropped = read_instructions(source.path, source.languages)
         digest = hashlib.sha256(json.dumps(entries, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-        description: dict[str, Any] = {"path": source.path, "records": len(entries), "dropped": {"empty output": dropped}, "sha256": digest}
+        description: dict[str, Any] = {
+            "path": source.path,
+            "records": len(entries),
+            "dropped": {"empty output": dropped},
+            "sha256": digest,
+        }
         return InstructionRecords([(source.path, None, entries, np.arange(len(entries)))]), description
     name, revision = _pinned(source)
     parts, total, content = [], 0, hashlib.sha256()
@@ -296,7 +325,9 @@ def open_instructions(source: Source) -> tuple[InstructionRecords, dict[str, Any
         table = _open_language(source.path, name, revision, short)
         missing = {"instruction", "output"} - set(table.column_names)
         if missing:
-            raise InputError(f"{source.path}, {short}: no column `{sorted(missing)[0]}`; its columns: {', '.join(table.column_names)}")
+            raise InputError(
+                f"{source.path}, {short}: no column `{sorted(missing)[0]}`; its columns: {', '.join(table.column_names)}"
+            )
         inputs = _column(table, "input") if "input" in table.column_names else [None] * len(table)
         kept = []
         for number, row in enumerate(zip(_column(table, "instruction"), inputs, _column(table, "output"), strict=True)):
@@ -328,11 +359,15 @@ def _pinned(source: Source) -> tuple[str, str | None]:
     """Name and revision of a data set of the hub, or a local folder and None. Raises InputError without revision or languages."""
     name, _, revision = source.path.removeprefix(HUB_PREFIX).partition("@")
     if not source.languages:
-        raise InputError(f"source {source.path!r}: name the languages that it should have, as in `languages: [deu_Latn, eng_Latn]`")
+        raise InputError(
+            f"source {source.path!r}: name the languages that it should have, as in `languages: [deu_Latn, eng_Latn]`"
+        )
     if Path(name).is_dir():
         return name, None
     if not name or not revision:
-        raise InputError(f"source {source.path!r}: give the revision too, as in {HUB_PREFIX}owner/name@COMMIT, or the text may change")
+        raise InputError(
+            f"source {source.path!r}: give the revision too, as in {HUB_PREFIX}owner/name@COMMIT, or the text may change"
+        )
     return name, revision
 
 
@@ -340,7 +375,9 @@ def _open_pair(path: str, name: str, revision: str | None, configuration: str, s
     import datasets
 
     if revision is not None:
-        return _ask(f"{path}, {configuration}", datasets.load_dataset, name, configuration, split=split, revision=revision)
+        return _ask(
+            f"{path}, {configuration}", datasets.load_dataset, name, configuration, split=split, revision=revision
+        )
     files = sorted(str(file) for file in Path(name, configuration).glob(f"{split}-*.parquet"))
     if not files:
         raise InputError(f"{path} has no {configuration}/{split}-*.parquet; change `languages` or `split`")
@@ -371,17 +408,25 @@ def _ask(reference: str, question: Any, *arguments: Any, **options: Any) -> Any:
         return question(*arguments, **options)
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError) as error:
         raise _not_at_hand(reference) from error
-    except (datasets.exceptions.DatasetNotFoundError, errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+    except (
+        datasets.exceptions.DatasetNotFoundError,
+        errors.RepositoryNotFoundError,
+        errors.HFValidationError,
+    ) as error:
         if constants.HF_HUB_OFFLINE:
             raise _not_at_hand(reference) from error
-        raise InputError(f"{reference}: no such data set on the hub, or no access to it ({_first_line(error)})") from error
+        raise InputError(
+            f"{reference}: no such data set on the hub, or no access to it ({_first_line(error)})"
+        ) from error
     except errors.RevisionNotFoundError as error:
         raise InputError(f"{reference}: the data set has no such revision") from error
     except errors.EntryNotFoundError as error:
         raise InputError(f"{reference}: the data set has no such part; change `languages`") from error
     except (errors.HfHubHTTPError, datasets.exceptions.DatasetsError, ValueError, RuntimeError, OSError) as error:
         line = _first_line(error)
-        if line.startswith("Couldn't find cache"):  # `datasets` off the network, with another part of the data set in the cache
+        if line.startswith(
+            "Couldn't find cache"
+        ):  # `datasets` off the network, with another part of the data set in the cache
             raise _not_at_hand(reference) from error
         if line.startswith("BuilderConfig"):  # would go on with the names of all the others
             raise InputError(f"{reference}: the data set has no such part; change `languages`") from error
@@ -407,14 +452,18 @@ def read_instructions(path: str, languages: Sequence[str] = ()) -> tuple[list[di
     not counted. `bundled` names the shipped file. Raises InputError with the line's number.
     """
     if path == "bundled":
-        text = (resources.files("alignx_eval") / "bundled" / "text" / "instructions" / "train.jsonl").read_text(encoding="utf-8")
+        text = (resources.files("alignx_eval") / "bundled" / "text" / "instructions" / "train.jsonl").read_text(
+            encoding="utf-8"
+        )
     elif Path(path).is_file():
         try:
             text = Path(path).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start})") from None
     else:
-        raise InputError(f"no instructions at {path!r}: give a JSONL file, `bundled`, or {HUB_PREFIX}MBZUAI/Bactrian-X@COMMIT")
+        raise InputError(
+            f"no instructions at {path!r}: give a JSONL file, `bundled`, or {HUB_PREFIX}MBZUAI/Bactrian-X@COMMIT"
+        )
     wanted = {resolve_language(language) for language in languages}
     records, dropped = [], 0
     # Not splitlines(), which also splits at U+2028 and the like inside a text.
@@ -470,7 +519,9 @@ def tempered_pass(groups: Sequence[np.ndarray], temperature: float, key: list[in
     """
     counts = [len(group) for group in groups]
     chosen = []
-    for place, (group, size) in enumerate(zip(groups, apportion(language_shares(counts, temperature), sum(counts)), strict=True)):
+    for place, (group, size) in enumerate(
+        zip(groups, apportion(language_shares(counts, temperature), sum(counts)), strict=True)
+    ):
         first, last = number * int(size), (number + 1) * int(size)
         rounds = range(first // len(group), (last - 1) // len(group) + 1 if last > first else first // len(group))
         walks = [np.random.default_rng([*key, round_, 1 + place]).permutation(group) for round_ in rounds]
@@ -490,7 +541,9 @@ class Order:
     def __init__(self, streams: Sequence[Stream], recipe: Recipe, tokenizer: Any) -> None:
         self.streams, self.recipe, self.tokenizer = streams, recipe, tokenizer
         weights = np.array([stream.source.weight for stream in streams])
-        self.quota = apportion(weights / weights.sum(), WINDOW * recipe.batch_size)  # samples of each stream in one window
+        self.quota = apportion(
+            weights / weights.sum(), WINDOW * recipe.batch_size
+        )  # samples of each stream in one window
         if recipe.steps is not None:
             self.steps = recipe.steps
         else:
@@ -514,13 +567,21 @@ class Order:
                 chosen.append(self.streams[stream][int(self._permutation(stream, epoch)[offset])])
         recipe = self.recipe
         samples = [
-            tokenize(record, self.tokenizer, template=recipe.prompt_template, max_length=recipe.max_length, lm_on=recipe.lm_on)
+            tokenize(
+                record,
+                self.tokenizer,
+                template=recipe.prompt_template,
+                max_length=recipe.max_length,
+                lm_on=recipe.lm_on,
+            )
             for record in chosen
         ]
         generator = np.random.default_rng([recipe.seed, len(self.streams), window])
         # The random key mixes the streams among samples of one length.
         ties = generator.random(len(samples))
-        ordered = [samples[index] for index in np.lexsort((ties, np.array([len(sample.input_ids) for sample in samples])))]
+        ordered = [
+            samples[index] for index in np.lexsort((ties, np.array([len(sample.input_ids) for sample in samples])))
+        ]
         batches = [ordered[start : start + recipe.batch_size] for start in range(0, len(ordered), recipe.batch_size)]
         return [batches[index] for index in generator.permutation(len(batches))]
 
@@ -605,13 +666,17 @@ def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, 
     )
 
 
-def _prompt(before: str, text: str, after: str, tokenizer: Any) -> tuple[list[int], tuple[int, int], Callable[[int], str]]:
+def _prompt(
+    before: str, text: str, after: str, tokenizer: Any
+) -> tuple[list[int], tuple[int, int], Callable[[int], str]]:
     """Ids of the whole with its start token, the span of `text` in them, and a function that shortens `text` by about so many tokens (at
     least a character)."""
     try:
         encoded = tokenizer(before + text + after, add_special_tokens=False, return_offsets_mapping=True)
     except NotImplementedError:
-        raise InputError(f"{type(tokenizer).__name__} gives no character offsets; the trainer needs a fast tokenizer") from None
+        raise InputError(
+            f"{type(tokenizer).__name__} gives no character offsets; the trainer needs a fast tokenizer"
+        ) from None
     prefix = start_before(encoded["input_ids"], tokenizer)
     offsets = [(0, 0)] * len(prefix) + encoded["offset_mapping"]
     first = len(before) + len(text) - len(text.lstrip())

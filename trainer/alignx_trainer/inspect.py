@@ -27,7 +27,12 @@ def marked(sample: Sample, tokenizer: Any, colour: bool) -> str:
     """The sample's text with its source in «...» and its target in ‹...›, in colour on a terminal."""
     (source_start, source_end), (target_start, target_end) = sample.source_span, sample.target_span
     ids, parts = sample.input_ids, []
-    pieces = ((0, source_start, ""), (source_start, source_end, SOURCE), (source_end, target_start, ""), (target_start, target_end, TARGET))
+    pieces = (
+        (0, source_start, ""),
+        (source_start, source_end, SOURCE),
+        (source_end, target_start, ""),
+        (target_start, target_end, TARGET),
+    )
     for start, end, paint in (*pieces, (target_end, len(ids), "")):
         text = tokenizer.decode(ids[start:end])
         if paint and end > start:
@@ -84,7 +89,9 @@ def inspect(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     size = recipe.micro_batch_size
-    micro_batches = [collate(batch[start : start + size], padding) for batch in steps for start in range(0, len(batch), size)]
+    micro_batches = [
+        collate(batch[start : start + size], padding) for batch in steps for start in range(0, len(batch), size)
+    ]
     micro_batches.sort(key=lambda batch: batch.input_ids.numel())
     longest, typical = micro_batches[-1], micro_batches[len(micro_batches) // 2]
     if recipe.lora_rank:
@@ -104,7 +111,9 @@ def inspect(
     elif (room := _memory_of_machine(device)) < sum(parts.values()):
         yield f"not measured: this machine has {_size(room)}"
     else:
-        yield from _measure(model, matcher, optimizers, recipe, align_layer, device, longest, typical, order.steps, tokens)
+        yield from _measure(
+            model, matcher, optimizers, recipe, align_layer, device, longest, typical, order.steps, tokens
+        )
 
 
 def _dropped(stream: Stream) -> str:
@@ -129,11 +138,17 @@ def _shares(stream: Stream, passes: float) -> str:
 def _checked_records(stream: Stream, tokenizer: Any, recipe: Recipe, limit: int) -> str:
     """How many of the records, or of a random part of them, are truncated, have no tokens in source or target, or are there twice."""
     everything = limit == 0 or len(stream) <= limit
-    chosen = range(len(stream)) if everything else np.random.default_rng(recipe.seed).choice(len(stream), limit, replace=False)
+    chosen = (
+        range(len(stream))
+        if everything
+        else np.random.default_rng(recipe.seed).choice(len(stream), limit, replace=False)
+    )
     truncated, without_source, without_target, seen = 0, 0, 0, set()
     for index in chosen:
         record = stream[int(index)]
-        sample = tokenize(record, tokenizer, template=recipe.prompt_template, max_length=recipe.max_length, lm_on=recipe.lm_on)
+        sample = tokenize(
+            record, tokenizer, template=recipe.prompt_template, max_length=recipe.max_length, lm_on=recipe.lm_on
+        )
         truncated += sample.truncated
         without_source += record.instruction is not None and sample.source_span[0] == sample.source_span[1]
         without_target += sample.target_span[0] == sample.target_span[1]
@@ -141,7 +156,9 @@ def _checked_records(stream: Stream, tokenizer: Any, recipe: Recipe, limit: int)
     whole = f"all {len(chosen):,} records" if everything else f"{len(chosen):,} records drawn at random"
     counts = [f"{truncated:,} truncated to {recipe.max_length} tokens"]
     if stream.source.kind != "monolingual":
-        counts.append(f"{without_source:,} without {'an input' if stream.source.kind == 'instructions' else 'a source'}")
+        counts.append(
+            f"{without_source:,} without {'an input' if stream.source.kind == 'instructions' else 'a source'}"
+        )
     counts += [f"{without_target:,} without a target", f"{len(chosen) - len(seen):,} repeat another"]
     return f"of {whole}: {', '.join(counts)}"
 
@@ -170,7 +187,9 @@ def memory_parts(
     )
     parts = {"weights": 4 * sum(parameter.numel() for parameter in parameters)}
     if low:
-        parts["bfloat16 copies of the matrices"] = 2 * sum(parameter.numel() for parameter in parameters if parameter.ndim == 2)
+        parts["bfloat16 copies of the matrices"] = 2 * sum(
+            parameter.numel() for parameter in parameters if parameter.ndim == 2
+        )
     parts["gradients"] = 4 * sum(parameter.numel() for parameter in trained)
     parts["optimizer state"] = states
     parts["logits"] = rows * vocabulary * (6 if low else 4)
@@ -221,7 +240,9 @@ def _measure(
     speed = typical.tokens / usual
     yield f"typical micro-batch, {_shape(typical)}: {usual:.2f} s forward and backward, {speed:,.0f} tokens/s"
     yield f"optimizer: {optimizing:.2f} s a step"
-    yield f"peak memory: {_size(peak_memory(device))}" + ("" if device == "cuda" else " of this process, with libraries and data")
+    yield f"peak memory: {_size(peak_memory(device))}" + (
+        "" if device == "cuda" else " of this process, with libraries and data"
+    )
     if recipe.max_tokens is not None and recipe.max_tokens < tokens:
         steps, tokens = max(1, round(steps * recipe.max_tokens / tokens)), recipe.max_tokens
     whole = tokens / speed + steps * optimizing

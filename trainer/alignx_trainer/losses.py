@@ -48,7 +48,11 @@ def contrastive_loss(
         loss = forward / 2 if form == "official_code" else forward
     with torch.no_grad():
         others = similarity.masked_fill(own, float("-inf"))
-        accuracy = (similarity.diagonal() > others.max(dim=1).values).float().mean() if len(similarity) > 1 else similarity.new_zeros(())
+        accuracy = (
+            (similarity.diagonal() > others.max(dim=1).values).float().mean()
+            if len(similarity) > 1
+            else similarity.new_zeros(())
+        )
     return loss, accuracy
 
 
@@ -75,13 +79,20 @@ class LanguageMatcher(nn.Module):
         """Logits [n, n, 2] of all ordered pairs of `vectors` [n, width]; index 1 means the same language."""
         width = vectors.shape[-1]
         first, second = (
-            [F.linear(vectors, layer.weight[:, part]) for layer in (self.gate, self.up)] for part in (slice(width), slice(width, None))
+            [F.linear(vectors, layer.weight[:, part]) for layer in (self.gate, self.up)]
+            for part in (slice(width), slice(width, None))
         )
         rows = max(1, PAIR_STATES_AT_ONCE // max(1, second[0].numel()))
         if rows >= len(vectors):
             return self._pairs(*first, *second)
         pieces = [
-            checkpoint(self._pairs, *(side[start : start + rows] for side in first), *second, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(
+                self._pairs,
+                *(side[start : start + rows] for side in first),
+                *second,
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
             for start in range(0, len(vectors), rows)
         ]
         return torch.cat(pieces)
@@ -90,7 +101,9 @@ class LanguageMatcher(nn.Module):
         return self.down(F.silu(gate_first[:, None] + gate_second[None]) * (up_first[:, None] + up_second[None]))
 
 
-def matching_loss(matcher: LanguageMatcher, vectors: Tensor, language: Tensor, *, drop_diagonal: bool) -> tuple[Tensor, Tensor, Tensor]:
+def matching_loss(
+    matcher: LanguageMatcher, vectors: Tensor, language: Tensor, *, drop_diagonal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy of "same language" over all ordered pairs of `vectors` [n, width] with labels `language` [n].
 
     `drop_diagonal` leaves out the pairs of a vector with itself, which the official code keeps.
@@ -119,7 +132,13 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, softcap: float | None, graph: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        softcap: float | None,
+        graph: bool,
     ) -> Tensor:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype

@@ -85,7 +85,11 @@ def render(folder: Path) -> str:
     run = read_run(Path(folder))
     place = asset_folder("reports")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(place), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(place),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(view=view, svg=Markup, figures=figures)
     page = environment.get_template("training.html.j2").render(
@@ -117,7 +121,9 @@ def render(folder: Path) -> str:
 def read_run(folder: Path) -> Run:
     """The run in `folder`. Raises InputError where that is no folder of a run, holds no step yet, or a file in it is damaged."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: {'is no folder' if folder.exists() else 'does not exist'}; give the output folder of a training run")
+        raise InputError(
+            f"{folder}: {'is no folder' if folder.exists() else 'does not exist'}; give the output folder of a training run"
+        )
     entries = read_log(folder / "log.jsonl")
     mark = _read_object(folder / "recipe.json")
     recipe = mark.get("recipe")
@@ -134,7 +140,9 @@ def read_run(folder: Path) -> Run:
         recipe=view.finite(recipe),
         recipe_hash=str(mark.get("sha256") or ""),
         lines=lines,
-        validations=[(entry["step"], entry["validation"]) for entry in entries if isinstance(entry.get("validation"), dict)],
+        validations=[
+            (entry["step"], entry["validation"]) for entry in entries if isinstance(entry.get("validation"), dict)
+        ],
         stage=stage,
         init=provenance.get("init"),
     )
@@ -213,7 +221,12 @@ def measure(validation: dict[str, Any], name: str) -> Measure | None:
     entry = validation.get(name)
     if not isinstance(entry, dict) or (value := _number(entry.get("value"))) is None:
         return None
-    return Measure(value, _number(entry.get("ci_low")), _number(entry.get("ci_high")), n if isinstance(n := entry.get("n"), int) else None)
+    return Measure(
+        value,
+        _number(entry.get("ci_low")),
+        _number(entry.get("ci_high")),
+        n if isinstance(n := entry.get("n"), int) else None,
+    )
 
 
 # --- thinning ---------------------------------------------------------------------------------------------------------------------
@@ -293,13 +306,22 @@ def _open_figure(identity: str, title: str, description: str, last: int, ticks: 
     for tick in figures.nice_ticks(0, last, 5):
         if tick == int(tick) and tick <= last:
             x = figures.x_position(int(tick), last + 1)
-            out.append(f'<text class="tick x" x="{x:.1f}" y="{figures.HEIGHT - figures.BOTTOM + 20}">{int(tick):,}</text>')
+            out.append(
+                f'<text class="tick x" x="{x:.1f}" y="{figures.HEIGHT - figures.BOTTOM + 20}">{int(tick):,}</text>'
+            )
     middle = (figures.LEFT + figures.WIDTH - figures.RIGHT) / 2
     return [*out, f'<text class="axis" x="{middle:.0f}" y="{figures.HEIGHT - 8}">step</text>']
 
 
 def curve_figure(
-    run: Run, name: str, title: str, note: str, *, level: Values | None = None, from_zero: bool = False, smooth: bool = True
+    run: Run,
+    name: str,
+    title: str,
+    note: str,
+    *,
+    level: Values | None = None,
+    from_zero: bool = False,
+    smooth: bool = True,
 ) -> dict[str, Any] | None:
     """A number of the log over the steps; None where the log has none. `level` is a line to read it against, a value a step.
 
@@ -313,13 +335,18 @@ def curve_figure(
     divisor, unit = scale_of(known)
     top, beside = highest_in_frame(known), [value for value in level or [] if value is not None]
     ticks = figures.nice_ticks(
-        min([*known, *beside, *([0.0] if from_zero else [])]) / divisor, max(top, *beside) / divisor if beside else top / divisor, 5
+        min([*known, *beside, *([0.0] if from_zero else [])]) / divisor,
+        max(top, *beside) / divisor if beside else top / divisor,
+        5,
     )
     low, high = ticks[0], ticks[-1]
     steps = [int(line["step"]) for line in run.lines]
 
     def line(places: Sequence[int], heights: Sequence[float | None]) -> str:
-        points = [(steps[place], None if height is None else height / divisor) for place, height in zip(places, heights, strict=True)]
+        points = [
+            (steps[place], None if height is None else height / divisor)
+            for place, height in zip(places, heights, strict=True)
+        ]
         return _path(points, run.steps, low, high)
 
     spread = evenly(len(steps), MEDIAN_POINTS)
@@ -336,7 +363,10 @@ def curve_figure(
         out.append('<g class="dots s2">')
         for step, value in zip(steps, values, strict=True):
             if value is not None:
-                x, y = figures.x_position(step, run.steps + 1), figures.y_position(min(high, value / divisor), low, high)
+                x, y = (
+                    figures.x_position(step, run.steps + 1),
+                    figures.y_position(min(high, value / divisor), low, high),
+                )
                 out.append(figures._marker(2, x, y, f"step {step}: {value:.6g}"))
         out.append("</g>")
     outside = sum(value / divisor > high * (1 + 1e-9) for value in known)  # a division can land just above a tick
@@ -414,7 +444,13 @@ def run_figures(run: Run) -> list[dict[str, Any]]:
     limit = run.recipe.get("max_grad_norm")
     drawn = [
         curve_figure(run, "learning_rate", "Learning rate", "as the schedule sets it", from_zero=True, smooth=False),
-        curve_figure(run, "grad_norm", "Gradient norm", f"before it is clipped{f' to {limit:g}' if limit else ''}", from_zero=True),
+        curve_figure(
+            run,
+            "grad_norm",
+            "Gradient norm",
+            f"before it is clipped{f' to {limit:g}' if limit else ''}",
+            from_zero=True,
+        ),
         curve_figure(run, "tokens_per_second", "Tokens per second", "of each step", from_zero=True),
     ]
     return [figure for figure in drawn if figure is not None]
@@ -465,7 +501,9 @@ def measure_text(found: Measure | None) -> str:
     if found is None:
         return "–"
     size = f"n = {found.n}" if found.n is not None else ""
-    rest = ", ".join(part for part in (f"95 % interval {interval_text(found)}" if interval_text(found) else "", size) if part)
+    rest = ", ".join(
+        part for part in (f"95 % interval {interval_text(found)}" if interval_text(found) else "", size) if part
+    )
     return f"{view.number(found.value)}{f' ({rest})' if rest else ''}"
 
 
@@ -492,7 +530,9 @@ def before_and_after(run: Run) -> tuple[tuple[int, dict[str, Any]], tuple[int, d
 
 def no_validation_sentence(run: Run) -> str:
     every = run.recipe.get("eval_every") or 0
-    return f"No validation measured yet (eval_every is {every})." if every else "No validation measured (eval_every is 0)."
+    return (
+        f"No validation measured yet (eval_every is {every})." if every else "No validation measured (eval_every is 0)."
+    )
 
 
 def validation_part(run: Run) -> dict[str, Any] | None:
@@ -514,7 +554,9 @@ def validation_part(run: Run) -> dict[str, Any] | None:
             {
                 "step": step_title(step),
                 "kept": step == kept_step(run) != run.steps,
-                "cells": [_cell(measure(validation, name), len(size) > 1) for name, size in zip(names, sizes, strict=True)],
+                "cells": [
+                    _cell(measure(validation, name), len(size) > 1) for name, size in zip(names, sizes, strict=True)
+                ],
             }
             for step, validation in shown
         ],
@@ -531,7 +573,9 @@ def _cell(found: Measure | None, with_size: bool) -> dict[str, str]:
 
 def _validation_figure(run: Run, shown: Sequence[tuple[int, dict[str, Any]]], number: int) -> dict[str, Any] | None:
     title, note, chance_of, names = VALIDATION_FIGURES[number]
-    series = {name: [(step, found) for step, validation in shown if (found := measure(validation, name))] for name in names}
+    series = {
+        name: [(step, found) for step, validation in shown if (found := measure(validation, name))] for name in names
+    }
     series = {name: points for name, points in series.items() if points}
     if not series:
         return None
@@ -560,7 +604,9 @@ def _validation_figure(run: Run, shown: Sequence[tuple[int, dict[str, Any]]], nu
             if found.low is not None and found.high is not None
         ]
         line = "L".join(f"{x:.1f} {figures.y_position(found.value, low, high):.1f}" for x, found in places)
-        out.append(f'<path class="bars s{style}" d="{"".join(bars)}"/><path class="line s{style}" d="M{line}"/><g class="dots s{style}">')
+        out.append(
+            f'<path class="bars s{style}" d="{"".join(bars)}"/><path class="line s{style}" d="M{line}"/><g class="dots s{style}">'
+        )
         for (x, found), (step, _) in zip(places, points, strict=True):
             tip = f"{measure_title(name, shown[-1][1])}, {step_title(step)}: {measure_text(found)}"
             out.append(figures._marker(style, x, figures.y_position(found.value, low, high), html.escape(tip)))
@@ -590,9 +636,15 @@ def progress_sentence(run: Run) -> str:
     far = f"{run.steps:,} of {steps:,} steps" if steps else f"{run.steps:,} steps"
     kept = f"; the weights kept are those of step {kept_step(run):,}" if kept_step(run) != run.steps else ""
     if run.stopped:
-        return f"Stopped early after {far} ({run.stopped}){kept if run.stage is not None else '; there is no model.pt'}."
+        return (
+            f"Stopped early after {far} ({run.stopped}){kept if run.stage is not None else '; there is no model.pt'}."
+        )
     if run.stage is None:
-        return f"Step {run.steps:,} of {steps:,}, not finished." if steps else f"Step {run.steps:,}, not finished; the end: {planned(run)}."
+        return (
+            f"Step {run.steps:,} of {steps:,}, not finished."
+            if steps
+            else f"Step {run.steps:,}, not finished; the end: {planned(run)}."
+        )
     ended = f"; the recipe's end: {planned(run)}" if steps and run.steps < steps or not steps and planned(run) else ""
     return f"Finished after {far}{ended}{kept}."
 
@@ -626,7 +678,9 @@ def last_losses(run: Run) -> str:
     for name, chance in (("contrastive", contrastive_chance(run)[-1]), ("matching", matching_chance(run)[-1])):
         loss, accuracy = _number(last.get(name)), _number(last.get(f"{name}_accuracy"))
         if loss is not None:
-            compared = f" (accuracy {view.number(accuracy)}, chance {view.number(chance)})" if accuracy is not None else ""
+            compared = (
+                f" (accuracy {view.number(accuracy)}, chance {view.number(chance)})" if accuracy is not None else ""
+            )
             parts.append(f"{name} loss {view.number(loss)}{compared}")
     return ", ".join(parts)
 
@@ -637,7 +691,9 @@ def validation_sentences(run: Run) -> list[str]:
         if not run.validations:
             return [no_validation_sentence(run)]
         step, only = run.validations[0]
-        found = [f"{measure_title(name, only)} {measure_text(each)}" for name in MEASURES if (each := measure(only, name))]
+        found = [
+            f"{measure_title(name, only)} {measure_text(each)}" for name in MEASURES if (each := measure(only, name))
+        ]
         return [f"Validation {'' if step == 0 else 'at '}{step_title(step)}: {'; '.join(found)}."]
     (first, before), (last, after) = ends
     sentences = []
@@ -646,7 +702,10 @@ def validation_sentences(run: Run) -> list[str]:
         if one is not None and two is not None:
             sizes = {found.n for found in (one, two) if found.n is not None}
             about = "; ".join(["95 % intervals", *([f"n = {' and '.join(map(str, sorted(sizes)))}"] if sizes else [])])
-            start, end = f"{_brief(one)} {'' if first == 0 else 'at '}{step_title(first)}", f"{_brief(two)} at {step_title(last)}"
+            start, end = (
+                f"{_brief(one)} {'' if first == 0 else 'at '}{step_title(first)}",
+                f"{_brief(two)} at {step_title(last)}",
+            )
             sentences.append(f"Validation, {measure_title(name, after)}: {start} → {end} ({about}).")
     return sentences
 

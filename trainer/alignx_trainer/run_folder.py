@@ -56,7 +56,9 @@ def is_marked(folder: Path, recipe: Recipe) -> bool:
             f"{file}: is damaged or no file of a run; put back a copy of it, or delete it to go on from a state.pt of this recipe, "
             "or choose another output folder"
         ) from None
-    if owner != recipe_hash(recipe) and begun:  # a recipe that ended before it had begun, by an error in it, can be mended
+    if (
+        owner != recipe_hash(recipe) and begun
+    ):  # a recipe that ended before it had begun, by an error in it, can be mended
         raise InputError(f"{folder} holds a run of another recipe; choose another output folder or remove it")
     return owner == recipe_hash(recipe)
 
@@ -81,14 +83,18 @@ def read_state(path: Path, recipe: Recipe) -> dict[str, Any]:
     """The content of state.pt, on the CPU. Raises InputError where it is damaged, of another recipe or of another version."""
     state = _load(path)
     if type(state.get("version")) is int and state["version"] != STATE_VERSION:
-        raise InputError(f"{path} is of another version of this trainer; finish with that, or delete it to begin the run again")
+        raise InputError(
+            f"{path} is of another version of this trainer; finish with that, or delete it to begin the run again"
+        )
     _check_parts(path, state, STATE)
     if state["recipe"] != recipe_hash(recipe):
         raise InputError(f"{path} is of a run of another recipe; choose another output folder or remove it")
     counts, start = state["counts"], state["start"]
     if not (len(counts) == COUNTS and all(type(count) in (int, float) for count in counts) and type(counts[0]) is int):
         raise damaged(path, "its counts are no counts")
-    if (start is not None) != (recipe.eval_every > 0) or not all(isinstance(values, torch.Tensor) for values in start or ()):
+    if (start is not None) != (recipe.eval_every > 0) or not all(
+        isinstance(values, torch.Tensor) for values in start or ()
+    ):
         raise damaged(path, "its first measurement is none")
     return state
 
@@ -110,7 +116,9 @@ def _load(path: Path) -> dict[str, Any]:
             changed = archive.testzip()  # torch.load does not look at the checksums
             file.seek(0)
             content = None if changed else torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # whatever zipfile, pickle and torch make of a damaged file; torch advises weights_only=False
+    except (
+        Exception
+    ) as error:  # whatever zipfile, pickle and torch make of a damaged file; torch advises weights_only=False
         raise damaged(path, type(error).__name__ if "weights_only" in str(error) else error) from None
     if changed:
         raise damaged(path, f"{changed} does not have its checksum")
@@ -136,7 +144,9 @@ def check_moments(path: Path, state: Mapping[torch.Tensor, Mapping[str, Any]]) -
     """Raises InputError unless an optimizer's restored state fits its parameters; it would fail at the next step."""
     for parameter, moments in state.items():
         tensors = [value for value in moments.values() if isinstance(value, torch.Tensor)]
-        if moments.keys() != next(iter(state.values())).keys() or any(value.ndim and value.shape != parameter.shape for value in tensors):
+        if moments.keys() != next(iter(state.values())).keys() or any(
+            value.ndim and value.shape != parameter.shape for value in tensors
+        ):
             raise damaged(path, "an optimizer's state does not fit its parameters")
 
 

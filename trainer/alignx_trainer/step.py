@@ -67,7 +67,9 @@ class Forward(nn.Module):
         if with_lm:
             labels = batch.labels[:, 1:].to(device)
             kept = labels != -100
-            lm = summed_cross_entropy(last[:, :-1][kept], labels[kept], self.model.get_output_embeddings(), self.softcap)
+            lm = summed_cross_entropy(
+                last[:, :-1][kept], labels[kept], self.model.get_output_embeddings(), self.softcap
+            )
         self.middle = None
         return features, lm
 
@@ -97,7 +99,9 @@ def check_logits(model: Any) -> None:
             logits = torch.tanh(logits / softcap) * softcap
     model.train(training)
     if not torch.allclose(expected.float(), logits.float(), atol=1e-3, rtol=1e-3):
-        raise ValueError(f"{type(model).__name__} changes its logits after the output embeddings; this trainer cannot train it")
+        raise ValueError(
+            f"{type(model).__name__} changes its logits after the output embeddings; this trainer cannot train it"
+        )
 
 
 @dataclass(slots=True)
@@ -112,7 +116,9 @@ class StepLosses:
     matching_accuracy: float | None = None
     same_language_share: float | None = None
     pairs: int = 0
-    not_finite: list[str] = field(default_factory=list)  # samples of this process's micro-batches with a loss or features not finite
+    not_finite: list[str] = field(
+        default_factory=list
+    )  # samples of this process's micro-batches with a loss or features not finite
 
 
 MEANS = ("contrastive", "contrastive_accuracy", "matching", "matching_accuracy", "same_language_share")
@@ -125,7 +131,12 @@ def _equal(texts: list[str]) -> Tensor:
 
 
 def alignment_loss(
-    features: Tensor, samples: list[Sample], matcher: LanguageMatcher | None, recipe: Recipe, losses: StepLosses, share: float = 1.0
+    features: Tensor,
+    samples: list[Sample],
+    matcher: LanguageMatcher | None,
+    recipe: Recipe,
+    losses: StepLosses,
+    share: float = 1.0,
 ) -> Tensor | None:
     """Weighted contrastive and matching loss of `features` [rows, 4, width]; rows without both spans take no part.
 
@@ -161,7 +172,9 @@ def alignment_loss(
         codes = {name: index for index, name in enumerate(sorted(set(names)))}
         language = torch.tensor([codes[name] for name in names], device=features.device)
         vectors = torch.cat([features[:, LAST_SOURCE], features[:, LAST_TARGET]])
-        loss, accuracy, same = matching_loss(matcher, vectors, language, drop_diagonal=recipe.contrastive != "official_code")
+        loss, accuracy, same = matching_loss(
+            matcher, vectors, language, drop_diagonal=recipe.contrastive != "official_code"
+        )
         total = total + recipe.matching_weight * loss
         losses.matching = (losses.matching or 0.0) + share * float(loss.detach())
         losses.matching_accuracy = (losses.matching_accuracy or 0.0) + share * float(accuracy)
@@ -179,7 +192,13 @@ def seed_micro_batch(recipe: Recipe, step: int, number: int) -> None:
 
 
 def accumulate_gradients(
-    forward: Any, matcher: LanguageMatcher | None, micro_batches: list[Batch], recipe: Recipe, *, step: int = 0, accelerator: Any = None
+    forward: Any,
+    matcher: LanguageMatcher | None,
+    micro_batches: list[Batch],
+    recipe: Recipe,
+    *,
+    step: int = 0,
+    accelerator: Any = None,
 ) -> StepLosses:
     """Run one step's forward and backward passes; gradients are left on the parameters.
 

@@ -27,7 +27,14 @@ from alignx_trainer import run_folder, validation
 from alignx_trainer.config import Recipe
 from alignx_trainer.data import Order, Sample, Stream, collate, train_tokenizer
 from alignx_trainer.losses import LanguageMatcher
-from alignx_trainer.step import Forward, StepLosses, accumulate_gradients, check_logits, checkpoint_activations, resolve_align_layer
+from alignx_trainer.step import (
+    Forward,
+    StepLosses,
+    accumulate_gradients,
+    check_logits,
+    checkpoint_activations,
+    resolve_align_layer,
+)
 
 # What a kill leaves of files that were being written.
 PARTS = (
@@ -64,15 +71,21 @@ def build_optimizers(model: Any, matcher: LanguageMatcher | None, recipe: Recipe
     betas = (0.9, 0.95) if recipe.optimizer == "muon" else (0.9, 0.999)
     if recipe.optimizer == "muon":
         optimizers.append(
-            torch.optim.Muon(matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
+            torch.optim.Muon(
+                matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
         )
         optimizers.append(torch.optim.AdamW(others, lr=recipe.learning_rate, betas=betas, weight_decay=0.0))
     else:
         groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizers.append(torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, betas=betas))
+        optimizers.append(
+            torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, betas=betas)
+        )
     if matcher is not None:
         decay = 0.0 if recipe.optimizer == "muon" else recipe.weight_decay
-        optimizers.append(torch.optim.AdamW(matcher.parameters(), lr=recipe.learning_rate, betas=betas, weight_decay=decay))
+        optimizers.append(
+            torch.optim.AdamW(matcher.parameters(), lr=recipe.learning_rate, betas=betas, weight_decay=decay)
+        )
     return optimizers
 
 
@@ -92,7 +105,9 @@ def _atomic_save(what: Any, path: Path) -> None:
 
 def _open_log(path: Path) -> Any:
     try:
-        return open(path, "ab", buffering=0)  # a line is on its way when it is written, and closing has nothing left to do
+        return open(
+            path, "ab", buffering=0
+        )  # a line is on its way when it is written, and closing has nothing left to do
     except OSError as error:
         raise TrainingError(f"could not write {path}: {error.strerror}") from None
 
@@ -113,7 +128,12 @@ def open_model(recipe: Recipe, streams: list[Stream], offline: bool) -> tuple[An
         from transformers import AutoConfig, AutoModelForCausalLM
 
         tokenizer = train_tokenizer(streams, recipe.vocabulary_size)
-        settings = dict(recipe.model, vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id)
+        settings = dict(
+            recipe.model,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
         settings["pad_token_id"] = tokenizer.pad_token_id
         try:
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
@@ -167,9 +187,13 @@ class Engine:
             self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
             device = str(self.accelerator.device)
             if self.sharded and not self.accelerator.is_fsdp2:
-                raise InputError("FSDP of version 1 is not supported; set `fsdp_version: 2` in the accelerate configuration")
+                raise InputError(
+                    "FSDP of version 1 is not supported; set `fsdp_version: 2` in the accelerate configuration"
+                )
             if self.sharded and (recipe.optimizer == "muon" or recipe.eval_every):
-                raise InputError("muon and eval_every need whole matrices in each process; with FSDP use adamw and eval_every: 0")
+                raise InputError(
+                    "muon and eval_every need whole matrices in each process; with FSDP use adamw and eval_every: 0"
+                )
             if self.sharded and recipe.lora_rank:
                 raise InputError("adapters are small enough for whole copies; train them with DDP, not FSDP")
         self.device = device
@@ -193,10 +217,14 @@ class Engine:
 
     def clip(self, model: list[torch.nn.Parameter], matcher: list[torch.nn.Parameter], largest: float) -> float:
         """Scale all gradients together to a norm of at most `largest`; returns the norm before."""
-        gradients = [[parameter.grad for parameter in group if parameter.grad is not None] for group in (model, matcher)]
+        gradients = [
+            [parameter.grad for parameter in group if parameter.grad is not None] for group in (model, matcher)
+        ]
         norms = [torch.nn.utils.get_total_norm(group) for group in gradients if group]
         # The gradients of a sharded model are sharded, those of the matcher are not, so each has its norm.
-        total = math.sqrt(sum(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) ** 2 for norm in norms))
+        total = math.sqrt(
+            sum(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) ** 2 for norm in norms)
+        )
         if math.isfinite(total) and total > largest:
             for group in gradients:
                 torch._foreach_mul_(group, largest / (total + 1e-6)) if group else None
@@ -210,7 +238,9 @@ class Engine:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return {name: tensor for name, tensor in get_model_state_dict(forward, options=options).items() if name in names}
+        return {
+            name: tensor for name, tensor in get_model_state_dict(forward, options=options).items() if name in names
+        }
 
     def optimizer_states(self, forward: Any, optimizers: list[Any]) -> list[dict[str, Any]]:
         plain = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
@@ -229,7 +259,11 @@ class Engine:
             for optimizer, saved in zip(plain, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             return
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
+        from torch.distributed.checkpoint.state_dict import (
+            StateDictOptions,
+            set_model_state_dict,
+            set_optimizer_state_dict,
+        )
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=True, strict=False)
         set_model_state_dict(forward, state["model"] if self.main else {}, options=options)
@@ -238,7 +272,15 @@ class Engine:
 
 
 def _entry(step: int, losses: StepLosses, **more: Any) -> dict[str, Any]:
-    names = ("lm", "contrastive", "contrastive_accuracy", "matching", "matching_accuracy", "same_language_share", "pairs")
+    names = (
+        "lm",
+        "contrastive",
+        "contrastive_accuracy",
+        "matching",
+        "matching_accuracy",
+        "same_language_share",
+        "pairs",
+    )
     return {"step": step} | {name: getattr(losses, name) for name in names} | more
 
 
@@ -269,7 +311,9 @@ def flops_per_token(model: Any, recipe: Recipe) -> tuple[int, int]:
     weights = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in table)
     two_passes = recipe.aligns and recipe.negatives == "batch" and recipe.batch_size > recipe.micro_batch_size
     trained = 4 if recipe.lora_rank else 6
-    adapters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) if recipe.lora_rank else 0
+    adapters = (
+        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) if recipe.lora_rank else 0
+    )
     return (
         weights * (trained + 2 * two_passes + 2 * recipe.activation_checkpointing) + 2 * adapters,
         model.get_output_embeddings().weight.numel() * trained,
@@ -300,19 +344,31 @@ def train(
 
 
 def _train(
-    recipe: Recipe, folder: Path, engine: Engine, progress: Progress | None, say: Callable[[str], None], command: str, offline: bool
+    recipe: Recipe,
+    folder: Path,
+    engine: Engine,
+    progress: Progress | None,
+    say: Callable[[str], None],
+    command: str,
+    offline: bool,
 ) -> Path:
     device = engine.device
-    finished, state_path, log_path, good_path = (folder / name for name in ("model.pt", "state.pt", "log.jsonl", "within_limits.pt"))
+    finished, state_path, log_path, good_path = (
+        folder / name for name in ("model.pt", "state.pt", "log.jsonl", "within_limits.pt")
+    )
     marked = run_folder.is_marked(folder, recipe)
     if finished.is_file():
         engine.wait()
-        say(f"{_description(finished)}; nothing was trained. To train anew, remove {folder} or choose another output folder")
+        say(
+            f"{_description(finished)}; nothing was trained. To train anew, remove {folder} or choose another output folder"
+        )
         _finish(folder, engine)
         return finished
     state = run_folder.read_state(state_path, recipe) if state_path.is_file() else None
     if state is not None and state["counts"][-1]:
-        run_folder.read_within_limits(good_path)  # it may be needed at the end, which is late to learn that it is damaged
+        run_folder.read_within_limits(
+            good_path
+        )  # it may be needed at the end, which is late to learn that it is damaged
     log_before = run_folder.read_log(log_path)
     engine.wait()
     if engine.main and not marked:
@@ -327,7 +383,9 @@ def _train(
     except ValueError as error:
         raise InputError(str(error)) from None
     if not recipe.aligns:
-        align_layer = provenance.get("align_layer", align_layer)  # where validation looks: the layer that an earlier stage aligned
+        align_layer = provenance.get(
+            "align_layer", align_layer
+        )  # where validation looks: the layer that an earlier stage aligned
     if device == "cpu":
         model.set_attn_implementation("eager")  # short sentences: 1.2 times the tokens per second of the fused kernel
     if recipe.activation_checkpointing:
@@ -367,7 +425,13 @@ def _train(
                 start = validation.Measured(*(tensor.numpy() for tensor in state["start"]))
         except torch.OutOfMemoryError:
             raise
-        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:  # whatever load_state_dict makes of it
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+        ) as error:  # whatever load_state_dict makes of it
             raise run_folder.damaged(state_path, error) from None
         for optimizer in [*of_model, *own]:
             run_folder.check_moments(state_path, optimizer.state)
@@ -391,8 +455,19 @@ def _train(
             "optimizers": engine.optimizer_states(forward, of_model),
             "matcher": matcher.state_dict() if matcher is not None else None,
             "matcher_optimizer": own[0].state_dict() if own else None,
-            "counts": [done, tokens, samples_seen, truncated, time.perf_counter() - clock - validating, validating, flops, kept_step],
-            "start": None if start is None else [torch.from_numpy(getattr(start, name)) for name in validation.MEASURES],
+            "counts": [
+                done,
+                tokens,
+                samples_seen,
+                truncated,
+                time.perf_counter() - clock - validating,
+                validating,
+                flops,
+                kept_step,
+            ],
+            "start": None
+            if start is None
+            else [torch.from_numpy(getattr(start, name)) for name in validation.MEASURES],
         }
         if engine.main:
             try:
@@ -434,7 +509,9 @@ def _train(
             samples = order.batch(done)
             size = recipe.micro_batch_size
             micro_batches = [collate(samples[begin : begin + size], padding) for begin in range(0, len(samples), size)]
-            losses = accumulate_gradients(forward, matcher, micro_batches, recipe, step=done, accelerator=engine.accelerator)
+            losses = accumulate_gradients(
+                forward, matcher, micro_batches, recipe, step=done, accelerator=engine.accelerator
+            )
             norm = engine.clip(trainable, parameters_of_matcher, recipe.max_grad_norm)
             _stop_if_not_finite(losses, norm, samples, done + 1, engine)
             rate = learning_rate(done, order.steps, recipe)
@@ -470,7 +547,9 @@ def _train(
                     kept_step = done
                     if engine.main:
                         heads = matcher.state_dict() if matcher is not None else None
-                        _atomic_save({"step": done, "model": engine.model_state(forward, trained), "matcher": heads}, good_path)
+                        _atomic_save(
+                            {"step": done, "model": engine.model_state(forward, trained), "matcher": heads}, good_path
+                        )
             write(last)
             if progress is not None and engine.main:
                 progress(done, order.steps, last)
@@ -502,11 +581,15 @@ def _train(
         "peak_memory_bytes": peak_memory(device),
         "processes": engine.count,
         "parallelism": "FSDP2" if engine.sharded else "DDP" if engine.count > 1 else None,
-        "final": {key: last.get(key) for key in ("lm", "contrastive", "contrastive_accuracy", "matching", "matching_accuracy")},
+        "final": {
+            key: last.get(key) for key in ("lm", "contrastive", "contrastive_accuracy", "matching", "matching_accuracy")
+        },
         "data": [stream.description for stream in streams],
         "align_layer": align_layer if recipe.aligns else None,
         "seed": recipe.seed,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if device.startswith("cuda")
+        else f"CPU, {torch.get_num_threads()} threads",
         "parameters": weights,
         "trained_parameters": sum(parameter.numel() for parameter in trainable),
         "versions": {name: _version(name) for name in ("torch", "transformers", "accelerate", "alignx-eval")}
@@ -538,7 +621,9 @@ def _train(
             stage=recipe.stage,
             step=kept_step if stopped is not None else done,
             prompt_template=recipe.prompt_template,
-            heads={f"language_matcher.{name}": tensor for name, tensor in matcher.state_dict().items()} if matcher is not None else None,
+            heads={f"language_matcher.{name}": tensor for name, tensor in matcher.state_dict().items()}
+            if matcher is not None
+            else None,
             recipe=recipe.as_dict(),
             provenance=provenance,
             dtype=getattr(torch, recipe.store_dtype),
@@ -564,7 +649,11 @@ def _finish(folder: Path, engine: Engine) -> None:
 
         if not (folder / "report.html").is_file() and (folder / "log.jsonl").is_file():
             write_report(folder)
-        for path in (folder / "state.pt", folder / "within_limits.pt", *(part for pattern in PARTS for part in folder.glob(pattern))):
+        for path in (
+            folder / "state.pt",
+            folder / "within_limits.pt",
+            *(part for pattern in PARTS for part in folder.glob(pattern)),
+        ):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
     engine.wait()

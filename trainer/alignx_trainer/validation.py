@@ -47,12 +47,18 @@ MEASURES = ("precision_at_1", "precision_at_1_last", "language_identity", "bits_
 def load_validation(recipe: Recipe) -> ParallelCorpus:
     """The recipe's validation text. Raises InputError where it is not there, has one language, or is text of a source of the recipe."""
     split = recipe.eval_split or default_split(recipe.eval_path, "validation")
-    corpus = load_corpus(recipe.eval_path, split=split, languages=list(recipe.eval_languages) or None, limit=recipe.eval_lines)
+    corpus = load_corpus(
+        recipe.eval_path, split=split, languages=list(recipe.eval_languages) or None, limit=recipe.eval_lines
+    )
     if len(corpus.languages) < 2 or len(set(corpus.groups)) < 2:
-        raise InputError(f"eval_path {recipe.eval_path!r}: validation needs at least two languages and two lines that are no copies")
+        raise InputError(
+            f"eval_path {recipe.eval_path!r}: validation needs at least two languages and two lines that are no copies"
+        )
     for source in recipe.sources:
         if _same_path(source.path, recipe.eval_path) and (source.split or default_split(source.path, "train")) == split:
-            raise InputError(f"eval_path {recipe.eval_path!r} is text that the recipe trains on; name another corpus or split")
+            raise InputError(
+                f"eval_path {recipe.eval_path!r} is text that the recipe trains on; name another corpus or split"
+            )
     return corpus
 
 
@@ -68,7 +74,9 @@ def announcement(corpus: ParallelCorpus, every: int) -> str:
 def _same_path(one: str, two: str) -> bool:
     """Whether two paths of corpora, however they are written, are one."""
     places = [Path(path).expanduser() for path in (one, two) if path not in BUNDLED]
-    return one == two or (len(places) == 2 and all(place.exists() for place in places) and places[0].samefile(places[1]))
+    return one == two or (
+        len(places) == 2 and all(place.exists() for place in places) and places[0].samefile(places[1])
+    )
 
 
 def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int, seed: int) -> Measured:
@@ -79,7 +87,9 @@ def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int
     training = model.training
     model.eval()
     try:
-        checkpoint = Checkpoint("the model", "the model", model, tokenizer, None, None, None, None, align_layer, {}, {}, "", "pt")
+        checkpoint = Checkpoint(
+            "the model", "the model", model, tokenizer, None, None, None, None, align_layer, {}, {}, "", "pt"
+        )
         check_lengths(checkpoint, corpus)
         vectors = encode_corpus(checkpoint, corpus)
         costs = corpus_costs(model, tokenizer, corpus)
@@ -123,7 +133,12 @@ def summary(measured: Measured, corpus: ParallelCorpus, align_layer: int) -> dic
         values = getattr(measured, name)
         if not np.isnan(values).all():
             estimate = clustered_mean(values, corpus.groups)
-            entry[name] = {"value": estimate.value, "ci_low": estimate.ci_low, "ci_high": estimate.ci_high, "n": len(corpus)}
+            entry[name] = {
+                "value": estimate.value,
+                "ci_low": estimate.ci_low,
+                "ci_high": estimate.ci_high,
+                "n": len(corpus),
+            }
     return entry
 
 
@@ -133,13 +148,18 @@ def unknown_text(start: Measured, recipe: Recipe) -> str | None:
         return None
     named = ", ".join(start.unknown)
     if recipe.stop_bits_per_byte is not None and np.isnan(start.bits_per_byte).any():
-        raise InputError(f"stop_bits_per_byte: the tokenizer does not know the validation text, {named}; leave the limit out")
+        raise InputError(
+            f"stop_bits_per_byte: the tokenizer does not know the validation text, {named}; leave the limit out"
+        )
     return f"Validation: the tokenizer does not know the text of {named}, so bits per byte and its limit leave these languages out"
 
 
 def over_aligned(start: Measured, now: Measured, corpus: ParallelCorpus, recipe: Recipe) -> str | None:
     """What was lost since `start` beyond the recipe's limits, with 95 % confidence by the paired lines; None where nothing was."""
-    for name, limit, sign in (("bits_per_byte", recipe.stop_bits_per_byte, 1), ("language_identity", recipe.stop_language_identity, -1)):
+    for name, limit, sign in (
+        ("bits_per_byte", recipe.stop_bits_per_byte, 1),
+        ("language_identity", recipe.stop_language_identity, -1),
+    ):
         if limit is None:
             continue
         sides = [getattr(side, name) for side in ((start, now) if sign > 0 else (now, start))]
