@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # Below this many independent clusters neither the t interval nor the power of a sign flip deserves a verdict.
 MINIMUM_CLUSTERS = 10
 
-Contrast = Literal["candidate-base", "candidate-control"]
+ContrastKind = Literal["candidate-base", "candidate-control"]
 RowVerdict = Literal["better", "worse", "no-evidence", "insufficient-data", "no-direction"]
 
 
@@ -62,7 +62,7 @@ class ComparisonRow:
     layer: str | None
     language: str | None
     other_language: str | None
-    contrast: Contrast
+    contrast: ContrastKind
     base_name: str
     candidate_name: str
     base: float | None
@@ -161,7 +161,7 @@ def compare(
     )
     suites = list(dict.fromkeys(suite for label in labels for suite in results[label]))
     for candidate in candidates:
-        contrasts: list[tuple[str, Contrast]] = [(base, "candidate-base")]
+        contrasts: list[tuple[str, ContrastKind]] = [(base, "candidate-base")]
         if control is not None and control != candidate:
             contrasts.append((control, "candidate-control"))
         for reference, contrast in contrasts:
@@ -311,7 +311,7 @@ class _Tested:
     paired: PairedItems | None = None
 
 
-def _compare_suite(base: _Side, candidate: _Side, contrast: Contrast, alpha: float, seed: int) -> list[ComparisonRow]:
+def _compare_suite(base: _Side, candidate: _Side, contrast: ContrastKind, alpha: float, seed: int) -> list[ComparisonRow]:
     """All rows of one suite in one contrast: one family."""
     base_rows, candidate_rows = base.rows(), candidate.rows()
     keys = dict.fromkeys([*base_rows, *candidate_rows])
@@ -328,7 +328,7 @@ def _compare_suite(base: _Side, candidate: _Side, contrast: Contrast, alpha: flo
 
 
 def _pair(
-    base: _Side, candidate: _Side, base_row: Row | None, candidate_row: Row | None, contrast: Contrast
+    base: _Side, candidate: _Side, base_row: Row | None, candidate_row: Row | None, contrast: ContrastKind
 ) -> _Tested:
     """The row without p and adjusted p. Its verdict is `no-evidence` for now where a test will follow."""
     known = base_row or candidate_row

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from alignx_eval.comparison import MINIMUM_CLUSTERS, Comparison, ComparisonRow, Contrast, own_language, pivot_language
+from alignx_eval.comparison import MINIMUM_CLUSTERS, Comparison, ComparisonRow, ContrastKind, own_language, pivot_language
 from alignx_eval.findings import (
     AMOUNTS,
     CONTRAST_MEANING,
@@ -117,7 +117,7 @@ class Diagnosis:
     rule: str
     candidate: str
     reference: str
-    contrast: Contrast
+    contrast: ContrastKind
     status: Status
     sentence: str
     evidence: tuple[Evidence, ...]
@@ -258,7 +258,7 @@ class _Case:
     comparison: Comparison
     candidate: str
     reference: str
-    contrast: Contrast
+    contrast: ContrastKind
     rows: list[ComparisonRow]
     layer: str | None
     groups: list[_Group]
@@ -282,7 +282,7 @@ class _Case:
         )
 
 
-def _case(comparison: Comparison, candidate: str, reference: str, contrast: Contrast) -> _Case:
+def _case(comparison: Comparison, candidate: str, reference: str, contrast: ContrastKind) -> _Case:
     rows = [
         row
         for row in comparison.rows

@@ -20,7 +20,7 @@ from alignx_eval.results import LayerSimilarity, SuiteResult
 from alignx_eval.statistics.jackknife import jackknife
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Contrast
+    from alignx_eval.comparison import ContrastKind
 
 Read = Callable[[str, str], np.ndarray]  # (language, layer) -> vectors [lines, width]
 
@@ -100,7 +100,7 @@ def compare_cached_layers(
     results: Mapping[str, SuiteResult],
     reference: str,
     candidate: str,
-    contrast: Contrast,
+    contrast: ContrastKind,
     *,
     cache_dir: str | Path,
     known: Sequence[LayerSimilarity] = (),

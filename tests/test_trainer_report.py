@@ -17,7 +17,7 @@ from alignx_trainer.report import (
     evenly,
     highest_in_frame,
     measure,
-    read_log,
+    logged_steps,
     render,
     running_median,
     scale_of,
@@ -397,7 +397,7 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, break_it: Any, complaint: st
 def test_the_log_is_read_in_order_and_the_last_line_of_a_step_counts(tmp_path: Path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 2, "lm": 1}\n{"step": 1, "lm": 3}\n\n{"step": 2, "lm": NaN}\n')
-    assert read_log(path) == [{"step": 1, "lm": 3}, {"step": 2, "lm": None}]
+    assert logged_steps(path) == [{"step": 1, "lm": 3}, {"step": 2, "lm": None}]
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

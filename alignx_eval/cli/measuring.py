@@ -37,7 +37,7 @@ from alignx_eval.run_directory import RunDirectory, atomic_write
 
 if TYPE_CHECKING:
     from alignx_eval.checkpoint import Checkpoint
-    from alignx_eval.comparison import Comparison, Contrast
+    from alignx_eval.comparison import Comparison, ContrastKind
     from alignx_eval.corpora import ParallelCorpus
     from alignx_eval.encode import Pooling
     from alignx_eval.gate import Verdict
@@ -586,7 +586,7 @@ def compare_layers(
 
     layers = {label: suites["layers"] for label, suites in results.items() if "layers" in suites}
     known, found = directory.layer_similarity(), []
-    contrasts: list[tuple[str, str, Contrast]] = [(base, candidate, "candidate-base") for candidate in candidates]
+    contrasts: list[tuple[str, str, ContrastKind]] = [(base, candidate, "candidate-base") for candidate in candidates]
     if control is not None:
         contrasts += [(control, candidate, "candidate-control") for candidate in candidates]
     for reference, candidate, contrast in contrasts:

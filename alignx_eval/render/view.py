@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignx_eval.comparison import is_mean as is_mean
 from alignx_eval.comparison import own_language as own_language
+from alignx_eval.evaluate import SUITES
 from alignx_eval.findings import CONTRAST_MEANING, own_rate, text_measured, warning_count
 from alignx_eval.gate import LEVELS, STATUSES
 from alignx_eval.gate import WORDS as OUTCOME_WORDS
@@ -56,7 +57,6 @@ DIAGNOSIS_MARKS = {"found": "!", "not-found": "○", "cannot-tell": "?"}
 DIAGNOSIS_WORDS = {"found": "found", "not-found": "not found", "cannot-tell": "cannot tell"}
 LEVEL_MEANING = {"block": "a regression fails the gate", "warn": "only shown", "info": "only shown"}
 
-SUITES = ("layers", "language_id", "language_modelling", "translation", "tasks")
 SUITE_TITLES = {
     "layers": "Alignment by layer",
     "language_id": "Language identity by layer",

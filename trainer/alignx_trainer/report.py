@@ -124,7 +124,7 @@ def read_run(folder: Path) -> Run:
         raise InputError(
             f"{folder}: {'is no folder' if folder.exists() else 'does not exist'}; give the output folder of a training run"
         )
-    entries = read_log(folder / "log.jsonl")
+    entries = logged_steps(folder / "log.jsonl")
     mark = _read_object(folder / "recipe.json")
     recipe = mark.get("recipe")
     if not isinstance(recipe, dict):
@@ -148,7 +148,7 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
+def logged_steps(path: Path) -> list[dict[str, Any]]:
     """The lines of a log in order of their steps; a last line that was cut off is left out.
 
     Raises InputError where the file is missing or empty, or a line before the last is no JSON object with a step.
