@@ -311,7 +311,9 @@ class _Tested:
     paired: PairedItems | None = None
 
 
-def _compare_suite(base: _Side, candidate: _Side, contrast: ContrastKind, alpha: float, seed: int) -> list[ComparisonRow]:
+def _compare_suite(
+    base: _Side, candidate: _Side, contrast: ContrastKind, alpha: float, seed: int
+) -> list[ComparisonRow]:
     """All rows of one suite in one contrast: one family."""
     base_rows, candidate_rows = base.rows(), candidate.rows()
     keys = dict.fromkeys([*base_rows, *candidate_rows])

@@ -20,7 +20,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from alignx_eval.comparison import MINIMUM_CLUSTERS, Comparison, ComparisonRow, ContrastKind, own_language, pivot_language
+from alignx_eval.comparison import (
+    MINIMUM_CLUSTERS,
+    Comparison,
+    ComparisonRow,
+    ContrastKind,
+    own_language,
+    pivot_language,
+)
 from alignx_eval.findings import (
     AMOUNTS,
     CONTRAST_MEANING,

@@ -376,7 +376,7 @@ def test_single_checkpoint():
 
 
 def test_worst_languages_are_losses_in_order():
-    contrast = view.contrasts(comparison())[0]
+    contrast = view.list_contrasts(comparison())[0]
     worst = view.worst_languages(comparison(), contrast)
     assert contrast.kind == "candidate-control" and worst[0][0] == "tur_Latn"
     scores = [view.signed_difference(row) / row.se for _, row in worst]

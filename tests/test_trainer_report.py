@@ -16,8 +16,8 @@ from alignx_trainer import cli, report
 from alignx_trainer.report import (
     evenly,
     highest_in_frame,
-    measure,
     logged_steps,
+    measure,
     render,
     running_median,
     scale_of,

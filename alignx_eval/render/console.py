@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from alignx_eval.findings import AMOUNTS, amount, cost_ratios, costs_of, own_rate
+from alignx_eval.findings import AMOUNTS, amount, cost_ratios, costs_of, own_rate, text_measured
+from alignx_eval.gate import WORDS as OUTCOME_WORDS
 from alignx_eval.gate import describe_row
 from alignx_eval.render import view
 
@@ -78,8 +79,7 @@ def _gate_in_short(verdict: Verdict, width: int) -> str:
     """One line, "Gate (...): INCOMPLETE, 84 not judged"; of several candidates, how many have which outcome."""
     if len(verdict.candidates) > 1:
         counts = {
-            word: sum(each.outcome == outcome for each in verdict.candidates)
-            for outcome, word in view.OUTCOME_WORDS.items()
+            word: sum(each.outcome == outcome for each in verdict.candidates) for outcome, word in OUTCOME_WORDS.items()
         }
         said = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
     else:
@@ -87,7 +87,9 @@ def _gate_in_short(verdict: Verdict, width: int) -> str:
         told = [
             f"{count} {view.STATUS_WORDS[status]}" for status, count in of_rows.items() if count and status != "green"
         ]
-        said = f"{view.OUTCOME_WORDS[verdict.outcome]}, {', '.join(told) or f'{sum(of_rows.values())} rows within tolerance'}"
+        said = (
+            f"{OUTCOME_WORDS[verdict.outcome]}, {', '.join(told) or f'{sum(of_rows.values())} rows within tolerance'}"
+        )
     title = view.gate_title(verdict)
     if _cells(title) > width // 2:  # a long path must not push the outcome out of the line
         title = view.gate_title(replace(verdict, policy_name=f"...{verdict.policy_name[-width // 4 :]}"))
@@ -104,7 +106,7 @@ def _gate(verdict: Verdict, width: int, style: Style) -> list[str]:
             f"{level}: {view.status_counts(candidate, level, words=not several)}" for level in view.levels(candidate)
         ]
         if several:  # one line each
-            counts = [f"{view.OUTCOME_WORDS[candidate.outcome]} {candidate.candidate}; {'; '.join(counts)}"]
+            counts = [f"{OUTCOME_WORDS[candidate.outcome]} {candidate.candidate}; {'; '.join(counts)}"]
         lines += [line for text in counts for line in _wrap(text, width, "  ", "    ")]
     for row in verdict.worst(WORST):
         if describe_row(row) in verdict.sentence:
@@ -138,9 +140,9 @@ def _changes(comparison: Comparison, width: int, style: Style) -> list[str]:
     """The headline numbers of each contrast, a line each; of several candidates only those of the first contrast."""
     shown = _shown(comparison)
     sizes = view.headline_sizes(headline for headline in comparison.headlines if headline.candidate in shown)
-    lines = _wrap(f"Means and 95 % intervals{f' ({sizes})' if sizes else ''}{view.text_measured(comparison)}.", width)
-    for contrast in (each for each in view.contrasts(comparison) if each.candidate in shown):
-        if len(shown) > 1 and contrast.kind != view.contrasts(comparison)[0].kind:
+    lines = _wrap(f"Means and 95 % intervals{f' ({sizes})' if sizes else ''}{text_measured(comparison)}.", width)
+    for contrast in (each for each in view.list_contrasts(comparison) if each.candidate in shown):
+        if len(shown) > 1 and contrast.kind != view.list_contrasts(comparison)[0].kind:
             continue
         lines += [style("bold", line) for line in _wrap(f"{contrast.title}: {contrast.formula}", width)]
         lines += _headlines(comparison, contrast, width, style)
@@ -230,7 +232,7 @@ def _price(comparison: Comparison, candidate: str, width: int) -> list[str]:
 
 
 def _worst_languages(comparison: Comparison, width: int, style: Style) -> list[str]:
-    contrast = view.contrasts(comparison)[0]
+    contrast = view.list_contrasts(comparison)[0]
     if not any(
         row.se is not None for row in contrast.rows
     ):  # nothing could be judged, so nobody can be said to be worst

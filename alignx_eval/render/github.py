@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from alignx_eval.gate import WORDS as OUTCOME_WORDS
 from alignx_eval.gate import describe_row
 from alignx_eval.render import view
 
@@ -23,9 +24,7 @@ def render(comparison: Comparison, verdict: Verdict, *, strict: bool = False) ->
     kinds = {"fail": "error", "incomplete": "error", "inconclusive": "error" if strict else "warning", "pass": "notice"}
     kind = kinds[verdict.outcome] if verdict.enforced else kinds[verdict.outcome].replace("error", "warning")
     title = (
-        "alignx-eval: "
-        + ("" if verdict.enforced else f"{view.gate_title(verdict)}: ")
-        + view.OUTCOME_WORDS[verdict.outcome]
+        "alignx-eval: " + ("" if verdict.enforced else f"{view.gate_title(verdict)}: ") + OUTCOME_WORDS[verdict.outcome]
     )
     lines = [_command(kind, title, f"{view.verdict_line(verdict)} {view.rule_line(verdict)}")]
     if comparison.warnings:

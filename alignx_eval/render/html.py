@@ -10,9 +10,11 @@ from statistics import fmean, quantiles
 from typing import TYPE_CHECKING, Any
 
 from alignx_eval.assets import asset_folder
+from alignx_eval.comparison import is_mean, own_language
 from alignx_eval.diagnosis import RULES
 from alignx_eval.findings import find, uses_corpus
 from alignx_eval.gate import STATUSES
+from alignx_eval.gate import WORDS as OUTCOME_WORDS
 from alignx_eval.render import figures, view
 from alignx_eval.series import Series, Trajectory, make_series
 
@@ -173,7 +175,7 @@ def _styles(comparison: Comparison) -> dict[str, int]:
 def _headlines(comparison: Comparison, candidate: str) -> dict[str, Any]:
     """The headline numbers of a candidate as a table: its contrasts, the effect of alignment first, then the values."""
     headlines = [headline for headline in comparison.headlines if headline.candidate == candidate]
-    contrasts = [contrast for contrast in view.contrasts(comparison) if contrast.candidate == candidate]
+    contrasts = [contrast for contrast in view.list_contrasts(comparison) if contrast.candidate == candidate]
     kinds = {contrast.other: contrast.kind for contrast in reversed(contrasts)} | {
         candidate: ""
     }  # base, control, candidate
@@ -217,12 +219,12 @@ def _verdict(verdict: Verdict, candidates: Sequence[str]) -> dict[str, Any]:
     several = len(verdict.candidates) > 1
     return {
         "outcome": verdict.outcome,
-        "word": view.OUTCOME_WORDS[verdict.outcome],
+        "word": OUTCOME_WORDS[verdict.outcome],
         "mark": view.OUTCOME_MARKS[verdict.outcome],
         # Of several candidates only the counts: each says its own sentence below.
         "sentence": verdict.sentence.partition(". ")[0] + "."
         if several
-        else verdict.sentence.removeprefix(f"{view.OUTCOME_WORDS[verdict.outcome]}: "),
+        else verdict.sentence.removeprefix(f"{OUTCOME_WORDS[verdict.outcome]}: "),
         "rule": verdict.rule,
         "policy": verdict.policy,
         "policy_name": verdict.policy_name,
@@ -242,9 +244,9 @@ def _candidate_verdict(judged: CandidateVerdict) -> dict[str, Any]:
         "candidate": judged.candidate,
         "reference": judged.reference,
         "outcome": judged.outcome,
-        "word": view.OUTCOME_WORDS[judged.outcome],
+        "word": OUTCOME_WORDS[judged.outcome],
         "mark": view.OUTCOME_MARKS[judged.outcome],
-        "sentence": judged.sentence.removeprefix(f"{view.OUTCOME_WORDS[judged.outcome]}: "),
+        "sentence": judged.sentence.removeprefix(f"{OUTCOME_WORDS[judged.outcome]}: "),
         "counts": [
             {
                 "level": level,
@@ -352,7 +354,7 @@ def _series(comparison: Comparison, series: Series) -> dict[str, Any]:
         "failed": series.first_failure is not None,
         "figures": drawn,
         "lines": lines,
-        "outcomes": [(outcome, word) for outcome, word in view.OUTCOME_WORDS.items() if outcome in outcomes],
+        "outcomes": [(outcome, word) for outcome, word in OUTCOME_WORDS.items() if outcome in outcomes],
     }
 
 
@@ -371,7 +373,7 @@ def _trajectory_figure(
     ]
     tips = []
     for index, step in enumerate(series.steps):
-        outcome = f"; gate: {view.OUTCOME_WORDS[step.outcome]}" if step.outcome is not None else ""
+        outcome = f"; gate: {OUTCOME_WORDS[step.outcome]}" if step.outcome is not None else ""
         value, change = _point_text(trajectory, index)
         tips.append(f"{step.label}: {value}{f', {change} against the base' if change else ''}{outcome}")
     return figures.trajectory_figure(
@@ -707,7 +709,7 @@ def _tables(comparison: Comparison) -> list[dict[str, Any]]:
         return [{"contrast": None, "suites": _suite_tables(comparison, None, rows, measured)}]
     return [
         {"contrast": contrast, "suites": _suite_tables(comparison, contrast, contrast.rows, measured)}
-        for contrast in view.contrasts(comparison)
+        for contrast in view.list_contrasts(comparison)
     ]
 
 
@@ -787,7 +789,7 @@ def _metric_table(
         )
         # The row of all languages together stays on top.
         rows.sort(
-            key=lambda row: 2 if by_layer or not view.is_mean(row) else (row.language or row.other_language) is not None
+            key=lambda row: 2 if by_layer or not is_mean(row) else (row.language or row.other_language) is not None
         )
     scale = max(
         (
@@ -845,7 +847,7 @@ def _value_order(row: Row, by_layer: bool) -> tuple[Any, ...]:
         return view.layer_order(row.layer or "")
     if row.value is None:
         return (2, 0.0)
-    return (not view.is_mean(row), row.value if row.higher_is_better is not False else -row.value)
+    return (not is_mean(row), row.value if row.higher_is_better is not False else -row.value)
 
 
 def _table_line(
@@ -864,14 +866,14 @@ def _table_line(
         # The comparison's own numbers win: they are those the difference was made of.
         values[labels.index(contrast.other)], values[labels.index(contrast.candidate)] = row.base, row.candidate
     floor, floor_detail = _floor(row, own[-1], labels[-1], measured)
-    code = view.own_language(comparison, row)
+    code = own_language(comparison, row)
     title, name = (
         (f"layer {row.layer}", "") if by_layer else (view.pair_title(row), view.language_name(code) if code else "mean")
     )
     line: dict[str, Any] = {
         "title": title,
         "name": name,
-        "summary": view.is_mean(row) and not by_layer,
+        "summary": is_mean(row) and not by_layer,
         "values": [view.number(value, row.metric) for value in values],
         "floor": "" if floor is None else view.number(floor, row.metric),
         "floor_detail": floor_detail,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from alignx_eval.findings import own_rate
 from alignx_eval.gate import STATUSES
+from alignx_eval.gate import WORDS as OUTCOME_WORDS
 from alignx_eval.render import view
 
 if TYPE_CHECKING:
@@ -74,12 +75,12 @@ def _callout(title: str, texts: list[str], most: int) -> list[str]:
 
 
 def _outcome(verdict: Verdict) -> str:
-    return f"{view.OUTCOME_MARKS[verdict.outcome]} {view.OUTCOME_WORDS[verdict.outcome]}"
+    return f"{view.OUTCOME_MARKS[verdict.outcome]} {OUTCOME_WORDS[verdict.outcome]}"
 
 
 def _sections(comparison: Comparison, verdict: Verdict | None) -> Iterator[tuple[str, list[str]]]:
     """(title, lines), the most important first."""
-    contrasts = view.contrasts(comparison)
+    contrasts = view.list_contrasts(comparison)
     yield "Findings", _findings(comparison)
     if verdict is not None and comparison.series:
         yield "Series", _series(comparison, verdict)
@@ -128,7 +129,7 @@ def _headlines(comparison: Comparison, candidate: str) -> list[str]:
     headlines = [headline for headline in comparison.headlines if headline.candidate == candidate]
     if not headlines:
         return []
-    contrasts = [contrast for contrast in view.contrasts(comparison) if contrast.candidate == candidate]
+    contrasts = [contrast for contrast in view.list_contrasts(comparison) if contrast.candidate == candidate]
     names = [*dict.fromkeys([comparison.base, *(contrast.other for contrast in contrasts)]), candidate]
     kinds = {contrast.other: contrast.kind for contrast in contrasts}
     head = [f"{contrast.title}: {contrast.formula}" for contrast in contrasts]
@@ -174,7 +175,7 @@ def _gate(verdict: Verdict) -> list[str]:
         for level in view.levels(candidate):
             counts = candidate.counts(level)
             who = f"{_text(candidate.candidate)} against {_text(candidate.reference)}"
-            outcome = f"{view.OUTCOME_MARKS[candidate.outcome]} {view.OUTCOME_WORDS[candidate.outcome]}"
+            outcome = f"{view.OUTCOME_MARKS[candidate.outcome]} {OUTCOME_WORDS[candidate.outcome]}"
             meaning = f"{level} ({view.LEVEL_MEANING[level]})"
             lines.append(
                 f"| {who} | {outcome} | {meaning} | " + " | ".join(str(counts[status]) for status in STATUSES) + " |"
@@ -233,9 +234,7 @@ def _series(comparison: Comparison, verdict: Verdict) -> list[str]:
     lines += ["|---|---|" + "---|" * len(series.trajectories)]
     for number, step in enumerate(series.steps):
         gate = (
-            "reference"
-            if step.outcome is None
-            else f"{view.OUTCOME_MARKS[step.outcome]} {view.OUTCOME_WORDS[step.outcome]}"
+            "reference" if step.outcome is None else f"{view.OUTCOME_MARKS[step.outcome]} {OUTCOME_WORDS[step.outcome]}"
         )
         cells = [_text(step.title if step.title == step.label else f"{step.title} ({step.label})"), gate]
         for each in series.trajectories:
@@ -346,7 +345,7 @@ def _row_table(contrast: view.Contrast, rows: Iterable[ComparisonRow]) -> list[s
 
 def _tables(comparison: Comparison) -> Iterable[tuple[str, list[str]]]:
     """(title, lines) of one table per contrast and suite; of a single checkpoint, per suite."""
-    for contrast in view.contrasts(comparison):
+    for contrast in view.list_contrasts(comparison):
         rows = view.headline_rows(comparison, contrast)
         for suite in view.suites(comparison):
             own = sorted(

@@ -77,7 +77,7 @@ def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
                 "against": contrast.other,
                 **view.count_verdicts(contrast.rows),
             }
-            for contrast in view.contrasts(comparison)
+            for contrast in view.list_contrasts(comparison)
         ],
         "headlines": [_headline(each) for each in comparison.headlines]
         if comparison.candidates

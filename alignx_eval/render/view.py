@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from alignx_eval.comparison import is_mean as is_mean
 from alignx_eval.comparison import own_language as own_language
 from alignx_eval.evaluate import SUITES
 from alignx_eval.findings import CONTRAST_MEANING, own_rate, text_measured, warning_count
@@ -181,7 +180,7 @@ class Contrast:
 # --- contrasts, counts, order ----------------------------------------------------------------------------------------------------
 
 
-def contrasts(comparison: Comparison) -> list[Contrast]:
+def list_contrasts(comparison: Comparison) -> list[Contrast]:
     """Each candidate against the control, where there is one, then against the base."""
     found: dict[tuple[str, str, str], list[ComparisonRow]] = {}
     for candidate in comparison.candidates:
@@ -574,7 +573,7 @@ class Cost:
     device: str | None
 
 
-def costs(comparison: Comparison) -> list[Cost]:
+def stage_costs(comparison: Comparison) -> list[Cost]:
     """Training stages of every checkpoint, from its provenance, in the order in which they happened."""
     found = []
     for label in labels(comparison):
@@ -598,7 +597,7 @@ def costs(comparison: Comparison) -> list[Cost]:
 
 def own_costs(comparison: Comparison) -> list[Cost]:
     """`costs` without the stages that a checkpoint shares with the base; the base keeps its own."""
-    found = costs(comparison)
+    found = stage_costs(comparison)
     shared = {(cost.stage, cost.tokens, cost.seconds) for cost in found if cost.checkpoint == comparison.base}
     return [
         cost
