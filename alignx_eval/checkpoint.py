@@ -30,7 +30,6 @@ import os
 import pickletools
 import re
 import shutil
-import stat
 import tempfile
 import warnings
 import zipfile
@@ -45,38 +44,84 @@ from typing import Any, Literal
 import torch
 
 from alignx_eval import opening_checks
-from alignx_eval.encode import start_name
+from alignx_eval.engine.batches import start_name
 from alignx_eval.errors import AlignxError, InputError, MissingAssetError
+from alignx_eval.files import follow_umask
+from alignx_eval.wording import _one_line, _some
+
+BUNDLED_CHECKPOINTS = {
+    "base": "small model pre-trained on monolingual text and bitext of the corpus `interface`",
+    "tuned": "base after instruction tuning alone; the control, on the same number of tokens as alignx",
+    "alignx": "base after AlignX stages 1 (alignment) and 2 (instruction tuning)",
+}
+
+
+def release_memory() -> None:
+    """Give the memory of a model that is no longer referenced back, also on an accelerator."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
 
 Format = Literal["pt", "folder", "adapter", "hub", "gguf"]
 
+
 FORMAT = "alignx"
+
+
 VERSION = 1
+
+
 KEYS = frozenset(
     "format version stage step config tokenizer generation_config prompt_template state_dict heads recipe provenance".split()
 )
+
+
 BUNDLED = ("base", "tuned", "alignx")
+
+
 BUNDLED_FOLDER = Path(__file__).parent / "bundled" / "checkpoints"
+
+
 SIDECAR = "alignx.json"  # beside an exported folder: what a Hugging Face folder has no place for
+
+
 WRITABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
 
 # Everything that torch.save needs for a dict of plain values and dense tensors. Any other name in the pickle is refused unread.
 _HARMLESS_GLOBAL = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch(\.storage)? \w+Storage"
 )
+
+
 # Keys that make transformers look for code, kernels or paths somewhere else, or that training leaves behind and evaluation pays for.
 _DROPPED_CONFIG_KEYS = frozenset(
     "auto_map trust_remote_code attn_implementation experts_implementation name_or_path transformers_version custom_pipelines "
     "custom_generate output_hidden_states output_attentions".split()
 )
+
+
 _REFUSED_CONFIG_KEYS = frozenset(
     "auto_map trust_remote_code attn_implementation experts_implementation custom_pipelines custom_generate quantization_config".split()
 )
+
+
 _TOKENIZER_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(json|txt|model|jinja|tiktoken|spm|bpe)")
+
+
 _NO_TOKENIZER_FILE = frozenset(
     ("config.json", "generation_config.json", "adapter_config.json", "processor_config.json")
 )
+
+
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+
+
 _FILE_SUFFIXES = (".pt", ".pth", ".gguf", ".safetensors", ".bin", ".ckpt", ".zip")
 
 
@@ -109,8 +154,6 @@ class Checkpoint:
 
 # ---------------------------------------------------------------------------------------------------------------------------------
 # Opening
-
-
 def open_checkpoint(
     reference: str | os.PathLike[str],
     *,
@@ -301,8 +344,6 @@ def _resolve_device_and_dtype(device: str, dtype: str | None) -> tuple[str, torc
 
 # ---------------------------------------------------------------------------------------------------------------------------------
 # The .pt file
-
-
 def write_checkpoint(
     path: str | os.PathLike[str],
     *,
@@ -387,17 +428,6 @@ def export_folder(reference: str | os.PathLike[str], folder: str | os.PathLike[s
         raise InputError(f"cannot write {folder}: {_one_line(error)}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def follow_umask(folder: Path) -> None:
-    """Give the files of `folder` the mode of any new file there: safetensors writes its own for the owner alone."""
-    probe = folder / f".{os.getpid()}.mode"
-    probe.touch()
-    mode = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
-    for path in folder.iterdir():
-        if path.is_file():
-            path.chmod(mode)
 
 
 def _read_pt_for_opening(path: Path, dtype: torch.dtype | None = None) -> tuple[dict[str, Any], Any]:
@@ -677,8 +707,6 @@ def _save_atomically(payload: dict[str, Any], path: Path) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------------------
 # Model, weights, tokenizer
-
-
 def _skeleton(config: dict[str, Any], dtype: torch.dtype, source: str) -> Any:
     """The model that `config` describes: parameters without memory, buffers that no file stores (rotary frequencies, masks) computed."""
     from accelerate import init_empty_weights
@@ -880,8 +908,6 @@ def _content_hash(payload: dict[str, Any]) -> str:
 
 # ---------------------------------------------------------------------------------------------------------------------------------
 # Hugging Face folders, adapters, the hub, GGUF
-
-
 def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype | None, format_: Format) -> Checkpoint:
     source = reference
     notes, key_mapping = _inspect_folder(folder, source)
@@ -1409,8 +1435,6 @@ def _hash_files(paths: list[Path], prefix: str = "") -> str:
 
 # ---------------------------------------------------------------------------------------------------------------------------------
 # Small helpers
-
-
 def _first_bytes(path: Path, count: int) -> bytes:
     try:
         with open(path, "rb") as file:
@@ -1427,16 +1451,6 @@ def _read_json(path: Path, complaint: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{complaint} (it is no JSON object)")
     return content
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _one_line(error: BaseException | str, limit: int = 240) -> str:
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or type(error).__name__
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 @contextlib.contextmanager

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
+
+def relabel(result: SuiteResult, label: str) -> SuiteResult:
+    """The same result under another checkpoint label."""
+    return replace(result, rows=[replace(row, checkpoint=label) for row in result.rows])
+
+
+def unique_label(label: str, taken: Sequence[str]) -> str:
+    """`label`, or `label (2)`, `label (3)`, ... where it is taken."""
+    candidate, number = label, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{label} ({number})"
+    return candidate
+
+
 SCHEMA_VERSION = 1
+
 
 Kind = Literal["mean", "ratio", "jackknife", "bleu", "chrf", "peak"]
 

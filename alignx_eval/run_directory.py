@@ -21,92 +21,30 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from alignx_eval import __version__
 from alignx_eval.errors import InputError
+from alignx_eval.files import _dump, _read_text, _refuse_constant, atomic_write, sole_writer
 from alignx_eval.results import SCHEMA_VERSION, Items, LayerSimilarity, Row, SuiteResult
 
-logger = logging.getLogger(__name__)
-
 FORMAT = "alignx-eval run"
+
+
 ROW_FIELDS = tuple(field.name for field in fields(Row))
+
+
 # Of each line of samples.jsonl and pairs.parquet: the measurement it belongs to. Its key is the entry's `stored_as`.
 OWNER_FIELDS = ("checkpoint", "suite", "key")
+
+
 Owner = tuple[str, str, str]
-
-
-def atomic_write(path: Path, data: bytes | str) -> None:
-    """Write `data` to `path` as a whole or not at all: temporary file in the same folder, fsync, rename."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:  # also KeyboardInterrupt
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-        raise
-    with contextlib.suppress(OSError):  # the rename itself becomes durable with the folder; not every file system can
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-@contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing to `folder`, which is made. The lock goes with the process, whatever ends it.
-
-    A file system without locks (some network file systems) is warned about, and there is no protection then. Raises InputError where the
-    lock is taken or the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = _open_lock(folder / ".lock")
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror or error})") from error
-    with file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such locks on Windows
-            pass
-        except BlockingIOError as error:
-            raise InputError(
-                f"{folder}: another process is writing there; wait for it or choose another --out"
-            ) from error
-        except OSError as error:
-            logger.warning(
-                "%s: this file system has no locks (%s); let no other process write there meanwhile",
-                folder,
-                error.strerror,
-            )
-        yield
-
-
-def _open_lock(path: Path) -> IO[str]:
-    """The file of a lock, made where it is missing. That of another user can be locked without being written."""
-    try:
-        return open(path, "a", encoding="ascii")
-    except PermissionError:
-        return open(path, encoding="ascii")
 
 
 def suite_key(*, label: str, content_hash: str, suite: str, options: dict[str, Any]) -> str:
@@ -481,36 +419,6 @@ def _require_finite(result: SuiteResult) -> None:
     for name, items in result.items.items():
         if not np.all(np.isfinite(items.values)):
             raise ValueError(f"{name}: NaN or infinity in the per-item statistics")
-
-
-def _dump(value: Any, what: str, indent: int | None = None) -> str:
-    """Strict JSON on one line. numpy scalars become numbers; NaN, infinity and other objects are refused with ValueError."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain, indent=indent)
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # half a surrogate pair has no UTF-8 form; escaped it survives
-            text = json.dumps(value, default=_plain, indent=indent)
-        return text
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{what}: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} is not plain JSON")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -31,10 +31,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy: one process is on
 import numpy as np
 from scipy import special, stats
 
+from alignx_eval.comparison.paired_items import PairedItems
+from alignx_eval.files import atomic_write
 from alignx_eval.measures import cka, retrieval
-from alignx_eval.paired_items import PairedItems
 from alignx_eval.results import Items, Kind
-from alignx_eval.run_directory import atomic_write
 from alignx_eval.statistics.clustered import Estimate, clustered_mean, clustered_ratio, one_sided_p, t_test
 from alignx_eval.statistics.corpus_metrics import CHRF_ORDERS, bleu_from_statistics, chrf_from_statistics
 from alignx_eval.statistics.jackknife import jackknife, leave_one_out

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from alignx_eval.comparison import compare
+from alignx_eval.comparison.compare import compare
 from alignx_eval.results import Items, Row, SuiteResult
 
 ROWS, ITEMS, REPEATS = 1000, 500, 7

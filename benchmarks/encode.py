@@ -4,7 +4,7 @@
 
 corpus          alignx_eval.encode_corpus without a cache, language by language: what a user gets
 bare corpus     the decoder alone over the same batches, nothing kept: its floor
-encode          alignx_eval.encode of the sentences of all languages at once
+encode          alignx_eval.engine.encode of the sentences of all languages at once
 bare            the decoder alone over those batches
 plain loop      batches of 16 in the order of the text, padded by hand, whole model, all hidden states kept, pooled afterwards
 
@@ -27,15 +27,14 @@ from turns import in_turns, show_ratio, show_times
 
 from alignx_eval.checkpoint import open_checkpoint
 from alignx_eval.corpora import load_corpus
-from alignx_eval.encode import (
+from alignx_eval.engine.batches import (
     TOKENS_PER_BATCH,
     TOKENS_PER_BATCH_ACCELERATOR,
-    encode,
-    encode_corpus,
     plan_batches,
     sentence_token_ids,
     special_token_ids,
 )
+from alignx_eval.engine.encode import encode, encode_corpus
 
 PLAIN_BATCH = 16
 Rows = list[list[int]]

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from alignx_eval.comparison import Comparison, ComparisonRow
-from alignx_eval.gate import judge
-from alignx_eval.policy import Policy
+from alignx_eval.comparison.rows import Comparison, ComparisonRow
+from alignx_eval.judgement.gate import judge
+from alignx_eval.judgement.policy import Policy
 from alignx_eval.statistics.clustered import clustered_mean
 
 LANGUAGES, METRICS = 50, 10

@@ -17,7 +17,7 @@ from turns import in_turns, show_ratio, show_times
 
 from alignx_eval.checkpoint import open_checkpoint
 from alignx_eval.corpora import load_corpus
-from alignx_eval.encode import encode
+from alignx_eval.engine.encode import encode
 from alignx_eval.measures.probe import control_labels, grouped_folds, language_probe
 
 LANGUAGES, LAYERS, LINES, WIDTH, FOLDS = 51, 19, 500, 640, 5

@@ -38,17 +38,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from alignx_trainer.config import Recipe, Source, load_recipe
-from alignx_trainer.data import Batch, Order, Stream, collate
 from alignx_trainer.losses import LanguageMatcher
+from alignx_trainer.optimizers import build_optimizers
+from alignx_trainer.order import Order
+from alignx_trainer.parallel import Engine
+from alignx_trainer.records import Stream
 from alignx_trainer.step import Forward, accumulate_gradients, resolve_align_layer
-from alignx_trainer.train import Engine, build_optimizers
+from alignx_trainer.tokenize import Batch, collate
 from encode import peak_tensor_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 from turns import in_turns, show_ratio, show_times
 
 from alignx_eval.checkpoint import open_checkpoint
-from alignx_eval.run_directory import atomic_write
+from alignx_eval.files import atomic_write
 
 SPREAD = 31  # ids times this, so that rows of the whole embedding are touched and not the first few thousand
 GEMMA_270M = {

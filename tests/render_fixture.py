@@ -6,7 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from alignx_eval.comparison import Comparison, ComparisonRow, compare
+from alignx_eval.comparison.compare import compare
+from alignx_eval.comparison.rows import Comparison, ComparisonRow
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.results import Items, LayerSimilarity, Row, SuiteResult
 

@@ -8,8 +8,8 @@ import tiny_architectures
 import transformers
 from tiny_architectures import NOT_BUILT, causal_architectures, row, support, tiny_checkpoint
 
-from alignx_eval import decoding_cache
 from alignx_eval.corpora import load_corpus
+from alignx_eval.engine import decoding_cache
 from alignx_eval.suites import language_id, language_modelling, layers, tasks, translation
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "architectures.md").read_text(encoding="utf-8")

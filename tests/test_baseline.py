@@ -18,11 +18,11 @@ import torch
 from test_comparison import measured
 
 import alignx_eval.cli
-from alignx_eval import baseline as baselines
-from alignx_eval.comparison import compare
+from alignx_eval.comparison.compare import compare
 from alignx_eval.errors import InputError, NotComparableError
-from alignx_eval.gate import judge
-from alignx_eval.policy import DEFAULT_POLICY_YAML, Policy, default_policy
+from alignx_eval.judgement import baseline as baselines
+from alignx_eval.judgement.gate import judge
+from alignx_eval.judgement.policy import DEFAULT_POLICY_YAML, Policy, default_policy
 from alignx_eval.run_directory import RunDirectory
 
 LANGUAGES = "eng_Latn,deu_Latn,ell_Grek,rus_Cyrl"

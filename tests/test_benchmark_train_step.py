@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from alignx_trainer.config import Source, load_recipe
-from alignx_trainer.data import Stream
+from alignx_trainer.records import Stream
 from conftest import tiny_model, tiny_tokenizer
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))

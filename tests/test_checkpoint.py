@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from alignx_eval import checkpoint as module
 from alignx_eval.checkpoint import export_folder, open_checkpoint, parameter_count, recorded_template, write_checkpoint
-from alignx_eval.encode import encode
+from alignx_eval.engine.encode import encode
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.measures.cosine import cosine_matrix
 

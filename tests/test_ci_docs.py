@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import tiny_model, tiny_tokenizer
 
-from alignx_eval.policy import Policy
+from alignx_eval.judgement.policy import Policy
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")

@@ -416,7 +416,7 @@ def test_results_of_an_older_measuring_version_are_never_read(own, monkeypatch, 
 
 def test_results_of_an_older_measuring_version_are_measured_again(own, monkeypatch, capsys):
     monkeypatch.setattr(
-        "alignx_eval.evaluate.MEASURING_VERSIONS", dict.fromkeys(["language_modelling", "language_id"], 1)
+        "alignx_eval.suites.table.MEASURING_VERSIONS", dict.fromkeys(["language_modelling", "language_id"], 1)
     )
     assert call(monkeypatch, capsys, "run", "a.pt", *SMALL, "--out", "a")[0] == 0
     monkeypatch.undo()
@@ -510,7 +510,7 @@ def test_checkpoints_are_opened_once_where_they_fit_and_one_at_a_time_where_not(
     assert call(monkeypatch, capsys, "compare", "a.pt", "b.pt", *SMALL, "-o", "fits.json")[0] == 0
     assert opened == ["a.pt", "b.pt"]
     opened.clear()
-    monkeypatch.setattr("alignx_eval.cli.measuring._room", lambda settings: 0.0)
+    monkeypatch.setattr("alignx_eval.pipeline._room", lambda settings: 0.0)
     assert call(monkeypatch, capsys, "compare", "a.pt", "b.pt", *SMALL, "--out", "again", "-o", "not.json")[0] == 0
     assert opened == ["a.pt", "b.pt", "a.pt", "b.pt"]
     tables = [json.loads((own / name).read_text())["comparison_rows"] for name in ("fits.json", "not.json")]
@@ -580,16 +580,16 @@ def test_an_option_without_effect_is_refused_with_the_reason(own, monkeypatch, c
     ):  # fmt: skip
         assert_one_line(call(monkeypatch, capsys, *arguments, "--quiet"), 2, *parts)
     assert files_of(own) == before
-    from alignx_eval.cli.options import check_effective, settings_from
+    from alignx_eval.settings import check_effective, settings_from
 
     given = {"tasks": "interface_choice_deu_Latn", "quiet": True}  # all suites, the suite `tasks` among them
     check_effective(given, settings_from(given, None), measures=True)
 
 
 def test_the_window_of_bits_per_byte_is_an_option_and_part_of_the_result(place, tmp_path, monkeypatch, capsys):
-    from alignx_eval.cli.options import Settings
-    from alignx_eval.evaluate import Options
-    from alignx_eval.suites import language_modelling
+    from alignx_eval.engine import score
+    from alignx_eval.settings import Settings
+    from alignx_eval.suites.table import Options
 
     monkeypatch.chdir(place)
     common = ("--corpus", "text", "--suites", "language_modelling", "--quiet")
@@ -599,7 +599,7 @@ def test_the_window_of_bits_per_byte_is_an_option_and_part_of_the_result(place, 
     fingerprint = RunDirectory.read(tmp_path / "4").results("a")["language_modelling"].fingerprint
     assert fingerprint["window"] == 4
     assert RunDirectory.read(tmp_path / "4").manifest["options"]["window"] == 4
-    assert Settings().window == Options().window == language_modelling.WINDOW  # one default in three places
+    assert Settings().window == Options().window == score.WINDOW  # one default in three places
     code, _, err = call(
         monkeypatch, capsys, "compare", tmp_path / "4", tmp_path / "8", "--quiet", "--out", tmp_path / "both"
     )
@@ -657,7 +657,7 @@ def test_S10_a_suite_without_rows_is_an_error_not_an_empty_result(place, monkeyp
 
 
 def test_config_file_and_command_line(place, tmp_path, monkeypatch, capsys):
-    from alignx_eval.cli.options import settings_from
+    from alignx_eval.settings import settings_from
 
     path = tmp_path / "options.yaml"
     path.write_text("suites: [tasks, layers]\nlanguages: de,en\nlimit: 20\nno-samples: true\ncache-dir: somewhere\n")

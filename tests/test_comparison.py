@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alignx_eval.comparison import MINIMUM_CLUSTERS, ComparisonRow, compare
+from alignx_eval.comparison.compare import compare
+from alignx_eval.comparison.means import mean_difference
+from alignx_eval.comparison.paired_items import point_of
+from alignx_eval.comparison.rows import MINIMUM_CLUSTERS, ComparisonRow
 from alignx_eval.errors import NotComparableError
-from alignx_eval.findings import mean_difference
-from alignx_eval.paired_items import point_of
 from alignx_eval.results import Items, Row, SuiteResult
 
 LANGUAGES = ("deu_Latn", "rus_Cyrl", "zho_Hans")

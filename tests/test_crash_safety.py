@@ -34,9 +34,10 @@ import pytest
 from test_cli import LINES, environment, write_corpus
 from test_run_directory import assert_equal, example_result
 
-from alignx_eval import vector_cache
+from alignx_eval.engine import vector_cache
 from alignx_eval.errors import InputError
-from alignx_eval.run_directory import RunDirectory, atomic_write
+from alignx_eval.files import atomic_write
+from alignx_eval.run_directory import RunDirectory
 
 # Processes
 
@@ -649,7 +650,8 @@ def run_and_cache_contents(folder: Path) -> dict[str, Any]:
 def random_kills_of_a_small_run(place: Path, kills: int) -> dict[str, int]:
     from alignx_eval.checkpoint import open_checkpoint
     from alignx_eval.corpora import load_corpus
-    from alignx_eval.evaluate import Options, evaluate
+    from alignx_eval.evaluate import evaluate
+    from alignx_eval.suites.table import Options
 
     checkpoint_files(place)
     checkpoints = [open_checkpoint(str(place / f"{name}.pt")) for name in "ab"]

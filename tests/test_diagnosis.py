@@ -7,9 +7,12 @@ import pytest
 from render_fixture import large_comparison, single_run, small_comparison
 from scipy import stats
 
-from alignx_eval.comparison import Comparison, compare
-from alignx_eval.diagnosis import MAXIMUM_EVIDENCE, NOTICEABLE, RULES, Diagnosis, diagnose
-from alignx_eval.paired_items import point_of
+from alignx_eval.comparison.compare import compare
+from alignx_eval.comparison.paired_items import point_of
+from alignx_eval.comparison.rows import Comparison
+from alignx_eval.judgement.diagnosis import RULES, diagnose
+from alignx_eval.judgement.evidence import MAXIMUM_EVIDENCE, Diagnosis
+from alignx_eval.metrics import NOTICEABLE
 from alignx_eval.results import Items, Row, SuiteResult
 
 PIVOT, OTHERS = "eng_Latn", ("deu_Latn", "spa_Latn", "tur_Latn", "rus_Cyrl", "zho_Hans")

@@ -30,22 +30,18 @@ from transformers import (
     Qwen3Config,
 )
 
-from alignx_eval import vector_cache
 from alignx_eval.checkpoint import write_checkpoint
-from alignx_eval.encode import (
-    POOLINGS,
-    check_lengths,
+from alignx_eval.engine import vector_cache
+from alignx_eval.engine.batches import (
     content_token_mask,
-    encode,
-    encode_corpus,
     encoding_environment,
     plan_batches,
-    pooling_weights,
     sentence_token_ids,
     special_token_ids,
     start_before,
     start_name,
 )
+from alignx_eval.engine.encode import POOLINGS, check_lengths, encode, encode_corpus, pooling_weights
 from alignx_eval.errors import InputError
 from alignx_eval.measures.cosine import centre, cosine_matrix, paired_cosine
 from alignx_eval.measures.retrieval import hits

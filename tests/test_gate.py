@@ -10,10 +10,18 @@ import pytest
 import yaml
 from scipy import stats
 
-from alignx_eval.comparison import Comparison, ComparisonRow, compare
+from alignx_eval.comparison.compare import compare
+from alignx_eval.comparison.rows import Comparison, ComparisonRow
 from alignx_eval.errors import InputError
-from alignx_eval.gate import Verdict, judge
-from alignx_eval.policy import DEFAULT_POLICY_YAML, POLICY_FORMAT, Policy, default_policy, load_policy, policy_schema
+from alignx_eval.judgement.gate import Verdict, judge
+from alignx_eval.judgement.policy import (
+    DEFAULT_POLICY_YAML,
+    POLICY_FORMAT,
+    Policy,
+    default_policy,
+    load_policy,
+    policy_schema,
+)
 from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.multiplicity import benjamini_hochberg
 

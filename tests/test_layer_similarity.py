@@ -9,8 +9,8 @@ import pytest
 from test_encode import make_checkpoint
 from test_suite_layers import make_corpus
 
+from alignx_eval.comparison.layer_similarity import compare_cached_layers, compare_layers
 from alignx_eval.errors import InputError
-from alignx_eval.layer_similarity import compare_cached_layers, compare_layers
 from alignx_eval.measures.cka import debiased_cka
 from alignx_eval.run_directory import RunDirectory
 from alignx_eval.statistics.jackknife import jackknife
@@ -134,7 +134,7 @@ def test_other_lines_are_not_compared(tmp_path):
 def test_what_was_measured_here_before_is_not_shown(tmp_path):
     from dataclasses import replace
 
-    from alignx_eval.cli.measuring import _current
+    from alignx_eval.sources import _current
 
     results = {
         family: layers.run(make_checkpoint(family), make_corpus(lines=12), cache_dir=tmp_path)

@@ -15,15 +15,16 @@ from sklearn.metrics import balanced_accuracy_score
 from test_cka import feature_space_debiased
 from test_encode import SENTENCES, WORDS, make_checkpoint, module_calls
 
-from alignx_eval.comparison import compare
+from alignx_eval.comparison.compare import compare
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import CorpusVectors, Encoding
+from alignx_eval.engine.encode import CorpusVectors, Encoding
 from alignx_eval.errors import InputError, NotComparableError
-from alignx_eval.gate import deciding_rule, judge
+from alignx_eval.judgement.gate import deciding_rule, judge
+from alignx_eval.judgement.policy import Policy, Rule, default_policy
 from alignx_eval.measures import probe
 from alignx_eval.measures.cka import debiased_cka
-from alignx_eval.policy import Policy, Rule, default_policy
-from alignx_eval.render import html, tables
+from alignx_eval.render import tables
+from alignx_eval.render.html.page import render as render_page
 from alignx_eval.results import SuiteResult
 from alignx_eval.run_directory import RunDirectory
 from alignx_eval.suites import language_id, layers
@@ -208,7 +209,7 @@ def test_R3_nothing_undefined_reaches_a_file(kind, monkeypatch, tmp_path):
     for row in comparison.rows:
         assert (row.difference, row.p) in ((0, 1), (0, None), (None, None)) and (row.difference == 0 or row.reason), row
     assert strictly(tables.render_json(comparison))
-    page = html.render(comparison)
+    page = render_page(comparison)
     for data in re.findall(r"<script[^>]*application/json[^>]*>(.*?)</script>", page, re.DOTALL):
         strictly(data)
     assert not re.search(
@@ -252,7 +253,7 @@ def test_R4_a_negative_value_stays_negative(monkeypatch, tmp_path):
     assert f"{expected:.3f}"[:-1] in tables.render_csv(comparison) and f"{expected:.3f}"[:-1] in tables.render_json(
         comparison
     )
-    assert shown in html.render(comparison)
+    assert shown in render_page(comparison)
 
 
 def test_R5_invariances(monkeypatch):

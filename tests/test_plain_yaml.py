@@ -8,10 +8,10 @@ import pytest
 import yaml
 from alignx_trainer.config import load_recipe
 
-from alignx_eval.cli.options import settings_from
 from alignx_eval.errors import InputError
+from alignx_eval.judgement.policy import load_policy
 from alignx_eval.plain_yaml import read_yaml
-from alignx_eval.policy import load_policy
+from alignx_eval.settings import settings_from
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from conftest import tiny_model, tiny_tokenizer
 from test_encode import SENTENCES, corpus_of, make_checkpoint, module_calls
 from test_suite_layers import make_corpus
 
-from alignx_eval import processes, vector_cache
+from alignx_eval import processes
 from alignx_eval.checkpoint import write_checkpoint
-from alignx_eval.encode import encode, encode_corpus
+from alignx_eval.engine import vector_cache
+from alignx_eval.engine.encode import encode, encode_corpus
 from alignx_eval.errors import InputError
-from alignx_eval.suites import language_id, layers
+from alignx_eval.suites import language_id, layer_pictures, layers
 
 
 def test_a_process_alone_needs_nobody():
@@ -88,7 +89,7 @@ def test_pictures_leave_the_number_of_threads_alone():
     try:
         torch.set_num_threads(1)
         vectors = np.random.default_rng(0).normal(size=(120, 8)).astype(np.float32)
-        layers.neighbour_map(vectors, 0)
+        layer_pictures.neighbour_map(vectors, 0)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

@@ -15,10 +15,13 @@ from functools import cache
 import pytest
 from render_fixture import checkpoint_facts, corpus_facts, synthetic_results
 
-from alignx_eval.comparison import Comparison, compare
-from alignx_eval.gate import LEVELS, STATUSES, GateRow, Verdict, describe_row, judge
-from alignx_eval.policy import Policy, Rule, default_policy
-from alignx_eval.render import console, github, html, junit, markdown, tables, view
+from alignx_eval import wording
+from alignx_eval.comparison.compare import compare
+from alignx_eval.comparison.rows import Comparison
+from alignx_eval.judgement.gate import LEVELS, STATUSES, GateRow, Verdict, describe_row, judge
+from alignx_eval.judgement.policy import Policy, Rule, default_policy
+from alignx_eval.render import console, github, junit, markdown, tables, view
+from alignx_eval.render.html.page import render as render_page
 
 LANGUAGES = ("eng_Latn", "deu_Latn", "tur_Latn", "zho_Hans")
 LINES = 120
@@ -228,7 +231,7 @@ def from_annotations(comparison: Comparison, verdict: Verdict, strict: bool) -> 
 
 
 def from_html(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
-    page = html.render(comparison, verdict)
+    page = render_page(comparison, verdict)
     outcome = re.search(r'class="banner o-(\w+)"', page).group(1)
     levels = {"Rows that decide": "block", "Rows that warn": "warn", "Rows for information": "info"}
     label, counts = verdict.candidates[0].candidate, {}
@@ -302,7 +305,7 @@ def every_rendering(comparison: Comparison, verdict: Verdict) -> dict[str, str]:
         "markdown": markdown.render(comparison, verdict),
         "junit": junit.render(comparison, verdict),
         "annotations": github.render(comparison, verdict),
-        "html": html.render(comparison, verdict),
+        "html": render_page(comparison, verdict),
     }
 
 
@@ -435,7 +438,7 @@ def test_S14_hostile_text_breaks_no_rendering():
         text.encode("utf-8")
         assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", text), rendering
     root = ET.fromstring(shown["junit"])
-    clean = one_line(view.clean(HOSTILE))
+    clean = one_line(wording.clean(HOSTILE))
     assert {case.get("classname").partition(" against ")[0] for case in root.iter("testcase")} == {clean}
     assert [one_line(each.get("value")) for each in root.iter("property") if each.get("name") == "mismatch"] == [clean]
     commands = shown["annotations"].splitlines()
@@ -444,9 +447,11 @@ def test_S14_hostile_text_breaks_no_rendering():
     )
     assert "%250A" in commands[0] and "%0A::error title=x" in commands[0]
     document = json.loads(shown["json"])
-    assert document["mismatches"] == [view.clean(HOSTILE)] and document["verdict"]["policy_name"] == view.clean(HOSTILE)
+    assert document["mismatches"] == [wording.clean(HOSTILE)] and document["verdict"]["policy_name"] == wording.clean(
+        HOSTILE
+    )
     lines = list(csv.DictReader(io.StringIO(shown["csv"])))
-    assert {line["candidate_name"] for line in lines} == {view.clean(HOSTILE)} and len(lines) == len(comparison.rows)
+    assert {line["candidate_name"] for line in lines} == {wording.clean(HOSTILE)} and len(lines) == len(comparison.rows)
     assert (
         "<script>" not in shown["markdown"] and "@user" not in shown["markdown"] and "`code`" not in shown["markdown"]
     )

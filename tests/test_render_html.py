@@ -25,13 +25,22 @@ from render_fixture import (
     synthetic_results,
 )
 
-from alignx_eval.comparison import Comparison, compare
-from alignx_eval.diagnosis import RULES
-from alignx_eval.gate import STATUSES, Verdict, judge
-from alignx_eval.policy import default_policy
-from alignx_eval.render import figures, html, view
+from alignx_eval import wording
+from alignx_eval.comparison.compare import compare
+from alignx_eval.comparison.rows import Comparison
+from alignx_eval.judgement.diagnosis import RULES
+from alignx_eval.judgement.gate import STATUSES, Verdict, judge
+from alignx_eval.judgement.policy import default_policy
+from alignx_eval.judgement.series import make_series
+from alignx_eval.metrics import metric_title
+from alignx_eval.render import figures, svg, view
+from alignx_eval.render.html import pictures, samples
+from alignx_eval.render.html import verdict as verdict_section
+from alignx_eval.render.html.curves import COMPARED_WITH, QUANTUM, _styles
+from alignx_eval.render.html.page import render as render_page
+from alignx_eval.render.html.tables import _floor
+from alignx_eval.render.html.verdict import RULE_TITLES
 from alignx_eval.results import Row
-from alignx_eval.series import make_series
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 HOSTILE = "</script><script>document.title='owned'</script><!-- \x1b[31m\x00\x85\ud800 </dd> \u202e reversed"
@@ -114,7 +123,7 @@ def plain(markup: str) -> str:
 
 @pytest.fixture(scope="module")
 def page():
-    return html.render(small_comparison(), judged(small_comparison()))
+    return render_page(small_comparison(), judged(small_comparison()))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +132,7 @@ def page():
     ids=["control", "no control", "single", "series"],
 )
 def test_well_formed_and_self_contained(build):
-    page = html.render(build(), judged(build()) if build().candidates else None)
+    page = render_page(build(), judged(build()) if build().candidates else None)
     walker = walk(page)
     for tag, attributes in walker.tags:
         for name in ("src", "href", "data", "action", "poster", "srcset"):
@@ -218,13 +227,13 @@ def test_means_are_drawn_and_pairs_are_data(page):
     mean = frame_of(page, "precision_at_1", "mean")
     low, high = (float(re.search(rf'data-{end}="([^"]+)"', mean).group(1)) for end in ("low", "high"))
     means = [rows[f"layers/precision_at_1/{layer}/-/-"] for layer in data["layers"]]
-    assert f'data-line="2" d="{figures.line_path([row.value for row in means], low, high)}"' in mean
-    band = figures.band_path([row.ci_low for row in means], [row.ci_high for row in means], low, high)
+    assert f'data-line="2" d="{svg.line_path([row.value for row in means], low, high)}"' in mean
+    band = svg.band_path([row.ci_low for row in means], [row.ci_high for row in means], low, high)
     assert f'data-band="2" d="{band}"' in mean
     assert len(metric["pairs"]) == 2 * (len(INTERFACE) - 1)
     pair = [rows[f"layers/precision_at_1/{layer}/deu_Latn/eng_Latn"] for layer in data["layers"]]
     assert metric["pairs"]["deu_Latn>eng_Latn"]["2"] == [
-        [round(getattr(row, name) * html.QUANTUM) for row in pair] for name in ("value", "ci_low", "ci_high")
+        [round(getattr(row, name) * QUANTUM) for row in pair] for name in ("value", "ci_low", "ci_high")
     ]
 
 
@@ -235,7 +244,7 @@ def test_the_frame_of_the_means_is_not_that_of_the_highest_pair():
         i for i, row in enumerate(rows) if (row.metric, row.layer, row.language) == ("precision_at_1", "3", "deu_Latn")
     )
     rows[place] = dataclasses.replace(rows[place], value=0.99)
-    page = html.render(high)
+    page = render_page(high)
     tops = [
         float(re.search(r'data-high="([^"]+)"', frame_of(page, "precision_at_1", frame)).group(1))
         for frame in ("mean", "pair")
@@ -255,17 +264,17 @@ def test_bands_are_of_one_kind_and_broken_where_undefined():
         for place, row in enumerate(rows):
             if row.metric == "cka_debiased" and row.language is None and row.layer not in kept:
                 rows[place] = dataclasses.replace(row, ci_low=None, ci_high=None, se=None)
-    page = html.render(few)
+    page = render_page(few)
     assert "band: middle half of the pairs" in plain(
         re.search(r'data-metric="cka_debiased".*?</figure>', page, re.S).group()
     )
     assert frame_of(page, "cka_debiased", "mean").count('class="band s') == 2
-    assert figures.band_path([0.1, None, 0.1, 0.1], [0.2, 0.2, 0.2, 0.2], 0, 1).count("M") == 2
-    assert figures.band_path([None], [None], 0, 1) == ""
+    assert svg.band_path([0.1, None, 0.1, 0.1], [0.2, 0.2, 0.2, 0.2], 0, 1).count("M") == 2
+    assert svg.band_path([None], [None], 0, 1) == ""
 
 
 def test_S14_hostile_model_output_stays_text():
-    page = html.render(small_comparison(lines=12, hostile=HOSTILE))
+    page = render_page(small_comparison(lines=12, hostile=HOSTILE))
     page.encode("utf-8")
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", page)
     walker = walk(page)
@@ -285,13 +294,13 @@ def test_hostile_labels_findings_mismatches_and_corpus():
     bad.diagnoses = [dataclasses.replace(bad.diagnoses[0], sentence=HOSTILE)]
     bad.corpus["attribution"] = HOSTILE
     bad.checkpoints["alignx"]["reference"] = HOSTILE
-    page = html.render(bad, judge(bad, default_policy(), policy_name=HOSTILE))
+    page = render_page(bad, judge(bad, default_policy(), policy_name=HOSTILE))
     assert page.count("&lt;script&gt;document") >= 5  # mismatches are shown twice
     assert sum(tag == "script" for tag, _ in walk(page).tags) == 3 and "<script>document" not in page
 
 
 def test_right_to_left_samples():
-    page = html.render(small_comparison(languages=("eng_Latn", "arb_Arab", "zho_Hans"), lines=12))
+    page = render_page(small_comparison(languages=("eng_Latn", "arb_Arab", "zho_Hans"), lines=12))
     data = json.loads(walk(page).data["sample-data"])
     arabic = next(direction for direction in data["directions"] if direction["title"] == "arb_Arab → eng_Latn")
     assert (
@@ -305,12 +314,12 @@ def test_long_outputs_are_cut_with_a_note():
     long = copy.deepcopy(small_comparison(lines=12))
     for sample in long.results["base"]["translation"].samples:
         sample["output"] = "word " * 5000
-    page = html.render(long)
+    page = render_page(long)
     assert "more characters]" in page and len(page) < 3_000_000
 
 
 def test_no_samples():
-    page = html.render(small_comparison(), samples=False)
+    page = render_page(small_comparison(), samples=False)
     assert "sample-data" not in page.partition("<script>")[0] and "samples-title" not in page
 
 
@@ -321,7 +330,7 @@ def test_hostile_labels_of_steps():
     comparison = compare(
         results, base=names[0], candidates=[names[1]], corpus=corpus_facts(), series=True, layer_similarity=[alike]
     )
-    page = html.render(comparison, judged(comparison))
+    page = render_page(comparison, judged(comparison))
     assert "evil&lt;/svg&gt;" in section(page, "similarity")
     assert "<script>document" not in page and sum(tag == "script" for tag, _ in walk(page).tags) == 3
     assert plain(section(page, "series")).startswith(
@@ -331,15 +340,15 @@ def test_hostile_labels_of_steps():
 
 def test_size_budget_at_51_languages():
     comparison = large_comparison()
-    page = html.render(comparison, judge(comparison, default_policy().model_copy(update={"min_n": 10})))
+    page = render_page(comparison, judge(comparison, default_policy().model_copy(update={"min_n": 10})))
     size = len(page.encode("utf-8"))
     assert size < 3_000_000, f"{size:,} bytes"
     assert page.count("<tr") > 500
 
 
 def test_sample_budget_shrinks_the_number_not_the_directions(monkeypatch):
-    monkeypatch.setattr(html, "SAMPLE_BYTES", 60_000)
-    data = json.loads(walk(html.render(small_comparison())).data["sample-data"])
+    monkeypatch.setattr(samples, "SAMPLE_BYTES", 60_000)
+    data = json.loads(walk(render_page(small_comparison())).data["sample-data"])
     assert len(data["directions"]) == 2 * (len(INTERFACE) - 1)
     assert len(json.dumps(data["directions"], ensure_ascii=False).encode()) < 70_000
 
@@ -363,8 +372,8 @@ def test_pictures_of_every_layer_by_both_methods(page):
 
 
 def test_many_points_show_fewer_lines_of_every_language(monkeypatch):
-    monkeypatch.setattr(html, "PICTURE_POINTS", 50)
-    shown = section(html.render(small_comparison()), "pictures")
+    monkeypatch.setattr(pictures, "PICTURE_POINTS", 50)
+    shown = section(render_page(small_comparison()), "pictures")
     assert "50 points, 5 of 60 lines in each of 10 languages" in plain(shown)
     drawn = re.search(r'<svg class="plot scatter".*?</svg>', shown, re.S).group()
     groups = dict(re.findall(r'data-group="\d+" d="([^"]+)"><title>(\w+)</title>', drawn))
@@ -375,7 +384,7 @@ def test_no_projections_no_pictures():
     bare = copy.deepcopy(small_comparison(lines=12))
     for results in bare.results.values():
         results["layers"].extras = {}
-    page = html.render(bare)
+    page = render_page(bare)
     walk(page)
     assert 'id="pictures"' not in page and "#pictures" not in page
 
@@ -434,11 +443,11 @@ def test_layer_against_layer_of_both_contrasts(page):
 def test_layer_against_layer_only_where_it_was_measured():
     without = copy.copy(small_comparison())
     without.layer_similarity = []
-    page = html.render(without)
+    page = render_page(without)
     assert (
         'id="similarity"' not in page
         and "#similarity" not in page
-        and 'id="similarity"' not in html.render(single_run())
+        and 'id="similarity"' not in render_page(single_run())
     )
 
 
@@ -453,7 +462,7 @@ def test_layer_against_layer_of_unlike_models_and_of_a_model_with_itself():
         one, same_layer=[{"layer": layer, "value": 1.0, "ci_low": 1.0, "ci_high": 1.0} for layer in "012"]
     )
     odd.layer_similarity = [deeper, undefined, same]
-    page = html.render(odd)
+    page = render_page(odd)
     walk(page)
     shown = section(page, "similarity")
     assert (
@@ -469,13 +478,13 @@ def test_layer_against_layer_of_a_long_series_follows_the_steps_shown():
         similarity("base", label, "candidate-base", INTERFACE[:2], blocks=3, lines=60)
         for label in comparison.candidates
     ]
-    titles = re.findall(r"<h3>([^<]+)</h3>", section(html.render(comparison, judged(comparison)), "similarity"))
+    titles = re.findall(r"<h3>([^<]+)</h3>", section(render_page(comparison, judged(comparison)), "similarity"))
     assert titles == [f"What training changed: step-{step} against base" for step in (100, 200, 300, 1200)]
 
 
 def test_curves_that_are_read_against_another_share_its_frame(page):
     data = json.loads(walk(page).data["curve-data"])["metrics"]
-    for metric, other in html.COMPARED_WITH.items():
+    for metric, other in COMPARED_WITH.items():
         assert data[metric]["compared"] == other and all(
             data[metric][end] == data[other][end] for end in ("low", "high")
         )
@@ -483,7 +492,7 @@ def test_curves_that_are_read_against_another_share_its_frame(page):
         assert re.findall(r'data-thin="(\d)" d="([^"]+)"', figure) == re.findall(
             r'data-line="(\d)" d="([^"]+)"', plainly
         )
-        assert f"Thin lines: {view.metric_title(other)}" in page and "data-thin" not in plainly
+        assert f"Thin lines: {metric_title(other)}" in page and "data-thin" not in plainly
     options = re.findall(
         r'<option value="(\w+)">', re.search(r'<select id="curve-metric">.*?</select>', page, re.S).group()
     )
@@ -491,20 +500,20 @@ def test_curves_that_are_read_against_another_share_its_frame(page):
     alone = copy.deepcopy(small_comparison(lines=12))
     for results in alone.results.values():
         results["layers"].rows = [row for row in results["layers"].rows if row.metric != "cka_debiased"]
-    figure = re.search(r'data-metric="cka_debiased_without_largest".*?</figure>', html.render(alone), re.S).group()
+    figure = re.search(r'data-metric="cka_debiased_without_largest".*?</figure>', render_page(alone), re.S).group()
     assert "data-thin" not in figure and "Thin lines" not in figure
 
 
 def test_notes_of_one_checkpoint_are_among_its_findings_and_of_several_say_whose_they_are():
     single = copy.deepcopy(single_run())
     single.results["alignx"]["layers"].notes = ["Recommended align layer: 3."]
-    page = html.render(single)
+    page = render_page(single)
     assert "Recommended align layer: 3." in section(page, "findings") and "Recommended" not in section(
         page, "comparability"
     )
     several = copy.deepcopy(small_comparison())
     several.results["base"]["layers"].notes = ["Recommended align layer: 3."]
-    notes = re.findall(r"<li>([^<]+)</li>", section(html.render(several), "comparability"))
+    notes = re.findall(r"<li>([^<]+)</li>", section(render_page(several), "comparability"))
     assert (
         "base: Recommended align layer: 3." in notes
         and "An empty output scores 0 in BLEU and chrF++ and counts as off target." in notes
@@ -517,24 +526,24 @@ def test_many_checkpoints_keep_their_own_line():
         many.results[f"extra {number}"] = many.results["alignx"]
         many.checkpoints[f"extra {number}"] = many.checkpoints["alignx"]
     many.candidates += [f"extra {number}" for number in range(6)]
-    walk(html.render(many))
-    assert sorted(html._styles(many).values()) == list(range(9))
+    walk(render_page(many))
+    assert sorted(_styles(many).values()) == list(range(9))
 
 
 def test_empty_comparison_renders():
     empty = copy.deepcopy(small_comparison())
     empty.rows, empty.findings = [], []
     empty.results = {label: {} for label in empty.results}
-    walk(html.render(empty))
+    walk(render_page(empty))
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 0.0), (-0.03, 0.2), (0.0, 37.0), (0.0, 1e-5)])
 def test_ticks_are_round_and_cover_the_range(low, high):
-    ticks = figures.nice_ticks(low, high)
+    ticks = svg.nice_ticks(low, high)
     assert (
         ticks == sorted(set(ticks)) and ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-12 and 2 <= len(ticks) <= 11
     )
-    labels = [figures._tick(tick, ticks) for tick in ticks]
+    labels = [svg._tick(tick, ticks) for tick in ticks]
     assert len(set(labels)) == len(labels)
 
 
@@ -554,14 +563,14 @@ def test_the_verdict_is_below_the_findings_and_at_the_top_where_it_is_enforced()
     verdict = judged(failing())
     assert verdict.outcome == "fail" and not verdict.enforced
     said = f"✕ FAIL {verdict.sentence.removeprefix('FAIL: ')}"
-    page = html.render(failing(), verdict)
+    page = render_page(failing(), verdict)
     shown = plain(section(page, "verdict"))
     assert shown.startswith(f"Gate (default policy, not enforced) {said} {verdict.rule} Policy: default policy.")
     assert page.count('class="banner') == 1 and page.index('id="curves"') < page.index('class="banner')
     assert "<title>damaged against base" in page
     rules = rows_of(re.search(r'aria-label="Rules of the policy">.*?</table>', page, re.S).group())
     assert len(rules) == len(default_policy().rules) and rules[0][:2] == ["language_modelling", "bits_per_byte"]
-    enforced = html.render(failing(), dataclasses.replace(verdict, enforced=True))
+    enforced = render_page(failing(), dataclasses.replace(verdict, enforced=True))
     assert said in plain(enforced.partition('id="findings"')[0]) and "<title>FAIL: damaged against base" in enforced
     assert plain(section(enforced, "verdict")).startswith(f"Gate (default policy) {verdict.rule}")
 
@@ -590,7 +599,7 @@ def test_headline_numbers_are_a_table_with_the_effect_of_alignment_first(page):
                 cell == f"{view.MARKS[change.word]} {view.WORDS[change.word]} {view.change_numbers(headline, change)}"
             )
         control, base = (change.mean.base for change in headline.changes)
-        assert cells[3:] == [view.number(value, headline.metric) for value in (base, control, headline.value)]
+        assert cells[3:] == [wording.number(value, headline.metric) for value in (base, control, headline.value)]
         assert headline.sentence not in plain(page)  # a number is shown once
 
 
@@ -600,7 +609,7 @@ def test_rows_are_not_counted_over_suites(page):
 
 def test_gated_rows_worst_first_the_rest_folded():
     rows = judged(failing()).candidates[0].rows
-    page = html.render(failing(), judged(failing()))
+    page = render_page(failing(), judged(failing()))
     opened, folded = re.findall(r'<table class="sortable gate">.*?</table>', page, re.S)
     beyond = [row for row in rows if row.status in ("red", "missing", "amber")]
     lines = rows_of(opened)
@@ -613,12 +622,12 @@ def test_gated_rows_worst_first_the_rest_folded():
             cells[1].split(" ", 1)[0] == view.STATUS_MARKS[gated.status] and view.STATUS_WORDS[gated.status] in cells[1]
         )
         # The loss and its interval, with the same sign whatever is good: a loss is positive.
-        ends = [view.difference(sign * end, row.metric) for sign, end in zip(*signed_interval(row), strict=True)]
+        ends = [wording.difference(sign * end, row.metric) for sign, end in zip(*signed_interval(row), strict=True)]
         assert cells[2] == f"{view.gate_loss(gated)} [{ends[0]}, {ends[1]}]"
         assert cells[4:8] == [
             view.gate_tolerance(gated),
             view.gate_bound(gated),
-            view.probability(gated.p_adjusted),
+            wording.probability(gated.p_adjusted),
             f"{row.n} ({row.clusters})",
         ]
         assert cells[8] == (gated.reason or "")
@@ -633,18 +642,18 @@ def signed_interval(row):
 def test_S10_what_is_missing_is_in_the_open_table():
     comparison = copy.copy(small_comparison(control=False))
     comparison.rows = [row for row in comparison.rows if row.suite != "tasks"]
-    page = html.render(comparison, judged(comparison, require_all=True))
+    page = render_page(comparison, judged(comparison, require_all=True))
     lines = rows_of(re.search(r'<table class="sortable gate">.*?</table>', page, re.S).group())
     missing = [cells for cells in lines if "missing" in cells[1]]
     assert missing and missing[0][0] == "tasks/*.acc of *" and "no row matches" in missing[0][-1]
 
 
 def test_more_gated_rows_than_fit_are_counted(monkeypatch):
-    monkeypatch.setattr(html, "OPEN_ROWS", 2)
-    monkeypatch.setattr(html, "FOLDED_ROWS", 3)
+    monkeypatch.setattr(verdict_section, "OPEN_ROWS", 2)
+    monkeypatch.setattr(verdict_section, "FOLDED_ROWS", 3)
     rows = judged(failing()).candidates[0].rows
     beyond = sum(row.status in ("red", "missing", "amber") for row in rows)
-    page = html.render(failing(), judged(failing()))
+    page = render_page(failing(), judged(failing()))
     assert (
         f"{beyond - 2} more, less severe, are in" in page
         and f"{len(rows) - beyond - 3} more, less severe, are in" in page
@@ -653,13 +662,13 @@ def test_more_gated_rows_than_fit_are_counted(monkeypatch):
 
 def test_pass_says_that_nothing_is_open():
     generous = tuple(rule.model_copy(update={"tolerance": 99.0}) for rule in default_policy().rules)
-    page = html.render(small_comparison(), judged(small_comparison(), rules=generous))
+    page = render_page(small_comparison(), judged(small_comparison(), rules=generous))
     shown = plain(section(page, "verdict"))
     assert "✓ PASS" in shown and "No row is beyond its tolerance, not settled or missing." in shown
 
 
 def test_a_single_checkpoint_has_no_verdict_section():
-    page = html.render(single_run())
+    page = render_page(single_run())
     assert 'id="verdict"' not in page and 'id="diagnosis"' not in page and 'id="series"' not in page
 
 
@@ -669,24 +678,24 @@ def test_diagnosis_says_status_sentence_evidence_and_rule(page):
     assert len(articles) == len(found) > 4 and {each.status for each in found} > {"found"}
     for each, article in zip(found, articles, strict=True):
         head, folded = article.split("<details", 1)
-        title = f"{view.DIAGNOSIS_MARKS[each.status]} {view.DIAGNOSIS_WORDS[each.status]} {html.RULE_TITLES[each.rule]}"
+        title = f"{view.DIAGNOSIS_MARKS[each.status]} {view.DIAGNOSIS_WORDS[each.status]} {RULE_TITLES[each.rule]}"
         assert plain(head) == " ".join(f"{title} Against {each.reference}: {view.brief(each)}.".split())
         assert " ".join(each.sentence.split()) in plain(folded)
         for evidence in each.evidence:
             assert " ".join(evidence.text.split()) in plain(folded)
         assert RULES[each.rule] in plain(folded)
         assert (f"and {each.more} more" in folded) == bool(each.more)
-    assert set(html.RULE_TITLES) == set(RULES)
+    assert set(RULE_TITLES) == set(RULES)
 
 
 def test_mismatches_are_at_the_top():
     spoilt = copy.copy(small_comparison())
     spoilt.mismatches = ["pooling is mean in base and last in alignx (layers)"]
-    page = html.render(spoilt, judged(spoilt))
+    page = render_page(spoilt, judged(spoilt))
     place = page.index("Compared in spite of 1 difference")
     assert place < page.index('id="findings"') and page.index(spoilt.mismatches[0]) < page.index("<nav")
     assert "No warnings." not in page
-    assert "Compared in spite of" not in html.render(small_comparison())
+    assert "Compared in spite of" not in render_page(small_comparison())
 
 
 def test_series_has_trajectories_and_names_the_first_failure():
@@ -694,7 +703,7 @@ def test_series_has_trajectories_and_names_the_first_failure():
     verdict = judged(comparison)
     series = make_series(comparison, verdict)
     assert series.first_failure.label == "step-300"
-    page = html.render(comparison, verdict)
+    page = render_page(comparison, verdict)
     shown = section(page, "series")
     assert series.sentence in plain(shown) and "first at step-300" not in shown
     drawings = re.findall(r"<figure>.*?</figure>", shown, re.S)
@@ -709,7 +718,7 @@ def test_series_has_trajectories_and_names_the_first_failure():
         # One marker a step, its shape by the outcome; the vertical line is at the failing one.
         markers = re.findall(r'<path class="o-([\w-]+)" d="([^"]+)"><title>([^<]+)</title>', drawing)
         assert [name for name, _, _ in markers] == ["base", *(step.outcome for step in series.steps[1:])]
-        assert re.search(r'class="mark" d="M([\d.]+) ', drawing).group(1) == f"{figures.x_position(3, 7):.1f}"
+        assert re.search(r'class="mark" d="M([\d.]+) ', drawing).group(1) == f"{svg.x_position(3, 7):.1f}"
         assert "gate: FAIL" in markers[3][2] and "against the base" in markers[3][2]
         assert (
             drawing.count("V", drawing.index('class="bars"'), drawing.index('class="line')) == 6
@@ -723,13 +732,13 @@ def test_series_has_trajectories_and_names_the_first_failure():
 def test_no_series_without_being_asked():
     comparison = copy.copy(steps(6))
     comparison.series = False
-    page = html.render(comparison, judged(comparison))
+    page = render_page(comparison, judged(comparison))
     assert 'id="series"' not in page and "trajectory-0" not in page
 
 
 def test_a_long_series_shows_few_steps_in_detail_and_says_so():
     comparison = steps(12, INTERFACE[:2])
-    page = html.render(comparison, judged(comparison))
+    page = render_page(comparison, judged(comparison))
     shown = section(page, "series")
     assert len(rows_of(re.search(r'<table class="steps">.*?</table>', shown, re.S).group())) == 13
     detail = [
@@ -849,7 +858,7 @@ def test_in_a_browser(tmp_path):
     own = [i for i, row in enumerate(rows) if (row.metric, row.language) == ("precision_at_1", "deu_Latn")]
     rows[own[2]] = dataclasses.replace(rows[own[2]], ci_low=None, ci_high=None)  # a gap in the band
     comparison.series, comparison.mismatches = True, ["a_field_with_a_long_name_" * 5]
-    page = html.render(comparison, judged(comparison))
+    page = render_page(comparison, judged(comparison))
     page = page.replace(
         "<head>", "<head><script>window.failures=[];addEventListener('error',(e)=>failures.push(e.message))</script>", 1
     )
@@ -868,12 +877,12 @@ def test_in_a_browser(tmp_path):
     # The script draws the same paths as figures.py.
     metric = json.loads(walk(page).data["curve-data"])["metrics"]["precision_at_1"]
     values, low, high = (
-        [None if v is None else v / html.QUANTUM for v in line] for line in metric["pairs"]["deu_Latn>eng_Latn"]["2"]
+        [None if v is None else v / QUANTUM for v in line] for line in metric["pairs"]["deu_Latn>eng_Latn"]["2"]
     )
     frame = metric["low"], metric["high"]
-    assert_same_path(result["pair"][0], figures.line_path(values, *frame))
-    assert_same_path(result["pair"][1], figures.band_path(low, high, *frame))
-    assert_same_path(result["thin"], figures.line_path(values, *frame))
+    assert_same_path(result["pair"][0], svg.line_path(values, *frame))
+    assert_same_path(result["pair"][1], svg.band_path(low, high, *frame))
+    assert_same_path(result["thin"], svg.line_path(values, *frame))
     assert result["pair"][1].count("M") == 2
     assert result["sorted"] == "descending" and result["differences"] == sorted(result["differences"], reverse=True)
     assert result["faded"] == 18 * (len(INTERFACE) - 1)
@@ -900,4 +909,4 @@ def test_the_references_own_rate_stands_beside_an_off_target_rate_under_its_name
         null=0.03,
         higher_is_better=False,
     )
-    assert html._floor(own, own, "a", {}) == (0.03, "the references themselves 0.030")
+    assert _floor(own, own, "a", {}) == (0.03, "the references themselves 0.030")

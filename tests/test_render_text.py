@@ -15,10 +15,13 @@ from dataclasses import replace
 import pytest
 from render_fixture import INTERFACE, large_comparison, single_run, small_comparison
 
-from alignx_eval.comparison import compare
-from alignx_eval.gate import describe_row, judge
-from alignx_eval.policy import default_policy
-from alignx_eval.render import console, github, html, junit, markdown, tables, view
+from alignx_eval import wording
+from alignx_eval.comparison.compare import compare
+from alignx_eval.comparison.contrasts import list_contrasts
+from alignx_eval.judgement.gate import describe_row, judge
+from alignx_eval.judgement.policy import default_policy
+from alignx_eval.render import console, github, junit, markdown, tables, view
+from alignx_eval.render.html.page import render as render_page
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\x1b[31m\x00\ud800 | `code` @user\r\n# heading"
 
@@ -58,7 +61,7 @@ def test_every_rendering_shows_the_same_headline_numbers():
     ]  # fmt: skip
     screen = console.render(comparison()).replace("-", "−")
     summary = markdown.render(comparison()).replace("\\", "")
-    page = " ".join(re.sub("<[^>]*>", " ", html.render(comparison())).split())
+    page = " ".join(re.sub("<[^>]*>", " ", render_page(comparison())).split())
     document = json.loads(tables.render_json(comparison()))["headlines"]
     for headline, written in zip(headlines, document, strict=True):
         assert written["sentence"] == headline.sentence and written["value"] == headline.value
@@ -71,14 +74,14 @@ def test_a_checkpoint_alone_shows_its_headline_numbers():
     screen = console.render(single_run())
     assert "precision@1 (peak: layer 3)" in screen and "language-ID probe, layer 6" in screen
     assert "bits per byte (worst: zho_Hans)" in screen
-    texts = [screen.replace("-", "−"), markdown.render(single_run()).replace("\\", ""), html.render(single_run())]
+    texts = [screen.replace("-", "−"), markdown.render(single_run()).replace("\\", ""), render_page(single_run())]
     found = view.measured(single_run())
     assert [each.row.metric for each in found] == [
         "precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "chrf++", *["next_sentence.acc"] * len(INTERFACE)
     ]  # fmt: skip
     for each in found:
         value, low, high = (
-            view.number(end, each.row.metric) for end in (each.row.value, each.row.ci_low, each.row.ci_high)
+            wording.number(end, each.row.metric) for end in (each.row.value, each.row.ci_low, each.row.ci_high)
         )
         assert re.search(rf"{re.escape(f'{value} [{low}, {high}]')} +{each.row.n}\b", texts[0])
         for text in texts[1:]:
@@ -109,14 +112,14 @@ def test_what_is_not_to_be_judged_is_no_claim_anywhere():
     bits = next(headline for headline in found.headlines if headline.metric == "bits_per_byte")
     assert bits.scope == "mean of 9 of 10 languages" and "mean of 9 of 10 languages: alignx" in bits.sentence
     assert bits.sentence.endswith("Left out: alignx: 12 % of the bytes are unknown (tur_Latn).")
-    screen, summary, page = console.render(found), markdown.render(found), html.render(found)
+    screen, summary, page = console.render(found), markdown.render(found), render_page(found)
     assert "bits per byte (9 of 10)" in screen
     assert f"no claim: base: {reason}" in " ".join(screen.split())
     assert f"no claim: base: {reason}" in summary and f"no verdict, base: {reason}" in summary
     page = " ".join(re.sub("<[^>]*>", " ", page).split())
     assert f"no claim base: {reason}" in page and f"no verdict, base: {reason}" in page
     alone = compare({"base": results["base"]}, base="base", candidates=[])
-    for text in (console.render(alone), markdown.render(alone), html.render(alone)):
+    for text in (console.render(alone), markdown.render(alone), render_page(alone)):
         assert f"not to be judged: {reason}" in " ".join(text.split())
     only = compare({name: results[name] for name in ("base", "alignx")}, base="base", candidates=["alignx"])
     assert f"BLEU: no claim: base: {reason} (eng_Latn to deu_Latn, and 17 more)." in only.findings
@@ -138,7 +141,7 @@ def test_the_references_own_rate_stands_beside_the_off_target_rate():
     )
     assert "off-target rate of the references themselves: 0.033" in console.render(found)
     assert "references' own rate 0.033" in markdown.render(found)
-    page = html.render(found).replace("&#39;", "'")
+    page = render_page(found).replace("&#39;", "'")
     assert "references' own rate 0.033" in page and "<b>0.033" not in page
     table = re.search(r'aria-label="off-target rate, alignx − base">.*?</table>', page, re.S)
     assert "References' own rate: 0.033." in page and table is not None
@@ -149,7 +152,7 @@ def test_the_references_own_rate_stands_beside_the_off_target_rate():
         if row.row.metric == "off_target_rate"
     )
     alone = compare({"alignx": results["alignx"]}, base="alignx", candidates=[], corpus=comparison().corpus)
-    for text in (console.render(alone), markdown.render(alone), html.render(alone).replace("&#39;", "'")):
+    for text in (console.render(alone), markdown.render(alone), render_page(alone).replace("&#39;", "'")):
         assert "references' own rate 0.033" in " ".join(text.split())
 
 
@@ -168,14 +171,14 @@ def test_each_suite_says_on_which_text_it_stands():
         shown = [
             render(each, verdict)
             for each in (found,)
-            for render in (console.render, markdown.render, html.render, junit.render)
+            for render in (console.render, markdown.render, render_page, junit.render)
         ]
-        shown += [render(alone) for render in (console.render, markdown.render, html.render)]
+        shown += [render(alone) for render in (console.render, markdown.render, render_page)]
         for text in shown:
             text = " ".join(text.replace("\\", "").split())
             assert tasks in text
             assert ("parallel lines of interface" in text) == (results is both)
-        page = html.render(found)
+        page = render_page(found)
         assert ("alignx-eval comparison, interface test" in page) == (results is both)
         assert ("Home Assistant" in page) == (results is both)
 
@@ -208,7 +211,7 @@ def test_every_warning_and_every_note_is_in_every_rendering():
     shown = {
         "console": console.render(found, verdict),
         "markdown": markdown.render(found, verdict),
-        "html": html.render(found, verdict),
+        "html": render_page(found, verdict),
         "json": tables.render_json(found, verdict),
         "junit": junit.render(found, verdict),
         "annotations": github.render(found, verdict),
@@ -217,8 +220,8 @@ def test_every_warning_and_every_note_is_in_every_rendering():
         text = " ".join(html_text.unescape(text.replace('\\"', '"').replace("\\_", "_").replace("%25", "%")).split())
         for sentence in (*found.warnings[:4], environment, *notes):
             assert sentence in text, (rendering, sentence)
-    for render in (console.render, markdown.render, html.render, tables.render_json):
-        text = " ".join(render(alone).split())
+    for render in (console.render, markdown.render, render_page, tables.render_json):
+        text = " ".join(render_page(alone).split())
         assert (
             own[0] in text and "the sentinel adapter of alignx was merged" in text and "There are 4 warnings" in text
         ), render
@@ -249,7 +252,7 @@ def test_console_colour_and_NO_COLOR(monkeypatch):
 
 def test_without_a_control_every_renderer_says_so():
     none = comparison(False)
-    for text in (console.render(none), markdown.render(none), html.render(none)):
+    for text in (console.render(none), markdown.render(none), render_page(none)):
         assert "not evidence" in " ".join(text.split()) and "effect of alignment" in " ".join(text.split()).lower()
         assert "Effect of alignment:" not in text
     assert view.no_control_sentence(comparison()) is None
@@ -274,7 +277,7 @@ def test_S11_counts_of_rows_are_data_and_no_headline():
         for verdict in view.VERDICTS:
             assert counts[verdict] == sum(row.verdict == verdict for row in rows)
         # Rows of one suite are not independent: no headline is made of how many there are.
-        for text in (console.render(together), markdown.render(together), html.render(together)):
+        for text in (console.render(together), markdown.render(together), render_page(together)):
             assert f"{counts['better']} better" not in text and f"<dd>{counts['better']}</dd>" not in text
 
 
@@ -299,7 +302,7 @@ def test_json_has_a_schema_version_and_no_nan():
     assert document["schema_version"] == 1
     assert document["comparison_rows"][0]["difference"] is None
     assert len(document["comparison_rows"]) == len(spoilt.rows)
-    page = html.render(spoilt).rpartition("<script>")[0]  # the script itself may say Infinity
+    page = render_page(spoilt).rpartition("<script>")[0]  # the script itself may say Infinity
     for text in (page, markdown.render(spoilt), console.render(spoilt), tables.render_csv(spoilt)):
         assert not re.search(r"\b(nan|inf|infinity)\b", text, re.I), re.search(
             r".{40}\b(nan|inf|infinity)\b.{40}", text, re.I
@@ -370,13 +373,13 @@ def test_S14_hostile_text_in_console_and_markdown():
 
 def test_single_checkpoint():
     single = single_run()
-    for text in (console.render(single), markdown.render(single), html.render(single)):
+    for text in (console.render(single), markdown.render(single), render_page(single)):
         assert "without a comparison" in " ".join(text.split())
         assert "✓ better" not in text and "Worst languages" not in text
 
 
 def test_worst_languages_are_losses_in_order():
-    contrast = view.list_contrasts(comparison())[0]
+    contrast = list_contrasts(comparison())[0]
     worst = view.worst_languages(comparison(), contrast)
     assert contrast.kind == "candidate-control" and worst[0][0] == "tur_Latn"
     scores = [view.signed_difference(row) / row.se for _, row in worst]
@@ -395,9 +398,9 @@ def test_worst_languages_are_losses_in_order():
     ],
 )
 def test_numbers(value, metric, expected):
-    assert view.difference(value, metric) == expected
+    assert wording.difference(value, metric) == expected
 
 
 def test_quantities_for_people():
-    assert [view.quantity(value, "B") for value in (None, 12, 2_400_000_000)] == ["–", "12 B", "2.4 GB"]
-    assert [view.duration(value) for value in (None, 45, 171, 11100)] == ["–", "45 s", "2 min 51 s", "3 h 5 min"]
+    assert [wording.quantity(value, "B") for value in (None, 12, 2_400_000_000)] == ["–", "12 B", "2.4 GB"]
+    assert [wording.duration(value) for value in (None, 45, 171, 11100)] == ["–", "45 s", "2 min 51 s", "3 h 5 min"]

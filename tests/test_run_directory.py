@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alignx_eval.errors import InputError
+from alignx_eval.files import atomic_write
 from alignx_eval.results import Items, Row, SuiteResult
-from alignx_eval.run_directory import RunDirectory, atomic_write, suite_key
+from alignx_eval.run_directory import RunDirectory, suite_key
 
 
 def example_result(

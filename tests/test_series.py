@@ -7,13 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from alignx_eval.comparison import Comparison, compare
-from alignx_eval.findings import mean_difference
-from alignx_eval.gate import judge
-from alignx_eval.paired_items import point_of
-from alignx_eval.policy import Policy, default_policy
+from alignx_eval.comparison.compare import compare
+from alignx_eval.comparison.means import mean_difference
+from alignx_eval.comparison.paired_items import point_of
+from alignx_eval.comparison.rows import Comparison
+from alignx_eval.judgement.gate import judge
+from alignx_eval.judgement.policy import Policy, default_policy
+from alignx_eval.judgement.series import Series, make_series, order_steps
 from alignx_eval.results import Items, Row, SuiteResult
-from alignx_eval.series import Series, make_series, order_steps
 
 OTHERS = ("deu_Latn", "tur_Latn", "zho_Hans")
 LINES = 160

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from conftest import tiny_model, tiny_tokenizer
 
-from alignx_eval import vector_cache
+from alignx_eval.engine import vector_cache
 from alignx_eval.errors import InputError
 from alignx_eval.run_directory import RunDirectory
 
@@ -79,7 +79,7 @@ def test_a_home_folder_that_cannot_be_written_is_worked_around(place):
 def test_without_a_home_folder_a_temporary_one_is_taken(monkeypatch, capsys, tmp_path):
     import pwd
 
-    from alignx_eval.cli.options import default_cache_dir, ensure_home
+    from alignx_eval.environment import default_cache_dir, ensure_home
 
     def unknown(number):
         raise KeyError(number)

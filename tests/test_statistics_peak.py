@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alignx_eval.paired_items import PairedItems, point_of
+from alignx_eval.comparison.paired_items import PairedItems, point_of
 from alignx_eval.results import Items
 from alignx_eval.statistics.peak import peak, peak_difference, peak_interval
 

@@ -10,10 +10,10 @@ import pytest
 import tiny_models
 
 from alignx_eval.corpora import load_corpus
+from alignx_eval.engine.score import rolling_windows, sentence_costs
 from alignx_eval.errors import InputError
 from alignx_eval.statistics.clustered import clustered_ratio
-from alignx_eval.suites import language_modelling
-from alignx_eval.suites.language_modelling import check, rolling_windows, run, sentence_costs
+from alignx_eval.suites.language_modelling import check, run
 
 LANGUAGES = ["eng_Latn", "deu_Latn", "zho_Hans"]
 
@@ -57,7 +57,7 @@ def test_R10_batch_neighbours_and_the_size_of_pieces_change_nothing(corpus, monk
     sentences = corpus.sentences["eng_Latn"]
     together = sentence_costs(checkpoint.model, checkpoint.tokenizer, sentences, max_tokens_per_batch=100_000).bits
     alone = sentence_costs(checkpoint.model, checkpoint.tokenizer, sentences, max_tokens_per_batch=1).bits
-    monkeypatch.setattr(language_modelling, "LOGITS_AT_ONCE", 7 * 600)
+    monkeypatch.setattr("alignx_eval.engine.score.LOGITS_AT_ONCE", 7 * 600)
     pieces = sentence_costs(checkpoint.model, checkpoint.tokenizer, sentences[::-1], max_tokens_per_batch=300).bits[
         ::-1
     ]
@@ -297,7 +297,7 @@ def test_unknown_bytes_of_other_tokenizers(tmp_path):
 
 
 def test_where_the_tokenizer_does_not_know_the_text_bits_per_byte_decides_nothing(corpus):
-    from alignx_eval.comparison import compare
+    from alignx_eval.comparison.compare import compare
 
     base = run(tiny_models.checkpoint(name="base"), corpus)
     assert not base.warnings and all(row.unjudged is None for row in base.rows)

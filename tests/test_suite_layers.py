@@ -13,11 +13,11 @@ import pytest
 from test_encode import WORDS, make_checkpoint, sink_checkpoint
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import CorpusVectors, Encoding
+from alignx_eval.engine.encode import CorpusVectors, Encoding
 from alignx_eval.errors import InputError
 from alignx_eval.measures.cka import debiased_cka
 from alignx_eval.measures.cosine import centre, cosine_matrix, paired_cosine
-from alignx_eval.suites import layers
+from alignx_eval.suites import layer_pictures, layers
 
 LANGUAGES = ("eng_Latn", "deu_Latn", "rus_Cyrl")
 
@@ -425,7 +425,7 @@ def test_principal_components_equal_scikit_learn():
     from sklearn.decomposition import PCA
 
     stack = np.random.default_rng(0).normal(size=(2, 30, 7)).astype(np.float32) * np.arange(1, 8)
-    points, explained = layers.principal_components(stack, np.arange(30))
+    points, explained = layer_pictures.principal_components(stack, np.arange(30))
     model = PCA(2).fit(stack.reshape(-1, 7))
     np.testing.assert_allclose(explained, model.explained_variance_ratio_, rtol=1e-4)
     expected = model.transform(stack.reshape(-1, 7))

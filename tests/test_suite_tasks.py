@@ -14,7 +14,8 @@ from alignx_eval.assets import asset_folder
 from alignx_eval.corpora import load_corpus
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.prompts import translation_prompt
-from alignx_eval.suites.tasks import check, choice_lines, interface_choice, list_tasks, run
+from alignx_eval.suites.interface_choice import choice_lines, interface_choice
+from alignx_eval.suites.tasks import check, list_tasks, run
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("interface_choice_deu_Latn", "interface_choice_zho_Hans")
@@ -194,7 +195,7 @@ def test_a_tokenizer_without_start_and_end_works_and_says_what_stands_at_the_sta
 def test_generation_and_empty_prompts_need_no_special_token(ends):
     from lm_eval.api.instance import Instance
 
-    from alignx_eval.suites.tasks import _lm_eval_model
+    from alignx_eval.engine.harness import _lm_eval_model
 
     class Generating:
         OUTPUT_TYPE = "generate_until"
@@ -256,7 +257,7 @@ def prompt_lengths(task, limit):
 def test_a_model_that_keeps_padding_in_its_state_generates_text_by_text():
     import tiny_architectures
 
-    from alignx_eval.suites.tasks import _lm_eval_model
+    from alignx_eval.engine.harness import _lm_eval_model
 
     class Generating:
         OUTPUT_TYPE = "generate_until"

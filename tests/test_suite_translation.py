@@ -11,11 +11,13 @@ import tiny_models
 
 from alignx_eval import prompts
 from alignx_eval.corpora import load_corpus
+from alignx_eval.engine import generate
+from alignx_eval.engine.generate import greedy_decode
 from alignx_eval.errors import InputError
 from alignx_eval.measures.bleu import prepare
 from alignx_eval.prompts import translation_prompt
 from alignx_eval.suites import translation
-from alignx_eval.suites.translation import greedy_decode, run, shuffled
+from alignx_eval.suites.translation import run, shuffled
 
 LANGUAGES = ["eng_Latn", "deu_Latn", "zho_Hans"]
 
@@ -127,7 +129,7 @@ def test_T7_stops_at_the_end_token_and_at_a_line_break(corpus):
     ],
 )
 def test_T7_leading_line_breaks_are_skipped_and_a_continuation_is_never_scored(text, expected):
-    assert translation._first_line(text) == expected
+    assert generate._first_line(text) == expected
 
 
 def chained(chain, **settings):
@@ -169,7 +171,7 @@ def test_a_prompt_starts_with_bos_else_eos_else_nothing(corpus, bos, eos, first)
             *first,
             *tokenizer(translation_prompt("plain", *pair, line), add_special_tokens=False)["input_ids"],
         ]
-    assert "BOS, else EOS, else none" in translation.DECODING
+    assert "BOS, else EOS, else none" in generate.DECODING
 
 
 def test_a_start_token_that_the_template_writes_is_not_doubled(corpus, monkeypatch):
@@ -189,7 +191,7 @@ def test_sampling_options_of_the_checkpoint_change_nothing(corpus, result):
 def test_end_tokens_come_from_tokenizer_and_generation_config():
     checkpoint = tiny_models.checkpoint()
     checkpoint.model.generation_config.eos_token_id = [1, 17]
-    assert translation.end_tokens(checkpoint) == {1, 17}
+    assert generate.end_tokens(checkpoint) == {1, 17}
 
 
 def test_the_cap_follows_the_source_and_the_target_language(corpus):
@@ -201,7 +203,7 @@ def test_the_cap_follows_the_source_and_the_target_language(corpus):
 
     expansion = sum(count("zho_Hans")) / sum(count("eng_Latn"))
     caps = [
-        translation.LENGTH_ALLOWANCE + math.ceil(translation.LENGTH_FACTOR * expansion * tokens)
+        generate.LENGTH_ALLOWANCE + math.ceil(generate.LENGTH_FACTOR * expansion * tokens)
         for tokens in count("eng_Latn")
     ]
     outputs = [sample for sample in result.samples if sample["other_language"] == "zho_Hans"]
@@ -319,7 +321,7 @@ def score(corpus, source, target, texts, name="given"):
         target,
         corpus.sentences[source],
         corpus.sentences[target],
-        [translation.Output(text, "eos") for text in texts],
+        [generate.Output(text, "eos") for text in texts],
     )
     left_out = {"bleu": {}, "chrf++": {}, "off_target_rate": {}, "off_target_rate_reference": {}}
     signatures = {"chrf++": "c", f"bleu {target}": "b"}
@@ -416,7 +418,7 @@ def test_scores_of_outputs_that_are_mostly_no_translation_are_not_judged(corpus)
 
 def test_no_claim_is_made_from_a_checkpoint_that_answers_nothing(corpus):
     """Whatever the other checkpoint does: its outputs are better than none, and that says nothing about translation."""
-    from alignx_eval.comparison import compare
+    from alignx_eval.comparison.compare import compare
 
     silent, speaking = (
         run(chained(chain, name=name), corpus, template="plain")

@@ -12,24 +12,17 @@ import numpy as np
 import pytest
 import yaml
 from alignx_trainer.config import RECIPES, Recipe, Source, load_recipe
-from alignx_trainer.data import (
-    Order,
-    Record,
-    Stream,
-    collate,
-    language_shares,
-    read_instructions,
-    short_code,
-    tempered_pass,
-    tokenize,
-    train_tokenizer,
-)
+from alignx_trainer.hub_data import short_code
+from alignx_trainer.model import train_tokenizer
+from alignx_trainer.order import Order, language_shares, tempered_pass
+from alignx_trainer.records import Record, Stream, read_instructions
+from alignx_trainer.tokenize import collate, tokenize
 from conftest import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_encode import STARTS, make_tokenizer
 
-from alignx_eval.encode import sentence_token_ids
+from alignx_eval.engine.batches import sentence_token_ids
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.prompts import TEMPLATES, split_at_input, text_without_input, translation_instruction
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 from alignx_trainer.cli import main
 from alignx_trainer.config import Recipe, Source
-from alignx_trainer.data import Stream, collate, tokenize
 from alignx_trainer.inspect import OFF, SOURCE, TARGET, inspect, marked, memory_parts
 from alignx_trainer.losses import LanguageMatcher
-from alignx_trainer.train import build_optimizers
+from alignx_trainer.optimizers import build_optimizers
+from alignx_trainer.records import Stream
+from alignx_trainer.tokenize import collate, tokenize
 from conftest import tiny_model, tiny_tokenizer
 
 from alignx_eval.errors import InputError

@@ -12,8 +12,11 @@ import pytest
 import tiny_models
 import torch
 from alignx_trainer.config import Recipe, Source
-from alignx_trainer.data import Batch, Order, Stream, collate
 from alignx_trainer.losses import LanguageMatcher, summed_cross_entropy
+from alignx_trainer.model import add_adapters
+from alignx_trainer.optimizers import build_optimizers
+from alignx_trainer.order import Order
+from alignx_trainer.records import Stream
 from alignx_trainer.step import (
     Forward,
     StepLosses,
@@ -22,7 +25,8 @@ from alignx_trainer.step import (
     check_logits,
     seed_micro_batch,
 )
-from alignx_trainer.train import add_adapters, build_optimizers, train
+from alignx_trainer.tokenize import Batch, collate
+from alignx_trainer.train import train
 from conftest import tiny_model, tiny_tokenizer
 from test_trainer_step import Stopped, corpus_folder, recipe_for  # noqa: F401
 from torch import Tensor, nn
@@ -31,7 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
-from alignx_eval.encode import decoder_blocks
+from alignx_eval.engine.batches import decoder_blocks
 
 FAMILIES = ("llama", "gemma2", "gemma3_text", "mistral", "qwen2", "qwen3", "phi3", "gpt_neox", "gpt2")
 

@@ -14,7 +14,9 @@ import pytest
 import torch
 import yaml
 from alignx_trainer.config import ACCELERATE, load_recipe
-from alignx_trainer.data import Order, Stream, train_tokenizer
+from alignx_trainer.model import train_tokenizer
+from alignx_trainer.order import Order
+from alignx_trainer.records import Stream
 from alignx_trainer.train import train
 from test_trainer_step import corpus_folder, recipe_for  # noqa: F401
 from transformers import AutoConfig, AutoModelForCausalLM

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from alignx_trainer.ablation import ARMS, ablate, arm_recipe, table_of
 from alignx_trainer.config import ACCELERATE, RECIPES, load_recipe
-from alignx_trainer.data import Order, Stream
+from alignx_trainer.order import Order
+from alignx_trainer.records import Stream
 from conftest import tiny_model, tiny_tokenizer
 from test_trainer_step import corpus_folder, recipe_for  # noqa: F401
 

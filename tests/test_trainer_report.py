@@ -12,18 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alignx_trainer import cli, report
-from alignx_trainer.report import (
-    evenly,
-    highest_in_frame,
-    logged_steps,
-    measure,
-    render,
-    running_median,
-    scale_of,
-    thin_out,
-    write_report,
-)
+from alignx_trainer import cli, report, report_figures
+from alignx_trainer.report import render, write_report
+from alignx_trainer.report_figures import evenly, highest_in_frame, measure, running_median, scale_of, thin_out
+from alignx_trainer.run_folder import logged_steps
 
 from alignx_eval.errors import InputError
 
@@ -324,7 +316,7 @@ def test_twenty_thousand_steps_stay_small(tmp_path: Path):
     page = render(run_folder(tmp_path, entries, steps=20_000, eval_every=10))
     assert len(page.encode()) < 500_000
     for data in re.findall(r' d="([^"]+)"', page):
-        assert data.count("L") <= report.DRAWN_POINTS
+        assert data.count("L") <= report_figures.DRAWN_POINTS
     assert "1 step is above the frame, the highest 512.5" in page
     assert f"{2001 - report.MEASUREMENTS:d} more measurements are in log.jsonl" in page
 

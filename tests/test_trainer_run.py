@@ -30,9 +30,13 @@ import pytest
 import torch
 from alignx_trainer.cli import main
 from alignx_trainer.config import Recipe, Source
-from alignx_trainer.data import Order, Sample, Stream, collate
+from alignx_trainer.model import open_model
+from alignx_trainer.order import Order
+from alignx_trainer.records import Stream
 from alignx_trainer.report import write_report
-from alignx_trainer.train import TrainingError, open_model, train
+from alignx_trainer.run_folder import TrainingError
+from alignx_trainer.tokenize import Sample, collate
+from alignx_trainer.train import train
 from alignx_trainer.validation import Measured, over_aligned
 from conftest import tiny_model, tiny_tokenizer
 from test_crash_safety import Operations, forked, fresh, memory  # noqa: F401

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from alignx_trainer.config import Recipe, Source
-from alignx_trainer.data import Order, Stream, collate
 from alignx_trainer.losses import LanguageMatcher
+from alignx_trainer.optimizers import learning_rate
+from alignx_trainer.order import Order
+from alignx_trainer.records import Stream
+from alignx_trainer.run_folder import TrainingError
 from alignx_trainer.step import (
     MEANS,
     Forward,
@@ -21,11 +24,12 @@ from alignx_trainer.step import (
     resolve_align_layer,
     seed_micro_batch,
 )
-from alignx_trainer.train import TrainingError, learning_rate, train
+from alignx_trainer.tokenize import collate
+from alignx_trainer.train import train
 from conftest import tiny_model, tiny_tokenizer
 
 from alignx_eval.checkpoint import open_checkpoint
-from alignx_eval.encode import decoder_blocks
+from alignx_eval.engine.batches import decoder_blocks
 from alignx_eval.errors import InputError
 
 WORDS = "house river garden window table letter water mountain bridge school winter summer market doctor music flower".split()

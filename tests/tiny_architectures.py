@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import tiny_models
 
-from alignx_eval import decoding_cache
 from alignx_eval.checkpoint import Checkpoint
 from alignx_eval.corpora import load_corpus
-from alignx_eval.encode import encode
+from alignx_eval.engine import decoding_cache
+from alignx_eval.engine.encode import encode
+from alignx_eval.engine.generate import greedy_decode
+from alignx_eval.engine.score import sentence_costs
 from alignx_eval.errors import InputError
-from alignx_eval.suites.language_modelling import check, sentence_costs
-from alignx_eval.suites.translation import greedy_decode
+from alignx_eval.suites.language_modelling import check
 
 # Sizes by the names that configurations use for them; a name that a family does not have, or that it leaves at 0, is left alone.
 _NAMES: dict[float, str] = {

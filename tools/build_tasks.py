@@ -18,7 +18,7 @@ PIVOT = "eng_Latn"
 WRITTEN_BY = "# Written by tools/build_tasks.py; edit that.\n"
 
 # lm-eval reads every *.yaml as a task, so what the tasks share has no suffix.
-INTERFACE_CHOICE_COMMON = f"""{WRITTEN_BY}custom_dataset: !function alignx_eval.suites.tasks.interface_choice
+INTERFACE_CHOICE_COMMON = f"""{WRITTEN_BY}custom_dataset: !function alignx_eval.suites.interface_choice.interface_choice
 output_type: multiple_choice
 test_split: test
 num_fewshot: 0

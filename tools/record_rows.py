@@ -19,7 +19,9 @@ def measure() -> dict[str, dict[str, Any]]:
     """Suite -> {"measuring_version": its number, "values": {key of the row: value}} of `bundled:base` on the first lines of `interface`."""
     from alignx_eval.checkpoint import open_checkpoint
     from alignx_eval.corpora import load_corpus
-    from alignx_eval.evaluate import MEASURING_VERSIONS, SUITES, Options, evaluate
+    from alignx_eval.evaluate import evaluate
+    from alignx_eval.metrics import SUITES
+    from alignx_eval.suites.table import MEASURING_VERSIONS, Options
 
     corpus = load_corpus("interface", "test", LANGUAGES, LINES)
     results = evaluate(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from alignx_eval.cli import options as opt
+from alignx_eval.settings import settings_from
 
 
 def bless(
@@ -35,13 +36,13 @@ def bless(
     """
     import time
 
-    from alignx_eval.baseline import DEFAULT_NAME, changes, load, looks_like_baseline, make, write
-    from alignx_eval.cli.measuring import read_finished, read_policy
     from alignx_eval.errors import AlignxError, InputError
+    from alignx_eval.judgement.baseline import DEFAULT_NAME, changes, load, looks_like_baseline, make, write
     from alignx_eval.run_directory import RunDirectory
+    from alignx_eval.sources import read_finished, read_policy
 
     path = to or Path(DEFAULT_NAME)
-    settings = opt.settings_from({"policy": policy, "quiet": quiet}, None)
+    settings = settings_from({"policy": policy, "quiet": quiet}, None)
     rules, name = read_policy(settings)
     measured = read_finished(RunDirectory.read(result.partition("#")[0]), result.partition("#")[2])
     baseline, verdict = make(

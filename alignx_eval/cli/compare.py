@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from alignx_eval.cli import options as opt
+from alignx_eval.settings import check_effective, settings_from
 
 
 def compare(
@@ -89,29 +90,20 @@ def compare(
     given = {name: value for name, value in locals().items() if name not in ("base", "candidates", "config", "debug")}
     from alignx_eval import processes
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.measuring import (
-        compare_layers,
-        inherited_options,
-        measure,
-        plan,
-        read_comparison,
-        read_policy,
-        read_reference,
-        run_directory,
-        write_outputs,
-        write_reports,
-    )
+    from alignx_eval.cli.output import write_outputs, write_reports
     from alignx_eval.errors import InputError
+    from alignx_eval.pipeline import compare_layers, measure, plan, run_directory
+    from alignx_eval.sources import inherited_options, read_comparison, read_policy, read_reference
 
-    settings = opt.settings_from(given, config)  # before anything is opened, so that a wrong option is told first
+    settings = settings_from(given, config)  # before anything is opened, so that a wrong option is told first
     sources = [
         read_reference(reference)
         for reference in (base, *candidates, *([settings.control] if settings.control else []))
     ]
     roles = ["base"] + ["candidate"] * len(candidates) + ["control"] * bool(settings.control)
     if inherited := inherited_options(sources):
-        settings = opt.settings_from(given, config, inherited)
-    opt.check_effective(given, settings, measures=any(source.run is None for source in sources))
+        settings = settings_from(given, config, inherited)
+    check_effective(given, settings, measures=any(source.run is None for source in sources))
     rules = read_policy(settings)
     enforced = settings.gate or settings.strict
     if settings.series and len(candidates) < 2:
@@ -127,9 +119,9 @@ def compare(
         results = measure(planned, ready, directory, display, {"policy": policy_facts})
         if not main:  # the main process does the rest
             return
-        from alignx_eval.comparison import compare as compare_results
-        from alignx_eval.gate import judge
-        from alignx_eval.series import order_steps
+        from alignx_eval.comparison.compare import compare as compare_results
+        from alignx_eval.judgement.gate import judge
+        from alignx_eval.judgement.series import order_steps
 
         labels, checkpoints = ready.labels, ready.checkpoints
         measured = [label for label, role in zip(labels, roles) if role == "candidate"]

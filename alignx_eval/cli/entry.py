@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from alignx_eval import __version__
-from alignx_eval.cli.options import ensure_home
+from alignx_eval.environment import ensure_home
 from alignx_eval.errors import AlignxError, NotComparableError
 
 

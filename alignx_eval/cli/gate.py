@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from alignx_eval.cli import options as opt
+from alignx_eval.settings import settings_from
 
 
 def gate(
@@ -45,19 +46,13 @@ def gate(
     """
     given = {name: value for name, value in locals().items() if name not in ("result", "baseline", "debug")}
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.measuring import (
-        check_finished,
-        check_outputs,
-        read_comparison,
-        read_finished,
-        read_policy,
-        write_outputs,
-    )
+    from alignx_eval.cli.output import check_outputs, write_outputs
     from alignx_eval.errors import InputError
-    from alignx_eval.gate import judge
+    from alignx_eval.judgement.gate import judge
     from alignx_eval.run_directory import RunDirectory
+    from alignx_eval.sources import check_finished, read_comparison, read_finished, read_policy
 
-    settings = opt.settings_from(given, None)
+    settings = settings_from(given, None)
     check_outputs(settings.output)
     folder, _, label = result.partition("#")
     directory = RunDirectory.read(folder)
@@ -71,7 +66,7 @@ def gate(
             rules, name = read_policy(settings, directory)
             comparison = read_comparison(directory, settings)
         else:
-            from alignx_eval.baseline import compare_with, load
+            from alignx_eval.judgement.baseline import compare_with, load
 
             blessed = load(baseline)
             rules, name = read_policy(settings) if settings.policy else (blessed.policy, f"policy of {baseline}")

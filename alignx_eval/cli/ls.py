@@ -84,18 +84,18 @@ def _corpora() -> list[list[str]]:
 
 
 def _suites() -> list[list[str]]:
-    from alignx_eval.evaluate import SUITES
+    from alignx_eval.metrics import SUITES
 
     return [[name, text] for name, text in SUITES.items()]
 
 
 def _metrics() -> list[list[str]]:
-    from alignx_eval.render.view import METRICS
+    from alignx_eval.metrics import METRICS
 
     return [[name, text] for name, (_, text) in METRICS.items()]
 
 
 def _checkpoints() -> list[list[str]]:
-    from alignx_eval.evaluate import BUNDLED_CHECKPOINTS
+    from alignx_eval.checkpoint import BUNDLED_CHECKPOINTS
 
     return [[f"bundled:{name}", text] for name, text in BUNDLED_CHECKPOINTS.items()]

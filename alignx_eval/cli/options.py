@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import os
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from alignx_eval import processes
-from alignx_eval.errors import InputError
-from alignx_eval.evaluate import SUITES
-
-OUTPUT_SUFFIXES = (".html", ".json", ".md", ".csv", ".xml")
+from alignx_eval.metrics import SUITES
 
 # Every option is None where it was not given, so that a value from --config or from an earlier run can stand in.
 SuitesOption = Annotated[
     str | None, typer.Option("--suites", metavar="LIST", help=f"Suites, comma-separated. [default: {','.join(SUITES)}]")
 ]
+
+
 CorpusOption = Annotated[
     str | None,
     typer.Option(
@@ -31,7 +23,11 @@ CorpusOption = Annotated[
         help="Bundled corpus (interface, udhr) or a folder of eng_Latn.txt, deu_Latn.txt, ... [default: interface]",
     ),
 ]
+
+
 SplitOption = Annotated[str | None, typer.Option("--split", help="Split of the corpus. [default: test]")]
+
+
 LanguagesOption = Annotated[
     str | None,
     typer.Option(
@@ -40,18 +36,24 @@ LanguagesOption = Annotated[
         help="FLORES codes, comma-separated; de, zh or German are resolved. [default: all of the corpus]",
     ),
 ]
+
+
 LimitOption = Annotated[
     int | None,
     typer.Option(
         "--limit", metavar="N", min=1, help="Only the first N lines of the corpus and N documents of each task."
     ),
 ]
+
+
 PoolingOption = Annotated[
     str | None,
     typer.Option(
         "--pooling", help="How token states become a sentence vector: mean, last or weighted. [default: mean]"
     ),
 ]
+
+
 WindowOption = Annotated[
     int | None,
     typer.Option(
@@ -61,9 +63,13 @@ WindowOption = Annotated[
         help="Tokens that a model sees at a time for bits per byte; longer lines roll. [default: 512]",
     ),
 ]
+
+
 SeedOption = Annotated[
     int | None, typer.Option("--seed", help="Seed of probes, permutations and resampling. [default: 0]")
 ]
+
+
 DeviceOption = Annotated[
     str | None,
     typer.Option(
@@ -71,12 +77,16 @@ DeviceOption = Annotated[
         help="cpu, cuda, cuda:1, mps, or auto to spread one model. [default: cuda if there is one, else cpu]",
     ),
 ]
+
+
 DtypeOption = Annotated[
     str | None,
     typer.Option(
         "--dtype", help="float32, bfloat16 or float16. [default: float32 on a CPU, else the checkpoint's own]"
     ),
 ]
+
+
 OfflineOption = Annotated[
     bool | None,
     typer.Option(
@@ -84,6 +94,8 @@ OfflineOption = Annotated[
         help="Whether the network may be used, for checkpoints and corpora of the hub. [default: offline]",
     ),
 ]
+
+
 CacheOption = Annotated[
     Path | None,
     typer.Option(
@@ -92,6 +104,8 @@ CacheOption = Annotated[
         help="Where sentence vectors are cached. [default: $ALIGNX_EVAL_CACHE or ~/.cache/alignx-eval]",
     ),
 ]
+
+
 SamplesOption = Annotated[
     bool | None,
     typer.Option(
@@ -99,12 +113,16 @@ SamplesOption = Annotated[
         help="Whether sentences of the corpus and what models wrote are stored and shown. [default: samples]",
     ),
 ]
+
+
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
         "--config", metavar="FILE", help="YAML file with these options by their long names; the command line wins."
     ),
 ]
+
+
 OutOption = Annotated[
     Path | None,
     typer.Option(
@@ -113,6 +131,8 @@ OutOption = Annotated[
         help="Run directory; what is complete in it is not measured again. [default: below alignx-runs/]",
     ),
 ]
+
+
 OutputOption = Annotated[
     list[Path] | None,
     typer.Option(
@@ -122,12 +142,16 @@ OutputOption = Annotated[
         help="Also write this file, format by suffix: .html .json .md .csv .junit.xml. Repeatable.",
     ),
 ]
+
+
 TasksOption = Annotated[
     str | None,
     typer.Option(
         "--tasks", metavar="LIST", help="Tasks of the suite `tasks`, comma-separated; see `alignx-eval ls tasks`."
     ),
 ]
+
+
 TemplateOption = Annotated[
     str | None,
     typer.Option(
@@ -135,6 +159,8 @@ TemplateOption = Annotated[
         help="Prompt template for every checkpoint: plain or alpaca. [default: the first that a checkpoint names, else plain]",
     ),
 ]
+
+
 PolicyOption = Annotated[
     Path | None,
     typer.Option(
@@ -143,13 +169,19 @@ PolicyOption = Annotated[
         help="What may not regress, as YAML. [default: see `alignx-eval schema default-policy`]",
     ),
 ]
+
+
 StrictOption = Annotated[
     bool | None,
     typer.Option("--strict", help="An inconclusive gate fails too, with exit code 4. With `compare`, implies --gate."),
 ]
+
+
 AnnotationsOption = Annotated[
     bool | None, typer.Option("--annotations", help="Also print the verdict and the worst rows as GitHub annotations.")
 ]
+
+
 AllowMismatchOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -158,255 +190,11 @@ AllowMismatchOption = Annotated[
         help="Compare although this field of the fingerprints differs; every report says so. Repeatable.",
     ),
 ]
+
+
 QuietOption = Annotated[
     bool | None, typer.Option("--quiet", "-q", help="No progress and no remarks on stderr; errors still appear.")
 ]
+
+
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The options after command line, configuration file and defaults are put together."""
-
-    suites: tuple[str, ...] = tuple(SUITES)
-    corpus: str = "interface"
-    split: str = "test"
-    languages: tuple[str, ...] | None = None
-    limit: int | None = None
-    pooling: str = "mean"
-    window: int = 512
-    seed: int = 0
-    device: str | None = None
-    dtype: str | None = None
-    offline: bool = True
-    cache_dir: str | None = None
-    samples: bool = True
-    out: str | None = None
-    output: tuple[str, ...] = ()
-    tasks: tuple[str, ...] | None = None
-    template: str | None = None
-    quiet: bool = False
-    control: str | None = None
-    allow_mismatch: tuple[str, ...] = ()
-    gate: bool = False
-    policy: str | None = None
-    strict: bool = False
-    series: bool = False
-    annotations: bool = False
-
-    def measuring(self) -> dict[str, Any]:
-        """The options that decide what is measured, as they go into the manifest."""
-        names = ("suites", "corpus", "split", "languages", "limit", "pooling", "window", "seed", "tasks", "template")
-        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
-
-
-LISTS = ("suites", "languages", "tasks", "output", "allow_mismatch")
-SWITCHES = ("offline", "samples", "quiet", "gate", "strict", "series", "annotations")
-TYPES: dict[str, type] = {"limit": int, "window": int, "seed": int} | dict.fromkeys(SWITCHES, bool)
-
-
-# Options that decide how a checkpoint is measured, and the suites that read them. --seed also decides resampling, and --offline and
-# --no-samples are promises more than settings: these are never out of place.
-_OF_TEXT = tuple(suite for suite in SUITES if suite != "tasks")
-MEASURING: dict[str, tuple[str, ...]] = {
-    "corpus": _OF_TEXT,
-    "split": _OF_TEXT,
-    "languages": tuple(SUITES),
-    "limit": tuple(SUITES),
-    "tasks": ("tasks",),
-    "template": ("translation",),
-    "pooling": ("layers", "language_id"),
-    "window": ("language_modelling",),
-    "device": tuple(SUITES),
-    "dtype": tuple(SUITES),
-}
-# Options that decide nothing about a number, and still matter to some suites alone.
-FURTHER: dict[str, tuple[str, ...]] = {"cache_dir": ("layers", "language_id")}
-
-
-def check_effective(given: Mapping[str, Any], settings: Settings, *, measures: bool) -> None:
-    """Raise InputError for an option on the command line that can have no effect: it would be believed to have had one.
-
-    `measures`: whether any input is a checkpoint, not a run directory. What stands in a file of --config is not looked at, since such a
-    file may serve several commands.
-    """
-    used = {name for name, value in given.items() if value is not None}
-    idle = [name for name in MEASURING if name in used]
-    if idle and not measures:
-        raise InputError(
-            f"{_flags(idle)}: nothing is measured, all inputs are run directories; leave it out, or give checkpoints"
-        )
-    for name, suites in (MEASURING | FURTHER).items():
-        if name in used and not set(suites) & set(settings.suites):
-            raise InputError(
-                f"{_flags([name])}: only {' and '.join(suites)} {'use' if len(suites) > 1 else 'uses'} it, and --suites is "
-                f"{','.join(settings.suites)}; leave it out, or add a suite"
-            )
-    if "languages" in used and settings.suites == ("tasks",) and settings.tasks is not None:
-        raise InputError(
-            "--languages: the tasks that --tasks names have languages of their own; leave one of the two out"
-        )
-    if given.get("annotations") and not (settings.gate or settings.strict):
-        raise InputError("--annotations: they tell the verdict of a gate; add --gate")
-
-
-def _flags(names: Sequence[str]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
-
-
-def settings_from(
-    given: Mapping[str, Any], config: Path | None, inherited: Mapping[str, Any] | None = None
-) -> Settings:
-    """`given` (command line) over `config` (YAML file) over `inherited` (the options of an earlier run) over the defaults.
-
-    Values may be strings with commas or sequences. Raises InputError for unknown names and wrong types.
-    """
-    chosen: dict[str, Any] = {}
-    for source in (inherited or {}, _read_config(config) if config else {}, given):
-        chosen |= {name: _checked(name, value) for name, value in source.items() if value is not None}
-    settings = Settings(**chosen)
-    _check_outputs(settings.output)
-    return replace(
-        settings, suites=_checked_suites(settings.suites), languages=_resolved(settings.languages, settings.quiet)
-    )
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    import yaml
-
-    from alignx_eval.plain_yaml import read_yaml
-
-    try:
-        document = read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise InputError(f"{path}: a mapping of option names to values is needed")
-    known = {field.name for field in fields(Settings)}
-    options = {}
-    for name, value in document.items():
-        plain = str(name).replace("-", "_")
-        if plain in ("no_samples", "online") and isinstance(value, bool):
-            plain, value = {"no_samples": "samples", "online": "offline"}[plain], not value
-        if plain not in known:
-            near = difflib.get_close_matches(plain, known, 1)
-            raise InputError(
-                f"{path}: unknown option {name!r}" + (f"; did you mean {near[0].replace('_', '-')}?" if near else "")
-            )
-        options[plain] = value
-    return options
-
-
-def _checked(name: str, value: Any) -> Any:
-    if name in LISTS:
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple):
-            raise InputError(f"option {name}: a list or comma-separated text is needed, not {value!r}")
-        return tuple(str(part).strip() for part in parts if str(part).strip())
-    wanted = TYPES.get(name, str)
-    if wanted is str:
-        return str(value)
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise InputError(
-            f"option {name}: {'true or false' if wanted is bool else 'a whole number'} is needed, not {value!r}"
-        )
-    if name == "limit" and isinstance(value, int) and value < 1:
-        raise InputError(f"option limit: at least 1 is needed, not {value}")
-    if name == "window" and isinstance(value, int) and value < 2:
-        raise InputError(f"option window: at least 2 is needed, not {value}")
-    return value
-
-
-def _checked_suites(suites: tuple[str, ...]) -> tuple[str, ...]:
-    from alignx_eval.evaluate import check_suites
-
-    return check_suites(suites)
-
-
-def _check_outputs(outputs: tuple[str, ...]) -> None:
-    for output in outputs:
-        if Path(output).suffix not in OUTPUT_SUFFIXES:
-            raise InputError(f"-o {output}: the format follows the suffix, one of {' '.join(OUTPUT_SUFFIXES)}")
-
-
-def _resolved(languages: tuple[str, ...] | None, quiet: bool) -> tuple[str, ...] | None:
-    """FLORES codes, each once; what stood for them is printed to stderr."""
-    if languages is None:
-        return None
-    from alignx_eval.languages import LANGUAGES, resolve_language
-
-    codes = []
-    for text in languages:
-        code = resolve_language(text)
-        if code != text and not quiet:
-            print(f"language {text} is {code} ({LANGUAGES[code].name})", file=sys.stderr)
-        codes.append(code)
-    if not codes:
-        raise InputError("--languages: no language given")
-    return tuple(dict.fromkeys(codes))
-
-
-def default_cache_dir() -> str:
-    """`$ALIGNX_EVAL_CACHE`, else `alignx-eval` in the user's cache folder."""
-    if os.environ.get("ALIGNX_EVAL_CACHE"):
-        return os.environ["ALIGNX_EVAL_CACHE"]
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return str(Path(base) / "alignx-eval")
-
-
-def ensure_home() -> None:
-    """Give the process a home folder where the system knows none, as for a user of a container without an entry in /etc/passwd: our cache
-    and those of torch, numba, matplotlib and the Hugging Face libraries lie there. It is said on stderr.
-
-    A home that is there and cannot be written stays, since models may be cached in it; only numba and matplotlib get another place.
-    """
-    try:
-        home = Path.home()
-    except RuntimeError:
-        os.environ["HOME"] = folder = _own_temporary_folder()
-        os.environ.setdefault("LOGNAME", "nobody")  # torch asks for a name
-        if not {"-q", "--quiet"} & set(sys.argv) and processes.is_main():
-            print(f"this user has no home folder: caches go to {folder}", file=sys.stderr)
-        return
-    if not os.access(home, os.W_OK):
-        for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
-            if name not in os.environ:
-                os.environ[name] = _own_temporary_folder()
-
-
-def _own_temporary_folder() -> str:
-    """A folder for temporary files that belongs to this user alone, the same one each time."""
-    folder = Path(tempfile.gettempdir()) / f"alignx-eval-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if not folder.is_symlink() and folder.stat().st_uid == os.getuid():
-            return str(folder)
-    except OSError:
-        pass
-    return tempfile.mkdtemp(prefix="alignx-eval-")
-
-
-def prepare_environment(offline: bool) -> None:
-    """Settle network and chatter of the Hugging Face libraries. Must run before any of them is imported."""
-    os.environ["TOKENIZERS_PARALLELISM"] = os.environ.get("TOKENIZERS_PARALLELISM", "false")
-    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-    os.environ["DATASETS_VERBOSITY"] = "error"
-    os.environ["LMEVAL_LOG_LEVEL"] = "ERROR"
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        if offline:
-            os.environ[name] = "1"
-        else:
-            os.environ.pop(name, None)
-    if "--debug" not in sys.argv:
-        import logging
-        import warnings
-
-        warnings.simplefilter("ignore")
-        logging.getLogger().setLevel(logging.ERROR)
-        logging.getLogger("alignx_eval").setLevel(logging.WARNING)

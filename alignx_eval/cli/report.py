@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from alignx_eval.cli import options as opt
+from alignx_eval.settings import settings_from
 
 
 def report(
@@ -31,19 +32,13 @@ def report(
     """
     given = {name: value for name, value in locals().items() if name not in ("run_directory", "debug")}
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.measuring import (
-        check_outputs,
-        read_comparison,
-        read_policy,
-        unfinished,
-        write_outputs,
-        write_reports,
-    )
+    from alignx_eval.cli.output import check_outputs, write_outputs, write_reports
     from alignx_eval.errors import InputError
-    from alignx_eval.gate import judge
+    from alignx_eval.judgement.gate import judge
     from alignx_eval.run_directory import RunDirectory
+    from alignx_eval.sources import read_comparison, read_policy, unfinished
 
-    settings = opt.settings_from(given, None)
+    settings = settings_from(given, None)
     check_outputs(settings.output)
     directory = RunDirectory.read(run_directory)
     idle = [name for name in ("policy", "allow_mismatch", "annotations") if given[name]]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from alignx_eval.cli import options as opt
+from alignx_eval.settings import check_effective, settings_from
 
 
 def run(
@@ -49,23 +50,17 @@ def run(
     given = {name: value for name, value in locals().items() if name not in ("checkpoint", "config", "debug")}
     from alignx_eval import processes
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.measuring import (
-        measure,
-        plan,
-        read_comparison,
-        read_reference,
-        run_directory,
-        write_outputs,
-        write_reports,
-    )
+    from alignx_eval.cli.output import write_outputs, write_reports
     from alignx_eval.errors import InputError
+    from alignx_eval.pipeline import measure, plan, run_directory
+    from alignx_eval.sources import read_comparison, read_reference
 
-    settings = opt.settings_from(given, config)
+    settings = settings_from(given, config)
     if junit := [name for name in settings.output if name.endswith(".xml")]:
         raise InputError(
             f"-o {junit[0]}: one checkpoint alone has no verdict, which JUnit needs; use `compare` or `gate`"
         )
-    opt.check_effective(given, settings, measures=True)
+    check_effective(given, settings, measures=True)
     source = read_reference(checkpoint)
     if source.run is not None:
         raise InputError(f"{checkpoint}: is a run directory already; show it with `alignx-eval report {checkpoint}`")
@@ -75,7 +70,7 @@ def run(
         results = measure(planned, ready, directory, display)
         if not main:  # the main process does the rest
             return
-        from alignx_eval.comparison import compare as compare_results
+        from alignx_eval.comparison.compare import compare as compare_results
 
         comparison = compare_results(
             results,

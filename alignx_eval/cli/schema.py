@@ -26,16 +26,16 @@ def schema(
     import json
 
     if what == "default-policy":
-        from alignx_eval.policy import DEFAULT_POLICY_YAML
+        from alignx_eval.judgement.policy import DEFAULT_POLICY_YAML
 
         print(DEFAULT_POLICY_YAML, end="")
         return
     if what == "policy":
-        from alignx_eval.policy import policy_schema
+        from alignx_eval.judgement.policy import policy_schema
 
         document = policy_schema()
     elif what == "baseline":
-        from alignx_eval.baseline import baseline_schema
+        from alignx_eval.judgement.baseline import baseline_schema
 
         document = baseline_schema()
     else:

@@ -10,15 +10,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from alignx_eval.findings import AMOUNTS, amount, cost_ratios, costs_of, own_rate, text_measured
-from alignx_eval.gate import WORDS as OUTCOME_WORDS
-from alignx_eval.gate import describe_row
+from alignx_eval import wording
+from alignx_eval.comparison.contrasts import Contrast, list_contrasts
+from alignx_eval.comparison.costs import AMOUNTS, amount, cost_ratios, costs_of
+from alignx_eval.comparison.rows import own_rate
+from alignx_eval.judgement.findings import text_measured
+from alignx_eval.judgement.gate import WORDS as OUTCOME_WORDS
+from alignx_eval.judgement.gate import describe_row
 from alignx_eval.render import view
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison
-    from alignx_eval.findings import Headline
-    from alignx_eval.gate import GateRow, Verdict
+    from alignx_eval.comparison.rows import Comparison
+    from alignx_eval.judgement.findings import Headline
+    from alignx_eval.judgement.gate import GateRow, Verdict
 
 _STYLES = {
     "bold": "1", "better": "34", "worse": "31", "no-evidence": "0", "insufficient-data": "2", "no-claim": "33",
@@ -50,7 +54,7 @@ def render(
     if verdict is not None and verdict.enforced:
         blocks.append(_gate(verdict, width, style))
     if verdict is not None and comparison.series:
-        from alignx_eval.series import make_series
+        from alignx_eval.judgement.series import make_series
 
         blocks.append(
             [style("bold", line) for line in _wrap(f"Series: {make_series(comparison, verdict).sentence}", width)]
@@ -71,7 +75,7 @@ def render(
     if verdict is not None and not verdict.enforced:
         rest.append(_gate_in_short(verdict, width))
     ends = [("Report  ", report_path), ("Next    ", next_command)]
-    rest += [title + " ".join(view.clean(text).split("\n")) for title, text in ends if text]
+    rest += [title + " ".join(wording.clean(text).split("\n")) for title, text in ends if text]
     return "\n\n".join("\n".join(block) for block in [*blocks, rest] if block) + "\n"
 
 
@@ -141,20 +145,20 @@ def _changes(comparison: Comparison, width: int, style: Style) -> list[str]:
     shown = _shown(comparison)
     sizes = view.headline_sizes(headline for headline in comparison.headlines if headline.candidate in shown)
     lines = _wrap(f"Means and 95 % intervals{f' ({sizes})' if sizes else ''}{text_measured(comparison)}.", width)
-    for contrast in (each for each in view.list_contrasts(comparison) if each.candidate in shown):
-        if len(shown) > 1 and contrast.kind != view.list_contrasts(comparison)[0].kind:
+    for contrast in (each for each in list_contrasts(comparison) if each.candidate in shown):
+        if len(shown) > 1 and contrast.kind != list_contrasts(comparison)[0].kind:
             continue
         lines += [style("bold", line) for line in _wrap(f"{contrast.title}: {contrast.formula}", width)]
         lines += _headlines(comparison, contrast, width, style)
     # The texts are the same for all checkpoints, so one line is enough.
     rate = next((each.references_rate for each in comparison.headlines if each.references_rate is not None), None)
     if rate is not None:
-        lines.append(f"  off-target rate of the references themselves: {view.number(rate)}")
+        lines.append(f"  off-target rate of the references themselves: {wording.number(rate)}")
     left_out = len(comparison.candidates) - len(shown)
     return lines + ([f"  ({left_out} more candidates in the report)"] if left_out else [])
 
 
-def _headlines(comparison: Comparison, contrast: view.Contrast, width: int, style: Style) -> list[str]:
+def _headlines(comparison: Comparison, contrast: Contrast, width: int, style: Style) -> list[str]:
     found = view.changes_of(comparison, contrast)
     if not found:
         return ["  nothing that both were measured with has enough data"]
@@ -232,7 +236,7 @@ def _price(comparison: Comparison, candidate: str, width: int) -> list[str]:
 
 
 def _worst_languages(comparison: Comparison, width: int, style: Style) -> list[str]:
-    contrast = view.list_contrasts(comparison)[0]
+    contrast = list_contrasts(comparison)[0]
     if not any(
         row.se is not None for row in contrast.rows
     ):  # nothing could be judged, so nobody can be said to be worst
@@ -241,7 +245,7 @@ def _worst_languages(comparison: Comparison, width: int, style: Style) -> list[s
     worst = view.worst_languages(comparison, contrast, WORST)
     for code, row in worst:
         about = view.pair_title(row) if row.other_language else f"{view.language_name(code)} ({code})"
-        numbers = f"{view.difference(row.difference, row.metric)} {view.interval(row)}".rstrip()
+        numbers = f"{wording.difference(row.difference, row.metric)} {view.interval(row)}".rstrip()
         text = f"{about}: {view.row_title(row)} {numbers} {view.WORDS[row.verdict]}{own_rate(row)}"
         lines += [style(row.verdict, line) for line in _wrap(text, width, "  ", "    ")]
     return lines if worst else [*lines, "  none is below in any metric that has an interval"]
@@ -273,7 +277,7 @@ def _painter(colour: bool) -> Style:
 
 def _ascii(text: str) -> str:
     """Minus signs and arrows that every terminal and encoding can show."""
-    return view.clean(text).replace("−", "-").replace("→", "to").replace("–", "?")
+    return wording.clean(text).replace("−", "-").replace("→", "to").replace("–", "?")
 
 
 def _cells(text: str) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alignx_eval.gate import WORDS as OUTCOME_WORDS
-from alignx_eval.gate import describe_row
+from alignx_eval import wording
+from alignx_eval.judgement.gate import WORDS as OUTCOME_WORDS
+from alignx_eval.judgement.gate import describe_row
 from alignx_eval.render import view
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison
-    from alignx_eval.gate import GateRow, Verdict
+    from alignx_eval.comparison.rows import Comparison
+    from alignx_eval.judgement.gate import GateRow, Verdict
 
 MAXIMUM = 10  # GitHub shows ten annotations of a kind for a step
 MAXIMUM_MESSAGE = 4000  # characters
@@ -58,8 +59,8 @@ def _kind(gated: GateRow, strict: bool, enforced: bool) -> str:
 
 
 def _command(kind: str, title: str, message: str) -> str:
-    message = _shorten(view.clean(message), MAXIMUM_MESSAGE)
-    title = _shorten(view.clean(title), 200)
+    message = _shorten(wording.clean(message), MAXIMUM_MESSAGE)
+    title = _shorten(wording.clean(title), 200)
     return f"::{kind} title={_escape(title).replace(':', '%3A').replace(',', '%2C')}::{_escape(message)}"
 
 

@@ -11,12 +11,13 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alignx_eval.gate import describe_row
+from alignx_eval import wording
+from alignx_eval.judgement.gate import describe_row
 from alignx_eval.render import view
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison
-    from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
+    from alignx_eval.comparison.rows import Comparison
+    from alignx_eval.judgement.gate import CandidateVerdict, GateRow, Verdict
 
 # What a test case holds beside its output: (element, type), or None where it passed.
 Result = tuple[str, str] | None
@@ -62,7 +63,7 @@ def _verdict_suite(comparison: Comparison, verdict: Verdict, candidate: Candidat
         *(("opened", note) for note in view.opening_notes(comparison)),
     ]
     for name, value in facts:
-        ET.SubElement(properties, "property", name=name, value=view.clean(value))
+        ET.SubElement(properties, "property", name=name, value=wording.clean(value))
     outcomes: dict[str, Result] = {
         "fail": ("failure", "regression"),
         "incomplete": ("error", "incomplete"),
@@ -97,7 +98,9 @@ def _metric_suite(candidate: CandidateVerdict, metric: str, rows: Sequence[GateR
         message = f"{status}: {describe_row(gated)}" + (f"; {gated.reason}" if gated.reason else "")
         output = message
         if row is not None and row.ci_low is not None:
-            output += f"; difference {view.difference(row.difference, row.metric)}, 95 % interval {view.interval(row)}"
+            output += (
+                f"; difference {wording.difference(row.difference, row.metric)}, 95 % interval {view.interval(row)}"
+            )
         _case(suite, f"{_who(candidate)}.{metric}", name, _result(gated, strict), message, output)
     _count(suite, list(suite.iter("testcase")))
     return suite
@@ -122,7 +125,7 @@ def _case(suite: ET.Element, classname: str, name: str, result: Result, message:
         found = ET.SubElement(case, element, message=_line(message))
         if kind:
             found.set("type", kind)
-    ET.SubElement(case, "system-out").text = view.clean(output)
+    ET.SubElement(case, "system-out").text = wording.clean(output)
 
 
 def _count(element: ET.Element, cases: Sequence[ET.Element]) -> None:
@@ -132,7 +135,7 @@ def _count(element: ET.Element, cases: Sequence[ET.Element]) -> None:
 
 
 def _line(text: str) -> str:
-    return " ".join(view.clean(text).split())
+    return " ".join(wording.clean(text).split())
 
 
 def _who(candidate: CandidateVerdict) -> str:

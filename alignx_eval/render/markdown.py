@@ -7,14 +7,19 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from alignx_eval.findings import own_rate
-from alignx_eval.gate import STATUSES
-from alignx_eval.gate import WORDS as OUTCOME_WORDS
+from alignx_eval import wording
+from alignx_eval.comparison.contrasts import CONTRAST_TITLES, Contrast, list_contrasts
+from alignx_eval.comparison.costs import own_costs
+from alignx_eval.comparison.means import table_layer
+from alignx_eval.comparison.rows import own_rate
+from alignx_eval.judgement.gate import STATUSES
+from alignx_eval.judgement.gate import WORDS as OUTCOME_WORDS
+from alignx_eval.metrics import SUITE_TITLES, metric_title
 from alignx_eval.render import view
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison, ComparisonRow
-    from alignx_eval.gate import GateRow, Verdict
+    from alignx_eval.comparison.rows import Comparison, ComparisonRow
+    from alignx_eval.judgement.gate import GateRow, Verdict
 
 # A job summary on GitHub is dropped as a whole beyond 1 MiB.
 MAXIMUM_BYTES = 900_000
@@ -39,7 +44,7 @@ def render(comparison: Comparison, verdict: Verdict | None = None) -> str:
             f"**{len(left_out)} parts were left out to stay under {MAXIMUM_BYTES:,} bytes**; `results.json` has them.",
             "",
         ]
-    return view.clean("\n".join(lines + tail))
+    return wording.clean("\n".join(lines + tail))
 
 
 def _head(comparison: Comparison, verdict: Verdict | None) -> list[str]:
@@ -80,7 +85,7 @@ def _outcome(verdict: Verdict) -> str:
 
 def _sections(comparison: Comparison, verdict: Verdict | None) -> Iterator[tuple[str, list[str]]]:
     """(title, lines), the most important first."""
-    contrasts = view.list_contrasts(comparison)
+    contrasts = list_contrasts(comparison)
     yield "Findings", _findings(comparison)
     if verdict is not None and comparison.series:
         yield "Series", _series(comparison, verdict)
@@ -119,7 +124,7 @@ def _findings(comparison: Comparison) -> list[str]:
         lines.append("")
     others = [f"- {_text(finding)}" for finding in view.other_findings(comparison)]
     for similarity in comparison.layer_similarity:
-        title = f"{view.CONTRAST_TITLES[similarity.contrast]}, {similarity.candidate} against {similarity.reference}"
+        title = f"{CONTRAST_TITLES[similarity.contrast]}, {similarity.candidate} against {similarity.reference}"
         others.append(f"- {_text(f'{title}, layer against layer: {view.similarity_sentence(similarity)}')}")
     return [*lines, *others, ""] if others else lines
 
@@ -129,7 +134,7 @@ def _headlines(comparison: Comparison, candidate: str) -> list[str]:
     headlines = [headline for headline in comparison.headlines if headline.candidate == candidate]
     if not headlines:
         return []
-    contrasts = [contrast for contrast in view.list_contrasts(comparison) if contrast.candidate == candidate]
+    contrasts = [contrast for contrast in list_contrasts(comparison) if contrast.candidate == candidate]
     names = [*dict.fromkeys([comparison.base, *(contrast.other for contrast in contrasts)]), candidate]
     kinds = {contrast.other: contrast.kind for contrast in contrasts}
     head = [f"{contrast.title}: {contrast.formula}" for contrast in contrasts]
@@ -209,8 +214,8 @@ def _gate_table(rows: Iterable[GateRow]) -> list[str]:
                 view.gate_loss(gated),
                 view.gate_tolerance(gated),
                 view.gate_bound(gated),
-                f"{view.difference(row.difference, row.metric)} {view.interval(row)}".rstrip(),
-                view.probability(gated.p_adjusted).replace("<", "&lt;"),
+                f"{wording.difference(row.difference, row.metric)} {view.interval(row)}".rstrip(),
+                wording.probability(gated.p_adjusted).replace("<", "&lt;"),
                 str(row.n),
                 str(row.clusters),
             ]
@@ -226,7 +231,7 @@ def _status(status: str) -> str:
 
 def _series(comparison: Comparison, verdict: Verdict) -> list[str]:
     """The sentence, and a column for each headline mean over the steps."""
-    from alignx_eval.series import make_series
+    from alignx_eval.judgement.series import make_series
 
     series = make_series(comparison, verdict)
     lines = ["## Steps of the training", "", f"**{_text(series.sentence)}**", ""]
@@ -257,7 +262,7 @@ def _series(comparison: Comparison, verdict: Verdict) -> list[str]:
 
 def _diagnosis(comparison: Comparison) -> list[str]:
     """A line for each rule, with the rule and the evidence folded below it."""
-    from alignx_eval.diagnosis import RULES
+    from alignx_eval.judgement.diagnosis import RULES
 
     lines = ["## Diagnosis", ""]
     for each in comparison.diagnoses:
@@ -273,7 +278,7 @@ def _diagnosis(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _worst_languages(comparison: Comparison, contrast: view.Contrast) -> list[str]:
+def _worst_languages(comparison: Comparison, contrast: Contrast) -> list[str]:
     worst = view.worst_languages(comparison, contrast, count=5)
     lines = [f"## Worst languages: {_text(contrast.formula)}", ""]
     if not worst:
@@ -283,7 +288,7 @@ def _worst_languages(comparison: Comparison, contrast: view.Contrast) -> list[st
         what = _text(view.row_title(row) + own_rate(row)) + (
             f" {_code(view.pair_title(row))}" if row.other_language else ""
         )
-        numbers = f"{view.difference(row.difference, row.metric)} | {view.interval(row)} | {row.n}"
+        numbers = f"{wording.difference(row.difference, row.metric)} | {view.interval(row)} | {row.n}"
         verdict = f"{view.MARKS[row.verdict]} {view.WORDS[row.verdict]}"
         lines.append(f"| {_text(view.language_name(code))} {_code(code)} | {what} | {numbers} | {verdict} |")
     return [*lines, ""]
@@ -300,7 +305,7 @@ def _title(comparison: Comparison) -> str:
 
 
 def _costs(comparison: Comparison) -> list[str]:
-    costs = view.own_costs(comparison)
+    costs = own_costs(comparison)
     if not costs:
         return []
     lines = [
@@ -311,16 +316,16 @@ def _costs(comparison: Comparison) -> list[str]:
     ]
     for cost in costs:
         amounts = (
-            view.quantity(cost.tokens),
-            view.duration(cost.seconds),
-            view.quantity(cost.flops),
-            view.quantity(cost.peak_memory_bytes, "B"),
+            wording.quantity(cost.tokens),
+            wording.duration(cost.seconds),
+            wording.quantity(cost.flops),
+            wording.quantity(cost.peak_memory_bytes, "B"),
         )
         lines.append(f"| {_text(cost.checkpoint)} | {_text(cost.stage)} | " + " | ".join(amounts) + " |")
     return [*lines, ""]
 
 
-def _row_table(contrast: view.Contrast, rows: Iterable[ComparisonRow]) -> list[str]:
+def _row_table(contrast: Contrast, rows: Iterable[ComparisonRow]) -> list[str]:
     """A line for each row of a contrast."""
     lines = [
         f"| metric | language | {_text(contrast.other)} | {_text(contrast.candidate)} "
@@ -329,13 +334,13 @@ def _row_table(contrast: view.Contrast, rows: Iterable[ComparisonRow]) -> list[s
     ]
     for row in rows:
         cells = [
-            _text(view.metric_title(row.metric) + own_rate(row)),
+            _text(metric_title(row.metric) + own_rate(row)),
             _code(view.pair_title(row)),
-            *(view.number(value, row.metric) for value in (row.base, row.candidate)),
-            view.difference(row.difference, row.metric),
+            *(wording.number(value, row.metric) for value in (row.base, row.candidate)),
+            wording.difference(row.difference, row.metric),
             _text(view.interval_or_reason(row)),
-            view.probability(row.p_adjusted).replace("<", "&lt;"),
-            view.size(row.minimum_detectable_effect, row.metric),
+            wording.probability(row.p_adjusted).replace("<", "&lt;"),
+            wording.size(row.minimum_detectable_effect, row.metric),
             str(row.n),
             f"{view.MARKS[row.verdict]} {view.WORDS[row.verdict]}",
         ]
@@ -345,7 +350,7 @@ def _row_table(contrast: view.Contrast, rows: Iterable[ComparisonRow]) -> list[s
 
 def _tables(comparison: Comparison) -> Iterable[tuple[str, list[str]]]:
     """(title, lines) of one table per contrast and suite; of a single checkpoint, per suite."""
-    for contrast in view.list_contrasts(comparison):
+    for contrast in list_contrasts(comparison):
         rows = view.headline_rows(comparison, contrast)
         for suite in view.suites(comparison):
             own = sorted(
@@ -360,38 +365,38 @@ def _tables(comparison: Comparison) -> Iterable[tuple[str, list[str]]]:
             if hidden:
                 lines += ["", f"{hidden} rows of other layers or without a better direction are in `results.json`."]
             where = f", layer {layer}" if layer is not None else ""
-            yield f"{view.SUITE_TITLES.get(suite, suite)}{where}: {contrast.formula}", lines
+            yield f"{SUITE_TITLES.get(suite, suite)}{where}: {contrast.formula}", lines
     if comparison.candidates:
         return
     for suite, result in comparison.results.get(comparison.base, {}).items():
-        layer = view.table_layer(comparison, comparison.base, result.rows)
+        layer = table_layer(comparison, comparison.base, result.rows)
         lines = ["| metric | language | value | 95 % interval | n |", "|---|---|---:|---|---:|"]
         for single in result.rows:
             if single.layer is not None and single.layer != layer:
                 continue
-            ends = [view.number(end, single.metric) for end in (single.ci_low, single.ci_high) if end is not None]
+            ends = [wording.number(end, single.metric) for end in (single.ci_low, single.ci_high) if end is not None]
             interval = f"[{', '.join(ends)}]" if len(ends) == 2 else _text(single.reason or "")
             interval += f", not to be judged: {_text(single.unjudged)}" if single.unjudged else ""
-            title = _text(view.metric_title(single.metric) + own_rate(single))
+            title = _text(metric_title(single.metric) + own_rate(single))
             cells = (
                 title,
                 _code(view.pair_title(single)),
-                view.number(single.value, single.metric),
+                wording.number(single.value, single.metric),
                 interval,
                 str(single.n),
             )
             lines.append(f"| {' | '.join(cells)} |")
-        yield view.SUITE_TITLES.get(suite, suite) + (f", layer {layer}" if layer is not None else ""), lines
+        yield SUITE_TITLES.get(suite, suite) + (f", layer {layer}" if layer is not None else ""), lines
 
 
 def _html(text: str) -> str:
     """The same inside a line of HTML."""
-    return html.escape(" ".join(view.clean(text).split()), quote=False).replace("@", "&#64;").replace("`", "&#96;")
+    return html.escape(" ".join(wording.clean(text).split()), quote=False).replace("@", "&#64;").replace("`", "&#96;")
 
 
 def _code(text: str) -> str:
     """A name in a code span, also inside a table."""
-    return f"`{re.sub(r'[`|]', '', ' '.join(view.clean(text).split()))}`"
+    return f"`{re.sub(r'[`|]', '', ' '.join(wording.clean(text).split()))}`"
 
 
 def _size(lines: list[str]) -> int:
@@ -400,5 +405,5 @@ def _size(lines: list[str]) -> int:
 
 def _text(text: str) -> str:
     """Text that Markdown shows as it is: no markup, no links, no mentions, one line."""
-    text = html.escape(" ".join(view.clean(text).split()), quote=False)
+    text = html.escape(" ".join(wording.clean(text).split()), quote=False)
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", text).replace("@", "&#64;")

@@ -9,15 +9,17 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from alignx_eval.gate import LEVELS
+from alignx_eval import wording
+from alignx_eval.comparison.contrasts import list_contrasts
+from alignx_eval.judgement.gate import LEVELS
 from alignx_eval.render import view
 from alignx_eval.results import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison, ComparisonRow
-    from alignx_eval.diagnosis import Diagnosis
-    from alignx_eval.findings import Headline
-    from alignx_eval.gate import GateRow, Verdict
+    from alignx_eval.comparison.rows import Comparison, ComparisonRow
+    from alignx_eval.judgement.evidence import Diagnosis
+    from alignx_eval.judgement.findings import Headline
+    from alignx_eval.judgement.gate import GateRow, Verdict
 
 COLUMNS = (
     "suite",
@@ -77,7 +79,7 @@ def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
                 "against": contrast.other,
                 **view.count_verdicts(contrast.rows),
             }
-            for contrast in view.list_contrasts(comparison)
+            for contrast in list_contrasts(comparison)
         ],
         "headlines": [_headline(each) for each in comparison.headlines]
         if comparison.candidates
@@ -98,10 +100,10 @@ def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
         ],
     }
     if verdict is not None and comparison.series:
-        from alignx_eval.series import make_series
+        from alignx_eval.judgement.series import make_series
 
         document["series"] = dataclasses.asdict(make_series(comparison, verdict))
-    return json.dumps(view.finite(document), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+    return json.dumps(wording.finite(document), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:
@@ -205,7 +207,7 @@ def _gate_cells(gated: GateRow | None) -> list[object]:
 
 
 def _field(value: object) -> object:
-    value = view.finite(value)
+    value = wording.finite(value)
     if value is None:
         return ""
     # A spreadsheet runs text that starts like a formula.

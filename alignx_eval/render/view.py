@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from alignx_eval.comparison import own_language as own_language
-from alignx_eval.evaluate import SUITES
-from alignx_eval.findings import CONTRAST_MEANING, own_rate, text_measured, warning_count
-from alignx_eval.gate import LEVELS, STATUSES
-from alignx_eval.gate import WORDS as OUTCOME_WORDS
+from alignx_eval.comparison.contrasts import Contrast
+from alignx_eval.comparison.means import CONTRAST_MEANING, layer_order, table_layer
+from alignx_eval.comparison.rows import labels, own_rate
+from alignx_eval.comparison.rows import own_language as own_language
+from alignx_eval.judgement.findings import text_measured, warning_count
+from alignx_eval.judgement.gate import LEVELS, STATUSES
+from alignx_eval.judgement.gate import WORDS as OUTCOME_WORDS
 from alignx_eval.languages import LANGUAGES
+from alignx_eval.metrics import SUITES, metric_title
+from alignx_eval.wording import _plain, difference, number
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison, ComparisonRow
-    from alignx_eval.diagnosis import Diagnosis
-    from alignx_eval.findings import Change, Headline
-    from alignx_eval.gate import CandidateVerdict, GateRow, Verdict
-    from alignx_eval.policy import Level
+    from alignx_eval.comparison.rows import Comparison, ComparisonRow
+    from alignx_eval.judgement.evidence import Diagnosis
+    from alignx_eval.judgement.findings import Change, Headline
+    from alignx_eval.judgement.gate import CandidateVerdict, GateRow, Verdict
+    from alignx_eval.judgement.policy import Level
     from alignx_eval.results import LayerSimilarity, Row
 
+
 VERDICTS = ("better", "worse", "no-evidence", "insufficient-data", "no-direction")
+
+
 # A mark and a word, never colour alone.
 MARKS = {
     "better": "✓",
@@ -34,6 +40,8 @@ MARKS = {
     "no-direction": "·",
     "no-claim": "…",
 }
+
+
 WORDS = {
     "better": "better",
     "worse": "worse",
@@ -42,8 +50,12 @@ WORDS = {
     "no-direction": "descriptive",
     "no-claim": "no claim",  # of a headline
 }
+
+
 # Of a gated row, of the gate, and of a diagnosis. The words of an outcome are `gate.WORDS`.
 STATUS_MARKS = {"red": "✕", "missing": "!", "amber": "?", "grey": "…", "green": "✓"}
+
+
 STATUS_WORDS = {
     "red": "regression",
     "missing": "missing",
@@ -51,147 +63,24 @@ STATUS_WORDS = {
     "grey": "not judged",
     "green": "within tolerance",
 }
-OUTCOME_MARKS = {"fail": "✕", "incomplete": "!", "inconclusive": "?", "pass": "✓"}
-DIAGNOSIS_MARKS = {"found": "!", "not-found": "○", "cannot-tell": "?"}
-DIAGNOSIS_WORDS = {"found": "found", "not-found": "not found", "cannot-tell": "cannot tell"}
-LEVEL_MEANING = {"block": "a regression fails the gate", "warn": "only shown", "info": "only shown"}
 
-SUITE_TITLES = {
-    "layers": "Alignment by layer",
-    "language_id": "Language identity by layer",
-    "language_modelling": "Language modelling",
-    "translation": "Translation",
-    "tasks": "Tasks",
-}
-# Title and one line of explanation. A metric that is not listed is shown under its own name.
-METRICS = {
-    "precision_at_1": (
-        "precision@1",
-        "share of sentences whose nearest neighbour in the other language is their own translation",
-    ),
-    "mutual_nearest_neighbour": (
-        "mutual nearest neighbour",
-        "share of pairs in which each sentence is the other's nearest neighbour (MEXA)",
-    ),
-    "cosine_centred": ("centred cosine", "cosine of translations after the mean of each language is taken away"),
-    "cka_debiased": (
-        "debiased CKA",
-        "linear centred kernel alignment between the two languages, corrected for the number of sentences",
-    ),
-    "precision_at_1_centred": (
-        "precision@1, centred",
-        "share of sentences whose nearest neighbour is their translation, after the mean of each language is taken away",
-    ),
-    "cosine_z": ("cosine against wrong pairs", "raw cosine of translations, in standard deviations of wrong pairs"),
-    "cosine": (
-        "raw cosine",
-        "cosine of translations; all vectors share one direction, so a high value alone says little",
-    ),
-    "precision_at_1_without_largest": (
-        "precision@1 without the 3 largest dimensions",
-        "a check of sensitivity: a big fall or rise means that a few dimensions decide",
-    ),
-    "cka_debiased_without_largest": (
-        "debiased CKA without the 3 largest dimensions",
-        "a check of sensitivity: a big fall or rise means that a few dimensions decide",
-    ),
-    "cka_biased": (
-        "biased CKA",
-        "for comparison with papers; near 1 for noise too where vectors have more dimensions than there are lines",
-    ),
-    "largest_token_share": (
-        "largest share of one token",
-        "of the squared norm of a sentence's states; near 1 the sentence vector is that of one token",
-    ),
-    "ratio_margin": ("ratio margin accuracy", "retrieval with the cosine divided by that of the neighbourhood (xsim)"),
-    "probe_balanced_accuracy": (
-        "language-ID probe",
-        "balanced accuracy of a linear classifier that tells the language from the sentence vector",
-    ),
-    "probe_recall": ("language-ID probe, recall", "share of the sentences of a language that the probe recognises"),
-    "probe_within_script": (
-        "language-ID probe within scripts",
-        "accuracy when only languages of the same script compete",
-    ),
-    "probe_selectivity": ("probe selectivity", "accuracy of the probe above its accuracy on random labels"),
-    "probe_control_fit": ("probe on random labels, in training", "what the probe can memorise"),
-    "probe_majority": ("majority", "always the same language"),
-    "probe_script_only": ("script alone", "accuracy from the script of the text, without a model"),
-    "probe_confusion": (
-        "language-ID confusion",
-        "share of the sentences of each language (rows) that the probe takes for another (columns)",
-    ),
-    "peak_layer": ("layer of the highest precision@1", "chosen by the data"),
-    "peak_layer_centred": ("layer of the highest centred precision@1", "chosen by the data"),
-    "precision_at_1_token_overlap": (
-        "precision@1 of shared tokens",
-        "cosine of bags of tokens, without a model's layers",
-    ),
-    "precision_at_1_length": ("precision@1 of length", "number of characters alone"),
-    "bits_per_byte": ("bits per byte", "negative log2 likelihood per UTF-8 byte; comparable between tokenizers"),
-    "tokens_per_character": ("tokens per character", "a property of the tokenizer"),
-    "tokens_per_word": ("tokens per word", "words between spaces; a property of the tokenizer"),
-    "unknown_rate": ("unknown bytes", "share of the bytes that the tokenizer's unknown token, or no token, stands for"),
-    "bleu": ("BLEU", "with the sacreBLEU tokenizer that the target language asks for"),
-    "chrf++": ("chrF++", "character 6-gram and word 2-gram F-score"),
-    "off_target_rate": ("off-target rate", "share of outputs that are empty or not in the language asked for"),
-    "over_length_rate": ("over-length rate", "share of outputs that did not end by themselves and were cut"),
-    "empty_rate": ("empty rate", "share of outputs without text"),
-    "copied_rate": ("copied rate", "share of outputs that repeat the source"),
-    "off_target_coverage": ("off-target coverage", "share of outputs with enough letters to tell their language"),
-    "acc": ("accuracy", "share of documents answered correctly"),
-    "acc_norm": ("accuracy, length-normalised", "share of documents answered correctly, choices normalised by length"),
-}
-# Summaries of a curve over layers.
-SUFFIXES = {
-    "_peak": ", highest",
-    "_middle_gain": ", middle layers above layer 0",
-    "_divergence": ", fall to the last state",
-}
-PERCENT_SCALE = ("bleu", "chrf", "spbleu", "ter", "comet")
+
+OUTCOME_MARKS = {"fail": "✕", "incomplete": "!", "inconclusive": "?", "pass": "✓"}
+
+
+DIAGNOSIS_MARKS = {"found": "!", "not-found": "○", "cannot-tell": "?"}
+
+
+DIAGNOSIS_WORDS = {"found": "found", "not-found": "not found", "cannot-tell": "cannot tell"}
+
+
+LEVEL_MEANING = {"block": "a regression fails the gate", "warn": "only shown", "info": "only shown"}
 
 
 HEADLINE_RULE = (
     "Better and worse: the interval does not hold 0; it is not adjusted for the number of means. No evidence: it holds 0, and all in it is "
     "compatible with the data."
 )
-CONTRAST_TITLES = {"candidate-control": "Effect of alignment", "candidate-base": "What training changed"}
-
-
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """One candidate against one other checkpoint, with the rows of that pair."""
-
-    kind: str  # "candidate-control" or "candidate-base"
-    candidate: str
-    other: str
-    rows: tuple[ComparisonRow, ...]
-
-    @property
-    def title(self) -> str:
-        return CONTRAST_TITLES[self.kind]
-
-    @property
-    def formula(self) -> str:
-        role = "control" if self.kind == "candidate-control" else "base"
-        return f"{self.candidate} − {self.other}" + (f" ({role})" if role != self.other else "")
-
-
-# --- contrasts, counts, order ----------------------------------------------------------------------------------------------------
-
-
-def list_contrasts(comparison: Comparison) -> list[Contrast]:
-    """Each candidate against the control, where there is one, then against the base."""
-    found: dict[tuple[str, str, str], list[ComparisonRow]] = {}
-    for candidate in comparison.candidates:
-        if comparison.control:
-            found[("candidate-control", candidate, comparison.control)] = []
-        found[("candidate-base", candidate, comparison.base)] = []
-    for row in comparison.rows:
-        found.setdefault((row.contrast, row.candidate_name, row.base_name), []).append(row)
-    result = [Contrast(*key, tuple(rows)) for key, rows in found.items()]
-    # The control is itself compared with the base in some comparisons; without rows a contrast says nothing.
-    return [contrast for contrast in result if contrast.rows or comparison.candidates]
 
 
 def count_verdicts(rows: Iterable[ComparisonRow]) -> dict[str, int]:
@@ -221,18 +110,6 @@ def headline_rows(comparison: Comparison, contrast: Contrast) -> list[Comparison
     return [row for row in contrast.rows if row.layer is None or row.layer == layer]
 
 
-def table_layer(comparison: Comparison, label: str, rows: Iterable[ComparisonRow | Row]) -> str | None:
-    """The layer that tables by language show: the align layer, else the middle one; chosen without a look at the results."""
-    layers = {row.layer for row in rows if row.layer is not None}
-    marked = marked_layer(comparison, label)
-    if marked in layers or not layers:
-        return marked if layers else None
-    blocks = sorted((layer for layer in layers if "+" not in layer), key=layer_order)
-    return (
-        blocks[-1] if not blocks[-1].isdigit() or str(int(blocks[-1]) // 2) not in layers else str(int(blocks[-1]) // 2)
-    )
-
-
 def worst_languages(comparison: Comparison, contrast: Contrast, count: int = 3) -> list[tuple[str, ComparisonRow]]:
     """The languages with the largest losses, each with its worst row: (FLORES code, row).
 
@@ -251,19 +128,6 @@ def worst_languages(comparison: Comparison, contrast: Contrast, count: int = 3) 
             worst[code] = (signed / row.se, row)
     ranked = sorted(worst.items(), key=lambda item: (item[1][0], item[0]))
     return [(code, row) for code, (_, row) in ranked[:count]]
-
-
-def marked_layer(comparison: Comparison, label: str) -> str | None:
-    """The layer that the checkpoint was aligned at, as a layer name, or None."""
-    layer = comparison.checkpoints.get(label, {}).get("align_layer")
-    return None if layer is None else str(layer)
-
-
-def labels(comparison: Comparison) -> list[str]:
-    """Labels of all checkpoints: base, control, candidates."""
-    ordered = [comparison.base, comparison.control, *comparison.candidates]
-    known = [label for label in ordered if label]
-    return list(dict.fromkeys([*known, *comparison.results]))
 
 
 def suites(comparison: Comparison) -> list[str]:
@@ -315,15 +179,7 @@ def no_control_sentence(comparison: Comparison) -> str | None:
     )
 
 
-def layer_order(layer: str) -> tuple[int, bool]:
-    """Sort key of layer names: "0", "1", ..., "L", "L+norm"."""
-    number = re.match(r"\d+", layer)
-    return int(number.group()) if number else 10**6, "+" in layer
-
-
 # --- the gate and the diagnosis --------------------------------------------------------------------------------------------------
-
-
 def verdict_line(verdict: Verdict) -> str:
     """The verdict's sentence, which starts with the word of its outcome."""
     word = OUTCOME_WORDS[verdict.outcome]
@@ -419,8 +275,6 @@ def similarity_sentence(similarity: LayerSimilarity) -> str:
 
 
 # --- headline numbers ------------------------------------------------------------------------------------------------------------
-
-
 def changes_of(comparison: Comparison, contrast: Contrast) -> list[tuple[Headline, Change]]:
     """The headlines of a contrast."""
     return [
@@ -557,103 +411,6 @@ def measured_numbers(row: Row) -> str:
     return number(row.value, row.metric) + (f" [{', '.join(ends)}]" if len(ends) == 2 else "")
 
 
-# --- price -----------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one training stage of one checkpoint cost; None where the checkpoint does not say."""
-
-    checkpoint: str
-    stage: str
-    tokens: float | None
-    seconds: float | None
-    flops: float | None
-    peak_memory_bytes: float | None
-    device: str | None
-
-
-def stage_costs(comparison: Comparison) -> list[Cost]:
-    """Training stages of every checkpoint, from its provenance, in the order in which they happened."""
-    found = []
-    for label in labels(comparison):
-        stages = (comparison.checkpoints.get(label, {}).get("provenance") or {}).get("stages") or []
-        if isinstance(stages, Mapping):
-            stages = [{"stage": name, **stage} for name, stage in stages.items()]
-        for stage in stages:
-            found.append(
-                Cost(
-                    label,
-                    str(stage.get("stage") or stage.get("name") or "?"),
-                    _number(stage.get("tokens")),
-                    _number(stage.get("seconds")),
-                    _number(stage.get("flops")),
-                    _number(stage.get("peak_memory_bytes")),
-                    stage.get("device"),
-                )
-            )
-    return found
-
-
-def own_costs(comparison: Comparison) -> list[Cost]:
-    """`costs` without the stages that a checkpoint shares with the base; the base keeps its own."""
-    found = stage_costs(comparison)
-    shared = {(cost.stage, cost.tokens, cost.seconds) for cost in found if cost.checkpoint == comparison.base}
-    return [
-        cost
-        for cost in found
-        if cost.checkpoint == comparison.base or (cost.stage, cost.tokens, cost.seconds) not in shared
-    ]
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def quantity(value: float | None, unit: str = "") -> str:
-    """A large number in three digits with an SI prefix: 6.5 M, 1.20 P."""
-    if value is None:
-        return "–"
-    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g} {prefix}{unit}".rstrip()
-    return f"{value:.3g} {unit}".rstrip()
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for people: 45 s, 12 min 30 s, 3 h 5 min."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-# --- wording and numbers ---------------------------------------------------------------------------------------------------------
-
-
-def metric_title(metric: str) -> str:
-    if "." in metric and metric not in METRICS:  # a task: "family.metric"
-        family, _, measure = metric.partition(".")
-        return f"{family}: {metric_title(measure)}"
-    if metric not in METRICS:
-        for suffix, words in SUFFIXES.items():
-            if metric.endswith(suffix):
-                return metric_title(metric.removesuffix(suffix)) + words
-    return METRICS.get(metric, (metric.replace("_", " "), ""))[0]
-
-
-def metric_note(metric: str) -> str:
-    return METRICS.get(metric if metric in METRICS else metric.partition(".")[2], ("", ""))[1]
-
-
-def better_direction(higher_is_better: bool | None) -> str:
-    return {True: "↑ higher is better", False: "↓ lower is better", None: "no better direction"}[higher_is_better]
-
-
 def language_name(code: str | None) -> str:
     language = LANGUAGES.get(code or "")
     return language.name if language else (code or "")
@@ -687,32 +444,6 @@ def row_title(row: ComparisonRow | Row) -> str:
     return metric_title(row.metric) + (f", layer {row.layer}" if row.layer is not None else "")
 
 
-def number(value: float | None, metric: str = "") -> str:
-    """A value with as many decimals as the metric deserves; never NaN."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    decimals = 1 if metric.startswith(PERCENT_SCALE) or abs(value) >= 100 else 3
-    return _minus(f"{value:.{decimals}f}")
-
-
-def difference(value: float | None, metric: str = "") -> str:
-    """A signed difference, one decimal more than the values of metrics on a scale of 100."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    text = f"{value:+.{2 if metric.startswith(PERCENT_SCALE) else 3}f}"
-    return _minus(text) if float(text) else text[1:]
-
-
-def _plain(value: float | None, metric: str) -> str:
-    """A difference without a plus sign."""
-    return difference(value, metric).removeprefix("+")
-
-
-def size(value: float | None, metric: str = "") -> str:
-    """The size of a difference, without a sign."""
-    return difference(None if value is None else abs(value), metric).removeprefix("+")
-
-
 def interval_or_reason(row: ComparisonRow) -> str:
     """The interval of the difference; where there is none, why."""
     return interval(row) or row.reason or ""
@@ -723,40 +454,3 @@ def interval(row: ComparisonRow) -> str:
     if row.ci_low is None or row.ci_high is None:
         return ""
     return f"[{difference(row.ci_low, row.metric)}, {difference(row.ci_high, row.metric)}]"
-
-
-def probability(p: float | None) -> str:
-    if p is None or not math.isfinite(p):
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _minus(text: str) -> str:
-    if text.startswith("-") and not float(text):
-        text = text[1:]
-    return text.replace("-", "−")
-
-
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-def clean(text: Any) -> str:
-    """Text that every output may carry: control characters and lone surrogates become U+FFFD, line ends become \\n."""
-    return _UNPRINTABLE.sub("�", str(text).replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def finite(value: Any) -> Any:
-    """A copy of plain data in which no number is NaN or infinite (those become None) and all text is clean."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, Mapping):
-        return {clean(key): finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [finite(item) for item in value]
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return finite(value.tolist())
-    return clean(value)

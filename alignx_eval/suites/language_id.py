@@ -10,15 +10,8 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import (
-    START_RULE,
-    Pooling,
-    Progress,
-    check_lengths,
-    encode_corpus,
-    encoding_environment,
-    start_name,
-)
+from alignx_eval.engine.batches import START_RULE, encoding_environment, start_name
+from alignx_eval.engine.encode import Pooling, Progress, check_lengths, encode_corpus
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures import probe

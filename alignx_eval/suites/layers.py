@@ -11,40 +11,48 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import (
-    START_RULE,
-    CorpusVectors,
-    Pooling,
-    Progress,
-    check_lengths,
-    encode_corpus,
-    encoding_environment,
-    start_name,
-)
+from alignx_eval.engine.batches import START_RULE, encoding_environment, start_name
+from alignx_eval.engine.encode import CorpusVectors, Pooling, Progress, check_lengths, encode_corpus
 from alignx_eval.errors import InputError
 from alignx_eval.measures import cka, cosine, retrieval
 from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean
 from alignx_eval.statistics.jackknife import jackknife
 from alignx_eval.statistics.peak import peak_interval
+from alignx_eval.suites.layer_pictures import _maps, _pairs, _projections, _shown_layers
 from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fields, start_notes
 
 SUITE = "layers"
+
+
 LARGEST_DIMENSIONS = 3
+
+
 SUMMARISED = ("precision_at_1", "precision_at_1_centred", "cka_debiased")
+
+
 # The place of the peak, and the curve it is that of.
 PEAK_LAYERS = {"peak_layer": "precision_at_1", "peak_layer_centred": "precision_at_1_centred"}
+
+
 PEAKS_AGREE = 0.2  # share of the depth that the two peaks may be apart for an align layer to be recommended
+
+
 FEWEST_TOKENS = 8  # of a sentence that says whether one token outweighs the others
+
+
 LARGEST_TOKEN_SHARE = 0.5  # above, one token is more than all others together
-POINTS_PER_LANGUAGE, POINTS = 40, 1000  # of a picture
-NEIGHBOURS = 15  # of UMAP, and of the trustworthiness beside it
-FEWEST_POINTS = 100  # below, the neighbours are most of the picture, and PCA shows all there is
+
+
 # Debiased CKA of unrelated representations has mean 0 and a known spread over permutations, but a skewed distribution whose worst case (one
 # shared dimension) is a chi-square with one degree of freedom. Beyond 4 spreads p is below 0.01 in that case too; nearer to 0 no interval
 # is valid.
 CKA_SPREADS = 4
+
+
 BOUNDED = ("cka_debiased", "cka_debiased_without_largest", "cka_debiased_peak")
+
+
 NEAR_INDEPENDENCE = "too close to independence, where the statistic is degenerate"
 
 
@@ -525,128 +533,6 @@ def _token_bags(tokenizer: Any, sentences: Sequence[str]) -> Any:
     bags.sum_duplicates()
     lengths = np.sqrt(np.asarray(bags.multiply(bags).sum(axis=1)).reshape(-1))
     return csr_array(bags.multiply(1 / np.where(lengths > 0, lengths, 1)[:, None]))
-
-
-def _shown_layers(vectors: CorpusVectors, align_layer: int | None) -> list[str]:
-    """Three layers for pictures: the first, the one of alignment (else the middle one), the last. Not the peak: pictures of checkpoints
-    that are compared should be of the same layers."""
-    names = vectors.layer_names
-    middle = str(align_layer)
-    return list(dict.fromkeys((names[0], middle if middle in names else str((len(names) - 2) // 2), names[-2])))
-
-
-def _pairs(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus) -> dict[str, list[Any]]:
-    """Debiased CKA of every two languages at every layer, as columns of equal length; None where undefined."""
-    columns: dict[str, list[Any]] = {"layer": [], "language": [], "other_language": [], "cka_debiased": []}
-    upper = np.triu_indices(len(corpus.languages), 1)
-    for layer, table in all_pairs.items():
-        columns["layer"] += [layer] * len(upper[0])
-        columns["language"] += [corpus.languages[row] for row in upper[0]]
-        columns["other_language"] += [corpus.languages[column] for column in upper[1]]
-        columns["cka_debiased"] += [float(value) if np.isfinite(value) else None for value in table[upper]]
-    return columns
-
-
-def _maps(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus, layers: Sequence[str]) -> list[dict[str, Any]]:
-    return [
-        {
-            "metric": "cka_debiased",
-            "layer": layer,
-            "languages": list(corpus.languages),
-            "values": [
-                [round(float(value), 3) if np.isfinite(value) else None for value in row] for row in all_pairs[layer]
-            ],
-        }
-        for layer in layers
-    ]
-
-
-def _projections(
-    vectors: CorpusVectors, corpus: ParallelCorpus, layers: Sequence[str], seed: int, notes: list[str]
-) -> list[dict[str, Any]]:
-    """PCA and UMAP of all languages together at a few layers, the same lines of every language; never an input of a number.
-
-    PCA is of all lines and shows some; UMAP is of those shown. What could not be drawn is added to `notes`.
-    """
-    count = max(1, min(POINTS_PER_LANGUAGE, POINTS // len(corpus.languages)))
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(corpus))[:count])
-    projections = []
-    for layer in layers:
-        stack = vectors.layer(layer)
-        shown = {
-            "layer": layer,
-            "languages": [language for language in corpus.languages for _ in chosen],
-            "lines": [corpus.ids[line] for _ in corpus.languages for line in chosen],
-            "seed": seed,
-            "n": len(corpus),
-        }
-        points, explained = principal_components(stack, chosen)
-        variance = [round(float(share), 4) for share in explained]
-        projections.append(
-            {"method": "pca", **shown, "points": points.round(3).tolist(), "explained_variance": variance}
-        )
-        flat = stack[:, chosen].reshape(-1, stack.shape[2])
-        if len(flat) >= FEWEST_POINTS and len(np.unique(flat, axis=0)) > NEIGHBOURS:
-            try:
-                points, kept = neighbour_map(flat, seed)
-            except Exception as error:  # noqa: BLE001  a picture must never cost the numbers (numba, for one, needs a folder to write to)
-                notes.append(f"no UMAP of layer {layer}: {' '.join(str(error).split())[:200]}")
-                continue
-            projections.append(
-                {
-                    "method": "umap",
-                    **shown,
-                    "points": points.round(2).tolist(),
-                    "trustworthiness": round(kept, 3),
-                    "neighbours": NEIGHBOURS,
-                }
-            )
-    return projections
-
-
-def neighbour_map(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
-    """UMAP of vectors [points, width] by cosine -> points [points, 2], and its trustworthiness (Venna and Kaski 2001), 0 to 1.
-
-    Coordinates repeat on one machine with one seed, not across machines: they are for the eye only.
-    """
-    import warnings
-
-    import torch
-    from sklearn.manifold import trustworthiness
-
-    threads = torch.get_num_threads()  # numba sets them anew, and with them the last bits of the next forward pass
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a seed makes it run on one core, which it warns about
-            from umap import UMAP
-
-            points = UMAP(n_neighbors=NEIGHBOURS, metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors)
-    finally:
-        torch.set_num_threads(threads)
-    points = np.nan_to_num(points)  # points without any neighbour in common with others have no place
-    return points, float(trustworthiness(vectors, points, n_neighbors=NEIGHBOURS, metric="cosine"))
-
-
-def principal_components(stack: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First two principal components of all sentences of stack [languages, lines, width].
-
-    Returns the points [languages * chosen lines, 2] of the given lines, language by language, scaled so that the first component has
-    standard deviation 1, and the share of variance [2] that each explains. The sign is fixed (the largest weight is positive), so pictures
-    repeat.
-    """
-    languages, _, width = stack.shape
-    flat = stack.reshape(-1, width)
-    mean = flat.mean(axis=0, dtype=np.float64)
-    centred = (flat - mean.astype(flat.dtype)).astype(np.float32)
-    covariance = (centred.T @ centred).astype(np.float64) / len(flat)
-    total = float(np.trace(covariance))
-    if not total > 0 or width < 2:
-        return np.zeros((languages * len(lines), 2)), np.zeros(2)
-    values, directions = np.linalg.eigh(covariance)
-    values, directions = values[::-1][:2], directions[:, ::-1][:, :2]
-    directions = directions * np.sign(directions[np.abs(directions).argmax(axis=0), [0, 1]])
-    points = (stack[:, lines] - mean).reshape(-1, width) @ directions
-    return points / np.sqrt(max(float(values[0]), 1e-30)), np.maximum(values, 0) / total
 
 
 def _recommendation(peaks: dict[str, Row], rows: Sequence[Row], depth: int) -> tuple[int | None, str]:

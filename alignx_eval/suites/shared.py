@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import start_token
+from alignx_eval.engine.batches import start_token
 from alignx_eval.statistics.clustered import Estimate
 
 UNDEFINED: dict[str, Any] = {"value": None}  # the fields of a Row whose `reason` says why there is no number

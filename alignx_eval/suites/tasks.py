@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import difflib
 import fnmatch
-import hashlib
-import io
-import logging
-import os
 import re
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from alignx_eval import decoding_cache
 from alignx_eval.assets import asset_folder
-from alignx_eval.corpora import load_corpus
-from alignx_eval.encode import context_length, encoding_environment
+from alignx_eval.engine.batches import encoding_environment
+from alignx_eval.engine.harness import (
+    _cut_documents,
+    _cut_text,
+    _evaluate,
+    _lm_eval_model,
+    _lm_eval_version,
+    _quiet,
+    _task_manager,
+)
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean
+from alignx_eval.suites.interface_choice import _hash
 from alignx_eval.suites.shared import interval_fields, start_token
 
 SUITE = "tasks"
+
+
 DEFAULT_TASKS = ("interface_choice",)
+
+
 DEFAULT_LIMIT = 100
-CHOICES = 4
-EXAMPLES_SEED = 1234  # lm-eval's own default, so that numbers agree with its command line
-# Float32 logits of one lm-eval batch stay under 256 MB for sentences of 64 tokens.
-LOGITS_AT_ONCE = 2**26
+
+
 _TASK_OF_LANGUAGE = re.compile(r"(?P<family>.+)_(?P<code>[a-z]{3}_[A-Z][a-z]{3})")
+
 
 Progress = Callable[[int, int, str], None]
 
@@ -167,70 +171,6 @@ def list_tasks() -> list[str]:
     return sorted(names)
 
 
-def interface_choice(language: str, **_metadata: Any) -> dict[str, Any]:
-    """Documents of `interface_choice` in `language`, as lm-eval's `custom_dataset` wants them: {"test": datasets.Dataset}.
-
-    Each has `id`, `group`, `source` (English), `choices` (4 lines of the language) and `gold` (index of the translation). The wrong choices
-    are translations of other test lines of similar length, the same lines in every language, so the documents of two languages are
-    parallel. They are read from the bundled text in memory: no file is written, so a read-only installation without network will do.
-    """
-    import datasets
-
-    corpus = load_corpus("interface")
-    if language not in corpus.sentences or language == "eng_Latn":
-        raise InputError(f"interface_choice has no language {language!r}")
-    english, lines = corpus.sentences["eng_Latn"], corpus.sentences[language]
-    documents = [
-        {
-            "id": corpus.ids[line],
-            "group": corpus.groups[line],
-            "source": english[line],
-            "choices": [lines[other] for other in chosen],
-            "gold": chosen.index(line),
-        }
-        for line, chosen in enumerate(choice_lines())
-    ]
-    return {"test": datasets.Dataset.from_list(documents)}
-
-
-@lru_cache(maxsize=1)
-def choice_lines() -> tuple[tuple[int, ...], ...]:
-    """For each test line of `interface` the 4 lines to choose from, itself among them: a pure function of the bundled text.
-
-    Wrong choices are nearest in the length of their English side; ties and the order of the choices are decided by a hash of the ids. A
-    line that equals the right one in any language, or that shares half of its English words with it, is never a wrong choice: it might be
-    right.
-    """
-    corpus = load_corpus("interface")
-    english = corpus.sentences["eng_Latn"]
-    words = [frozenset(re.findall(r"\w+", line.lower())) for line in english]
-    chosen = []
-    for line, identity in enumerate(corpus.ids):
-
-        def distance(other: int, line: int = line, identity: str = identity) -> tuple[int, str]:
-            return abs(len(english[other]) - len(english[line])), _hash(identity, corpus.ids[other])
-
-        wrong: list[int] = []
-        for other in sorted(range(len(corpus)), key=distance):
-            if len(wrong) == CHOICES - 1:
-                break
-            alike = len(words[line] & words[other]) >= 0.5 * min(len(words[line]), len(words[other]))
-            same = any(
-                len({lines[index] for index in (line, other, *wrong)}) < len(wrong) + 2
-                for lines in corpus.sentences.values()
-            )
-            if other != line and not alike and not same:
-                wrong.append(other)
-        chosen.append(
-            tuple(sorted([line, *wrong], key=lambda other: _hash("order", corpus.ids[line], corpus.ids[other])))
-        )
-    return tuple(chosen)
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
 @lru_cache(maxsize=1)
 def _load(names: tuple[str, ...]) -> dict[str, Any]:
     """lm-eval's task objects by name, their data read, for names of tasks, groups and tags and for patterns."""
@@ -280,148 +220,6 @@ def _starts(tokenizer: Any) -> tuple[str, str]:
         start = roles.get(first) or str(tokenizer.convert_ids_to_tokens(first))
     empty = start_token(tokenizer)[1]
     return start, "line break" if empty == "none" else empty
-
-
-def _lm_eval_model(checkpoint: Any, loaded: dict[str, Any]) -> Any:
-    from lm_eval.models.huggingface import HFLM
-
-    class Model(HFLM):
-        """lm-eval's model, which may have no end token: a generation then ends at the task's own stops or at its length."""
-
-        def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
-            return None if tokens is None else super().tok_decode(tokens, skip_special_tokens=skip_special_tokens)
-
-    tokenizer = copy.deepcopy(checkpoint.tokenizer)  # lm-eval changes padding
-    start, _ = start_token(tokenizer)
-    prefix = None
-    if (
-        start is None
-    ):  # lm-eval needs a token before an empty prompt; a line break is what stands between texts where nothing else does
-        prefix = next(
-            ids[-1] for text in ("\n", ".") if (ids := tokenizer(text, add_special_tokens=False)["input_ids"])
-        )
-    vocabulary = checkpoint.model.get_output_embeddings().weight.shape[0]
-    size = max(1, min(64, LOGITS_AT_ONCE // (64 * vocabulary)))
-    # `generate` pads on the left, which needs a token for padding, and a model that keeps its state clean of it.
-    if any(task.OUTPUT_TYPE == "generate_until" for task in loaded.values()):
-        paddings = (
-            tokenizer.pad_token_id,
-            tokenizer.unk_token_id,
-            tokenizer.eos_token_id,
-        )  # what lm-eval takes, in this order
-        if all(token is None for token in paddings) or not decoding_cache.find_way(checkpoint.model).padded:
-            size = 1
-    return Model(
-        pretrained=checkpoint.model,
-        backend="causal",  # the decoder of an encoder-decoder family too, which lm-eval would run as one
-        tokenizer=tokenizer,
-        batch_size=size,
-        max_length=context_length(checkpoint.model),
-        prefix_token_id=prefix,
-    )
-
-
-def _prepare(task: Any) -> None:
-    """What `simple_evaluate` does to a task besides seeding the global generators and running `pip list`: zero examples in the prompt
-    unless the task says otherwise, and lm-eval's seed for choosing them."""
-    if task.get_config("num_fewshot") is None:
-        task.set_config(key="num_fewshot", value=0)
-    task.set_fewshot_seed(seed=EXAMPLES_SEED)
-
-
-def _evaluate(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, Any]:
-    """lm-eval's results and samples."""
-    from lm_eval import evaluate
-
-    for task in loaded.values():
-        _prepare(task)
-    return evaluate(lm=model, task_dict={"tasks": loaded}, limit=limit, log_samples=True, bootstrap_iters=0)
-
-
-def _cut_documents(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, int]:
-    """By task, how many of its first `limit` documents lm-eval will cut on the left; tasks without any are left out.
-
-    Raises InputError where not even an answer has room in the model's context.
-    """
-    from lm_eval.models.utils import normalize_gen_kwargs
-
-    counts = {}
-    for name, task in loaded.items():
-        _prepare(task)
-        task.build_all_requests(limit=limit)
-        cut = set()
-        for request in task.instances:
-            answer = 0
-            if request.request_type == "loglikelihood":
-                context, continuation = request.args
-                pair = model._encode_pair(context, continuation) if context else ([0], model.tok_encode(continuation))
-                answer, room = len(pair[1]), model.max_length
-                length = len(pair[0]) + answer - 1  # the last token of the answer is scored and never read
-            elif request.request_type == "generate_until":
-                context, options = request.args
-                answer = normalize_gen_kwargs(dict(options), model.max_gen_toks)["max_gen_toks"]
-                room = model.max_length - 1  # an answer that fills the context leaves none for the prompt
-                length = len(model.tok_encode(context)) + answer - 1
-            else:  # rolling windows score everything
-                continue
-            if answer > room:
-                raise InputError(
-                    f"task {name} needs room for an answer of {answer} tokens, and the context of this checkpoint is {model.max_length} "
-                    "tokens: leave the task out"
-                )
-            if length > room:
-                cut.add(request.doc_id)
-        if cut:
-            counts[name] = len(cut)
-    return counts
-
-
-def _cut_text(count: int, report: dict[str, Any], task: str, context: int) -> str:
-    documents = len({sample["doc_id"] for sample in report["samples"][task]})
-    return (
-        f"{count} of {documents} documents are longer than the model's context of {context} tokens and lost their beginning, so the score "
-        "is that of another text and decides nothing"
-    )
-
-
-@cache
-def _task_manager(lm_evals_own: bool) -> Any:
-    """Index of our tasks, with lm-eval's own some ten thousand definitions where they are needed (they take seconds to read)."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=str(asset_folder("tasks")), include_defaults=lm_evals_own)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """lm-eval and `datasets` without their log lines, warnings and progress bars, which would run into ours."""
-    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
-    levels = [logger.level for logger in loggers]
-    # lm-eval asks git for a commit, and git's complaint outside of a repository goes to file descriptor 2, not to sys.stderr.
-    descriptor = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stderr(io.StringIO()),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.dup2(descriptor, 2)
-        os.close(descriptor)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _lm_eval_version() -> str:
-    from importlib.metadata import version
-
-    return version("lm_eval")
 
 
 def _task_fingerprint(task: str, documents: list[dict[str, Any]], report: dict[str, Any]) -> dict[str, Any]:

@@ -12,9 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from alignx_eval import decoding_cache
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.encode import context_length, encoding_environment, start_before, start_name
+from alignx_eval.engine.batches import context_length, encoding_environment, start_before, start_name
+from alignx_eval.engine.generate import (
+    DECODING,
+    LENGTH_ALLOWANCE,
+    LENGTH_FACTOR,
+    Output,
+    Progress,
+    _end_names,
+    _first_line,
+    _has_line_break,
+    end_tokens,
+    greedy_decode,
+)
 from alignx_eval.errors import InputError
 from alignx_eval.measures.bleu import TEXT_POLICY, bleu_signature, bleu_statistics, prepare
 from alignx_eval.measures.chrf import chrf_signature, chrf_statistics
@@ -28,32 +39,29 @@ from alignx_eval.statistics.pairing import cluster_codes, cluster_sums
 from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fields
 
 SUITE = "translation"
-# An output may take twice the tokens that its source is expected to take in the target language, and a little more for short sources.
-LENGTH_FACTOR = 2.0
-LENGTH_ALLOWANCE = 16
+
+
 MAX_NEW_TOKENS = 256
+
+
 JACKKNIFE_GROUPS = 100
-DECODING = (
-    "greedy; the prompt starts with BOS, else EOS, else none; white space before visible text is skipped; ends at an end token, at the "
-    f"first line break after visible text, or after {LENGTH_FACTOR:g} x expected length + {LENGTH_ALLOWANCE} tokens"
-)
+
+
 # Share of the outputs behind a score; above it the score says how the model fails to answer, not how well it translates.
 MOST_UNUSABLE = 0.5
+
+
 UNUSABLE = ("empty", "copied", "off target", "cut")
+
+
 _WHAT = f"{', '.join(UNUSABLE[:-1])} or {UNUSABLE[-1]}"
 
-Progress = Callable[[int, int, str], None]
+
 Pair = tuple[str, str]  # source and target language
+
+
 # Per direction, a statistic and its values with one jackknife group left out; None where it could have been measured but is undefined.
 LeftOut = dict[Pair, tuple[float, np.ndarray] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One decoded text, and whether it was ended by the model ("eos", "line") or by us ("length")."""
-
-    text: str
-    stopped_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,66 +180,6 @@ def check(
     _checked_requests(checkpoint, corpus, template, pivot, max_new_tokens)
 
 
-def greedy_decode(
-    model: Any,
-    prompts: Sequence[Sequence[int]],
-    caps: Sequence[int],
-    *,
-    end_tokens: frozenset[int],
-    breaks_line: Callable[[Sequence[int]], bool],
-    max_tokens_per_batch: int = 16384,
-    progress: Progress | None = None,
-) -> list[tuple[list[int], str]]:
-    """The most probable token after each prompt, again and again: per prompt the new tokens (without the end token) and what ended them.
-
-    prompts: token ids; caps: most new tokens of each; breaks_line: whether the new tokens so far end with the end of their line. Batches
-    hold sequences of similar length, and neighbours change nothing: how the model is run, with padding and a cache where it can be, is
-    found out first (see `decoding_cache`). Rows that have ended leave the batch.
-    """
-    import torch
-
-    written: list[list[int]] = [[] for _ in prompts]
-    ended = ["length"] * len(prompts)
-    done = 0
-    with torch.inference_mode():
-        work = np.array([index for index in range(len(prompts)) if caps[index] > 0], dtype=np.int64)
-        way = decoding_cache.find_way(model) if len(work) else decoding_cache.WITHOUT_CACHE
-        starts = np.array([len(prompts[index]) for index in work], dtype=np.int64)
-        lengths = np.array([len(prompts[index]) + caps[index] for index in work], dtype=np.int64)
-        for batch in decoding_cache.plan(way, starts, lengths, max_tokens_per_batch):
-            rows = work[batch]
-            texts = decoding_cache.Batch(model, way, [prompts[index] for index in rows])
-            alive = np.ones(len(rows), dtype=bool)
-            while True:
-                chosen = texts.next_logits().argmax(dim=-1)
-                for row, token in enumerate(chosen.tolist()):
-                    if not alive[row]:
-                        continue
-                    index = rows[row]
-                    if token in end_tokens:
-                        ended[index] = "eos"
-                        alive[row] = False
-                        continue
-                    written[index].append(token)
-                    if breaks_line(written[index]):
-                        ended[index] = "line"
-                        alive[row] = False
-                    elif len(written[index]) >= caps[index]:
-                        alive[row] = False
-                if not alive.any():
-                    break
-                texts.append(chosen)
-                if way.drops_rows and alive.sum() <= 0.75 * len(
-                    alive
-                ):  # dropping rows copies the cache, so not for every single one
-                    texts.keep(np.flatnonzero(alive))
-                    rows, alive = rows[alive], alive[alive]
-            done += len(batch)
-            if progress is not None:
-                progress(done, len(prompts), "translating")
-    return [(tokens, end) for tokens, end in zip(written, ended, strict=True)]
-
-
 def shuffled(texts: Sequence[str]) -> list[str]:
     """`texts` moved on by half their number, so that no line keeps its own (unless there is only one)."""
     step = max(1, len(texts) // 2)
@@ -336,31 +284,6 @@ def _translate(
         outputs = [Output(_first_line(text_of(tokens))[0], end) for tokens, end in own]
         directions.append(_Direction(source, target, corpus.sentences[source], corpus.sentences[target], outputs))
     return directions
-
-
-def end_tokens(checkpoint: Any) -> frozenset[int]:
-    """Tokens that end an output: the tokenizer's EOS and those of the checkpoint's generation config (chat models have several)."""
-    ends = {checkpoint.tokenizer.eos_token_id}
-    configured = getattr(getattr(checkpoint.model, "generation_config", None), "eos_token_id", None)
-    ends |= set(configured) if isinstance(configured, list | tuple) else {configured}
-    return frozenset(int(token) for token in ends if token is not None)
-
-
-def _end_names(checkpoint: Any) -> list[str]:
-    return [str(checkpoint.tokenizer.convert_ids_to_tokens(token)) for token in sorted(end_tokens(checkpoint))]
-
-
-def _has_line_break(text: str) -> bool:
-    return "\n" in text or "\r" in text
-
-
-def _first_line(text: str) -> tuple[str, bool]:
-    """The first line of `text` with anything that the metrics see, and whether a line break ends it."""
-    *complete, last = text.replace("\r", "\n").split("\n")
-    for line in complete:
-        if prepare(line):
-            return line.strip(), True
-    return last.strip(), False
 
 
 def _jackknife_groups(groups: tuple[str, ...]) -> tuple[np.ndarray, int]:

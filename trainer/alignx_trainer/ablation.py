@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alignx_eval.errors import AlignxError, InputError
-from alignx_eval.run_directory import atomic_write
+from alignx_eval.files import atomic_write
 from alignx_trainer.config import Recipe
 from alignx_trainer.train import Progress, train
 

@@ -14,7 +14,8 @@ import typer
 
 from alignx_eval import processes
 from alignx_eval.cli import entry
-from alignx_eval.cli.options import DebugOption, prepare_environment
+from alignx_eval.cli.options import DebugOption
+from alignx_eval.environment import prepare_environment
 from alignx_eval.errors import InputError
 
 app = typer.Typer(

@@ -11,13 +11,17 @@ import numpy as np
 import torch
 import yaml
 
-from alignx_eval.encode import start_name
+from alignx_eval.engine.batches import start_name
 from alignx_eval.errors import InputError
 from alignx_trainer.config import Recipe
-from alignx_trainer.data import WINDOW, Batch, Order, Sample, Stream, collate, language_shares, tokenize
 from alignx_trainer.losses import LOGITS_AT_ONCE, LanguageMatcher
+from alignx_trainer.model import add_adapters, open_model
+from alignx_trainer.optimizers import build_optimizers
+from alignx_trainer.order import WINDOW, Order, language_shares
+from alignx_trainer.parallel import peak_memory
+from alignx_trainer.records import Stream
 from alignx_trainer.step import Forward, accumulate_gradients, checkpoint_activations, resolve_align_layer
-from alignx_trainer.train import add_adapters, build_optimizers, open_model, peak_memory
+from alignx_trainer.tokenize import Batch, Sample, collate, tokenize
 
 SOURCE, TARGET, OFF = "\x1b[32m", "\x1b[36m", "\x1b[0m"
 CHECKED = 5000  # records of a source that are tokenized to count what is truncated

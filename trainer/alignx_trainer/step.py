@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alignx_eval.encode import decoder_blocks
+from alignx_eval.engine.batches import decoder_blocks
 from alignx_trainer.config import Recipe
-from alignx_trainer.data import Batch, Sample
 from alignx_trainer.losses import LanguageMatcher, contrastive_loss, matching_loss, mean_pool, summed_cross_entropy
+from alignx_trainer.tokenize import Batch, Sample
 
 # Rows of the feature tensor of a batch [rows, 4, width].
 MIDDLE_SOURCE, MIDDLE_TARGET, LAST_SOURCE, LAST_TARGET = range(4)

@@ -7,9 +7,6 @@ import json
 import math
 import os
 import platform
-import resource
-import shutil
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,257 +15,23 @@ from typing import Any
 
 import torch
 
-from alignx_eval import processes
-from alignx_eval.checkpoint import follow_umask, merge_adapter, open_checkpoint, write_checkpoint
-from alignx_eval.encode import start_name
-from alignx_eval.errors import AlignxError, InputError
-from alignx_eval.run_directory import atomic_write, sole_writer
+from alignx_eval.checkpoint import merge_adapter, write_checkpoint
+from alignx_eval.engine.batches import start_name
+from alignx_eval.errors import InputError
+from alignx_eval.files import atomic_write, sole_writer
 from alignx_trainer import run_folder, validation
 from alignx_trainer.config import Recipe
-from alignx_trainer.data import Order, Sample, Stream, collate, train_tokenizer
 from alignx_trainer.losses import LanguageMatcher
-from alignx_trainer.step import (
-    Forward,
-    StepLosses,
-    accumulate_gradients,
-    check_logits,
-    checkpoint_activations,
-    resolve_align_layer,
-)
+from alignx_trainer.model import _whole_model, add_adapters, flops_per_token, open_model
+from alignx_trainer.optimizers import build_optimizers, learning_rate
+from alignx_trainer.order import Order
+from alignx_trainer.parallel import Engine, peak_memory
+from alignx_trainer.records import Stream
+from alignx_trainer.run_folder import GOES_ON, PARTS, TrainingError, _atomic_save, _open_log, _save_adapter, _version
+from alignx_trainer.step import Forward, StepLosses, accumulate_gradients, checkpoint_activations, resolve_align_layer
+from alignx_trainer.tokenize import Sample, collate
 
-# What a kill leaves of files that were being written.
-PARTS = (
-    "state.pt.part",
-    "within_limits.pt.part",
-    ".model.pt.*.partial",
-    *(f".{name}.*.tmp" for name in ("recipe.json", "log.jsonl", "report.html")),
-)
-GOES_ON = "when that is mended, the same command goes on from the last saved step"
 Progress = Callable[[int, int, dict[str, Any]], None]
-
-
-class TrainingError(AlignxError):
-    """Training cannot go on: a loss or gradient is not finite, or the disk is full."""
-
-
-def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Linear warm-up, then linear or cosine decay to `final_learning_rate` of the peak at the last step."""
-    if step < recipe.warmup_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, steps - recipe.warmup_steps)
-    shape = 1 - done if recipe.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return recipe.learning_rate * (recipe.final_learning_rate + (1 - recipe.final_learning_rate) * shape)
-
-
-def build_optimizers(model: Any, matcher: LanguageMatcher | None, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest; the matcher's own AdamW
-    comes last."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
-    matrices = [parameter for _, parameter in named if parameter.ndim == 2 and id(parameter) not in embeddings]
-    others = [parameter for _, parameter in named if not any(parameter is matrix for matrix in matrices)]
-    optimizers: list[torch.optim.Optimizer] = []
-    betas = (0.9, 0.95) if recipe.optimizer == "muon" else (0.9, 0.999)
-    if recipe.optimizer == "muon":
-        optimizers.append(
-            torch.optim.Muon(
-                matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
-        )
-        optimizers.append(torch.optim.AdamW(others, lr=recipe.learning_rate, betas=betas, weight_decay=0.0))
-    else:
-        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        optimizers.append(
-            torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.learning_rate, betas=betas)
-        )
-    if matcher is not None:
-        decay = 0.0 if recipe.optimizer == "muon" else recipe.weight_decay
-        optimizers.append(
-            torch.optim.AdamW(matcher.parameters(), lr=recipe.learning_rate, betas=betas, weight_decay=decay)
-        )
-    return optimizers
-
-
-def _atomic_save(what: Any, path: Path) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            torch.save(what, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise TrainingError(f"could not write {path}: {error}; {GOES_ON}") from None
-
-
-def _open_log(path: Path) -> Any:
-    try:
-        return open(
-            path, "ab", buffering=0
-        )  # a line is on its way when it is written, and closing has nothing left to do
-    except OSError as error:
-        raise TrainingError(f"could not write {path}: {error.strerror}") from None
-
-
-def open_model(recipe: Recipe, streams: list[Stream], offline: bool) -> tuple[Any, Any, dict[str, Any]]:
-    """Model in float32 on the CPU, tokenizer, and the provenance so far: those of `init`, or new ones. Raises InputError."""
-    provenance: dict[str, Any] = {"stages": []}
-    if recipe.init is not None:
-        start = open_checkpoint(recipe.init, device="cpu", dtype="float32", offline=offline)
-        model, tokenizer = start.model, start.tokenizer
-        provenance = {
-            "stages": list(start.provenance.get("stages", [])),
-            "init": {"reference": recipe.init, "content_hash": start.content_hash},
-        }
-        if start.align_layer is not None:
-            provenance["align_layer"] = start.align_layer
-    else:
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        tokenizer = train_tokenizer(streams, recipe.vocabulary_size)
-        settings = dict(
-            recipe.model,
-            vocab_size=len(tokenizer),
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-        settings["pad_token_id"] = tokenizer.pad_token_id
-        try:
-            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"model: transformers cannot build it: {error}") from None
-    if tokenizer.eos_token_id is None:
-        raise InputError("the tokenizer has no end-of-sequence token; the model could not learn to stop")
-    try:
-        check_logits(model)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    return model, tokenizer, provenance
-
-
-def add_adapters(model: Any, recipe: Recipe) -> Any:
-    """`model` with low-rank adapters (Hu et al. 2021) on the linear layers of its blocks, all else frozen; a peft model around it."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise InputError("lora_rank needs peft: pip install 'alignx-eval[lora]'") from None
-    settings = LoraConfig(
-        r=recipe.lora_rank,
-        lora_alpha=recipe.lora_alpha,
-        lora_dropout=recipe.lora_dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    adapted = get_peft_model(model, settings)
-    # What the adapter's folder names as its base: a model opened from a .pt does not know its place, one of the hub only that in the cache.
-    assert recipe.init is not None
-    base, revision = Path(recipe.init).expanduser(), None
-    name = str(base.resolve()) if base.exists() else recipe.init
-    if not base.exists() and "@" in name:
-        name, _, revision = name.partition("@")
-    adapted.peft_config["default"].base_model_name_or_path = name
-    adapted.peft_config["default"].revision = revision
-    return adapted
-
-
-class Engine:
-    """Where the work runs: this process alone, or several under `accelerate launch` (DDP, or FSDP2 by its YAML)."""
-
-    def __init__(self, recipe: Recipe, device: str) -> None:
-        self.accelerator: Any = None
-        self.sharded = False
-        if processes.launched():
-            from accelerate import Accelerator
-            from accelerate.utils import DistributedType
-
-            self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
-            self.sharded = self.accelerator.distributed_type == DistributedType.FSDP
-            device = str(self.accelerator.device)
-            if self.sharded and not self.accelerator.is_fsdp2:
-                raise InputError(
-                    "FSDP of version 1 is not supported; set `fsdp_version: 2` in the accelerate configuration"
-                )
-            if self.sharded and (recipe.optimizer == "muon" or recipe.eval_every):
-                raise InputError(
-                    "muon and eval_every need whole matrices in each process; with FSDP use adamw and eval_every: 0"
-                )
-            if self.sharded and recipe.lora_rank:
-                raise InputError("adapters are small enough for whole copies; train them with DDP, not FSDP")
-        self.device = device
-        self.main = processes.is_main()
-        self.count = self.accelerator.num_processes if self.accelerator is not None else 1
-        micro_batches = recipe.batch_size // recipe.micro_batch_size
-        if micro_batches % self.count:
-            raise InputError(
-                f"batch_size / micro_batch_size gives {micro_batches} micro-batches, which {self.count} processes cannot share"
-            )
-
-    def prepare(self, forward: Forward, optimizers: list[torch.optim.Optimizer]) -> tuple[Any, list[Any]]:
-        if self.accelerator is None:
-            return forward, list(optimizers)
-        prepared = self.accelerator.prepare(forward, *optimizers)
-        return prepared[0], list(prepared[1:])
-
-    def wait(self) -> None:
-        if self.accelerator is not None:
-            self.accelerator.wait_for_everyone()
-
-    def clip(self, model: list[torch.nn.Parameter], matcher: list[torch.nn.Parameter], largest: float) -> float:
-        """Scale all gradients together to a norm of at most `largest`; returns the norm before."""
-        gradients = [
-            [parameter.grad for parameter in group if parameter.grad is not None] for group in (model, matcher)
-        ]
-        norms = [torch.nn.utils.get_total_norm(group) for group in gradients if group]
-        # The gradients of a sharded model are sharded, those of the matcher are not, so each has its norm.
-        total = math.sqrt(
-            sum(float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm) ** 2 for norm in norms)
-        )
-        if math.isfinite(total) and total > largest:
-            for group in gradients:
-                torch._foreach_mul_(group, largest / (total + 1e-6)) if group else None
-        return total
-
-    def model_state(self, forward: Any, names: set[str]) -> dict[str, Any]:
-        """Tensors of the model by the name they have in one process, those of `names` alone. Sharded: whole in the main process only."""
-        if not self.sharded:
-            inner = self.accelerator.unwrap_model(forward) if self.accelerator is not None else forward
-            return {name: tensor for name, tensor in inner.state_dict().items() if name in names}
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return {
-            name: tensor for name, tensor in get_model_state_dict(forward, options=options).items() if name in names
-        }
-
-    def optimizer_states(self, forward: Any, optimizers: list[Any]) -> list[dict[str, Any]]:
-        plain = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
-        if not self.sharded:
-            return [optimizer.state_dict() for optimizer in plain]
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
-
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        return [get_optimizer_state_dict(forward, optimizer, options=options) for optimizer in plain]
-
-    def restore(self, forward: Any, optimizers: list[Any], state: dict[str, Any]) -> None:
-        plain = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
-        if not self.sharded:
-            inner = self.accelerator.unwrap_model(forward) if self.accelerator is not None else forward
-            inner.load_state_dict(state["model"], strict=False)  # adapters alone where the rest is frozen
-            for optimizer, saved in zip(plain, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            return
-        from torch.distributed.checkpoint.state_dict import (
-            StateDictOptions,
-            set_model_state_dict,
-            set_optimizer_state_dict,
-        )
-
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=True, strict=False)
-        set_model_state_dict(forward, state["model"] if self.main else {}, options=options)
-        for optimizer, saved in zip(plain, state["optimizers"], strict=True):
-            set_optimizer_state_dict(forward, optimizer, saved if self.main else {}, options=options)
 
 
 def _entry(step: int, losses: StepLosses, **more: Any) -> dict[str, Any]:
@@ -297,26 +60,6 @@ def _stop_if_not_finite(losses: StepLosses, norm: float, samples: list[Sample], 
     raise TrainingError(
         f"step {step}: the loss or its gradient is not finite; lower the learning rate, or look at these samples: {shown}. "
         "Nothing of this step was kept."
-    )
-
-
-def flops_per_token(model: Any, recipe: Recipe) -> tuple[int, int]:
-    """Floating-point operations a token, and more a token with a next-token loss.
-
-    2 a weight forward, 2 for the gradients of the states, 2 for those of weights that are trained (Kaplan et al. 2020), 2 more each for
-    the second forward pass of gradient caching and for activation checkpointing. The output embeddings work for the tokens with a
-    next-token loss. Attention's own products and the embeddings' look-up are not counted.
-    """
-    table = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
-    weights = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in table)
-    two_passes = recipe.aligns and recipe.negatives == "batch" and recipe.batch_size > recipe.micro_batch_size
-    trained = 4 if recipe.lora_rank else 6
-    adapters = (
-        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) if recipe.lora_rank else 0
-    )
-    return (
-        weights * (trained + 2 * two_passes + 2 * recipe.activation_checkpointing) + 2 * adapters,
-        model.get_output_embeddings().weight.numel() * trained,
     )
 
 
@@ -657,42 +400,3 @@ def _finish(folder: Path, engine: Engine) -> None:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
     engine.wait()
-
-
-def _save_adapter(adapted: Any, folder: Path) -> None:
-    """The adapter in peft's format, beside the checkpoint that holds it merged; whole under its name or not at all."""
-    from safetensors import SafetensorError
-
-    part = folder.with_name(folder.name + ".part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        adapted.save_pretrained(part, save_embedding_layers=False)  # they are frozen; "auto" would ask the hub
-        follow_umask(part)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(part, folder)
-    except (OSError, SafetensorError) as error:  # safetensors has an error of its own for a full disk
-        shutil.rmtree(part, ignore_errors=True)
-        raise TrainingError(f"could not write {folder}: {error}; {GOES_ON}") from None
-
-
-def _whole_model(config: Any, state: dict[str, Any]) -> Any:
-    """A model of its own for the gathered tensors of a sharded one."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_config(config)
-    model.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
-    return model
-
-
-def peak_memory(device: str) -> int:
-    """Bytes: of tensors on a GPU, else of this process."""
-    if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)

@@ -10,15 +10,16 @@ import numpy as np
 
 from alignx_eval.checkpoint import Checkpoint
 from alignx_eval.corpora import BUNDLED, ParallelCorpus, load_corpus
-from alignx_eval.encode import check_lengths, encode_corpus
+from alignx_eval.engine.encode import check_lengths, encode_corpus
+from alignx_eval.engine.score import corpus_costs
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.measures import cosine, probe, retrieval
 from alignx_eval.measures.cka import number_groups
 from alignx_eval.statistics.clustered import clustered_mean, clustered_mean_difference, lower_bound
-from alignx_eval.suites.language_modelling import corpus_costs, unknown_languages
+from alignx_eval.suites.language_modelling import unknown_languages
 from alignx_trainer.config import Recipe
-from alignx_trainer.data import default_split
+from alignx_trainer.records import default_split
 
 PIVOT = "eng_Latn"
 FOLDS = 5

@@ -8,35 +8,31 @@ every rendering shows these.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from alignx_eval.paired_items import PairedItems, clusters_of
+from alignx_eval.comparison.costs import AMOUNTS, amounts, cost_ratios, costs_of
+from alignx_eval.comparison.means import (
+    CONTRAST_MEANING,
+    RETRIEVAL,
+    MeanDifference,
+    _sign,
+    align_layer,
+    details,
+    mean_difference,
+)
+from alignx_eval.comparison.rows import own_rate
 from alignx_eval.statistics.clustered import Estimate
-from alignx_eval.statistics.jackknife import jackknife
+from alignx_eval.wording import counted, join, signed
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison, ComparisonRow
-    from alignx_eval.results import Row
+    from alignx_eval.comparison.rows import Comparison, ComparisonRow
 
-CONTRAST_MEANING = {"candidate-base": "what training changed", "candidate-control": "the effect of alignment"}
-RETRIEVAL = ("precision_at_1",)  # raw cosine, both directions
+
 TASKS_NAMED = 6
-
-
-@dataclass(frozen=True, slots=True)
-class MeanDifference:
-    """Mean over rows of candidate - reference, with the means of both sides. `rows` of the `of` rows asked for are in it."""
-
-    base: float
-    candidate: float
-    estimate: Estimate
-    rows: int
-    of: int
 
 
 Word = Literal["better", "worse", "no-evidence", "no-claim"]
@@ -236,38 +232,6 @@ def find(comparison: Comparison) -> list[str]:
     return found + [text for candidate in comparison.candidates if (text := _price(comparison, candidate))]
 
 
-def mean_difference(
-    comparison: Comparison, rows: Sequence[ComparisonRow], *, of: int | None = None
-) -> MeanDifference | None:
-    """Mean difference over `rows` of one contrast, which are those of `of` languages or directions (default: as many as there are rows).
-
-    Rows without an interval, without items on both sides, and with other clusters than the first one, are left out; `rows` of the result
-    counts the others. None where they are fewer than half: a mean over the rest would be another quantity.
-    """
-    of = len(rows) if of is None else of
-    points, left, first = [], [], None
-    for row in rows:
-        if row.se is None:
-            continue
-        sides = [comparison.results[name][row.suite] for name in (row.base_name, row.candidate_name)]
-        items = [side.items.get(row.key) for side in sides]
-        if items[0] is None or items[1] is None:
-            continue
-        paired = PairedItems(items[0], items[1], clusters_of(row.key, sides[0], items[0]))
-        point, left_out = paired.left_out()
-        shape = (paired.clusters, left_out.shape)
-        first = shape if first is None else first
-        if shape == first and np.isfinite(left_out).all():
-            points.append(point)
-            left.append(left_out[1] - left_out[0])
-    if not points or 2 * len(points) < of:
-        return None
-    base, candidate = np.mean(points, axis=0)
-    differences = [point[1] - point[0] for point in points]
-    estimate = jackknife(float(np.mean(differences)), np.mean(left, axis=0), n=min(row.n for row in rows))
-    return MeanDifference(float(base), float(candidate), estimate, len(points), of)
-
-
 # Kind, label of the reference, rows.
 Contrasts = Sequence[tuple[Literal["candidate-base", "candidate-control"], str, list["ComparisonRow"]]]
 
@@ -342,13 +306,8 @@ def _headline(comparison: Comparison, candidate: str, metric: HeadlineMetric, co
     )
 
 
-def own_rate(row: ComparisonRow | Row) -> str:
-    """ ", references' own rate 0.012" for an off-target rate: what the same rule finds in the reference translations; else empty."""
-    return f", references' own rate {row.null:.3f}" if row.metric == "off_target_rate" and row.null is not None else ""
-
-
 def _minimum_clusters() -> int:
-    from alignx_eval.comparison import MINIMUM_CLUSTERS  # which reads this module
+    from alignx_eval.comparison.rows import MINIMUM_CLUSTERS  # which reads this module
 
     return MINIMUM_CLUSTERS
 
@@ -387,20 +346,6 @@ def _numbers(estimate: Estimate, decimals: int) -> str:
     return f"{signed(estimate.value, decimals)} {interval}, n = {estimate.n}, {estimate.clusters} clusters"
 
 
-def align_layer(comparison: Comparison, rows: Sequence[ComparisonRow | Row], candidate: str) -> tuple[str | None, str]:
-    """The layer that the candidate was aligned at, else the middle one: chosen without a look at the results."""
-    recorded = comparison.checkpoints.get(candidate, {}).get("align_layer")
-    layers = [row.layer for row in rows if row.suite == "layers" and row.layer is not None]
-    if recorded is not None and str(recorded) in layers:
-        return str(recorded), f"layer {recorded} (the align layer)"
-    numbers = [int(layer) for layer in layers if layer.isdigit()]
-    if not numbers:
-        return None, ""
-    # A baseline holds some layers only, so the middle one is then a recorded fact.
-    middle = comparison.checkpoints.get(candidate, {}).get("middle_layer", max(numbers) // 2)
-    return str(middle), f"layer {middle} (the middle one; no align layer is recorded)"
-
-
 def _last_layer(comparison: Comparison, candidate: str, contrasts: Contrasts) -> list[str]:
     """Retrieval in the last state, before and after the final norm: a change is claimed only where both show it."""
     parts = []
@@ -432,19 +377,6 @@ def _last_layer(comparison: Comparison, candidate: str, contrasts: Contrasts) ->
             f"against {reference} ({meaning}) {claim} (before the final norm {outcomes[0]}; after it {outcomes[1]})"
         )
     return [f"Retrieval of translations in the last layer, {candidate}: {'; '.join(parts)}."] if parts else []
-
-
-def _sign(estimate: Estimate) -> int:
-    """1 or -1 where the interval lies on one side of 0, else 0."""
-    if estimate.ci_low is None or estimate.ci_high is None or estimate.ci_low <= 0 <= estimate.ci_high:
-        return 0
-    return 1 if estimate.value > 0 else -1
-
-
-def details(rows: list[ComparisonRow]) -> list[ComparisonRow]:
-    """The rows of single languages or directions, without the means that a suite reports beside them."""
-    pairs = [row for row in rows if row.language is not None and row.other_language is not None]
-    return pairs or [row for row in rows if row.language is not None]
 
 
 def _losses(comparison: Comparison, rows: list[ComparisonRow]) -> str:
@@ -498,71 +430,3 @@ def _price(comparison: Comparison, candidate: str) -> str:
         ratios = [f"{ratio:.2f} times its {AMOUNTS[name]}" for name, ratio in cost_ratios(own, control).items()]
         text += f", so {candidate} took {join(ratios)}" if ratios else ""
     return f"{text}."
-
-
-def costs_of(comparison: Comparison, candidate: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Own cost of a candidate and of the control, empty where nothing is recorded."""
-    control = own_cost(own_stages(comparison, comparison.control)) if comparison.control is not None else {}
-    return own_cost(own_stages(comparison, candidate)), control
-
-
-def cost_ratios(own: dict[str, float], control: dict[str, float]) -> dict[str, float]:
-    """Of each amount that both record, how often the candidate took the control's."""
-    return {name: own[name] / control[name] for name in AMOUNTS if own.get(name) and control.get(name)}
-
-
-AMOUNTS = {"seconds": "time", "tokens": "tokens", "flops": "FLOPs", "peak_memory_bytes": "peak memory"}
-
-
-def stages(comparison: Comparison, label: str) -> list[dict[str, Any]]:
-    """All training stages in a checkpoint's provenance, the base's included; empty where it has none."""
-    recorded = (comparison.checkpoints.get(label, {}).get("provenance") or {}).get("stages") or []
-    return [stage for stage in recorded if isinstance(stage, dict)]
-
-
-def own_cost(stages_after_base: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Sums over training stages (memory: the largest), by the names of `AMOUNTS`; only what every stage recorded."""
-    cost = {}
-    for name in AMOUNTS:
-        values = [float(stage[name]) for stage in stages_after_base if isinstance(stage.get(name), int | float)]
-        if values and len(values) == len(stages_after_base) and all(0 <= value < math.inf for value in values):
-            cost[name] = max(values) if name == "peak_memory_bytes" else sum(values)
-    return cost
-
-
-def own_stages(comparison: Comparison, label: str) -> list[dict[str, Any]]:
-    """The training stages that came after the base's."""
-    base = stages(comparison, comparison.base)
-    return [stage for stage in stages(comparison, label) if stage not in base]
-
-
-def amounts(cost: dict[str, float]) -> str:
-    """ "7.5 min, 2.00 million tokens and ..." for what `cost` has."""
-    return join([amount(name, cost[name]) for name in AMOUNTS if name in cost])
-
-
-def amount(name: str, value: float) -> str:
-    """One amount in its unit: "7.5 min"."""
-    if name == "seconds":
-        return f"{value / 60:.1f} min" if value >= 60 else f"{value:.1f} s"
-    if name == "tokens":
-        return f"{value / 1e6:.2f} million tokens" if value >= 1e5 else f"{value:.0f} tokens"
-    return f"{value:.2e} FLOPs" if name == "flops" else f"{value / 2**30:.2f} GiB peak memory"
-
-
-def signed(value: float | None, decimals: int) -> str:
-    """The number with its sign; none on a rounded 0, "?" for None."""
-    if value is None:
-        return "?"
-    text = f"{value:+.{decimals}f}"
-    return text if float(text) else text[1:]
-
-
-def counted(count: int, of: int, unit: str) -> str:
-    """ "18 directions", "1 language", "9 of 10 languages"."""
-    return f"{count if count == of else f'{count} of {of}'} {unit}{'' if of == 1 else 's'}"
-
-
-def join(parts: Sequence[str]) -> str:
-    """ "a, b and c"."""
-    return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignx_eval import vector_cache
+from alignx_eval.engine import vector_cache
 from alignx_eval.measures import cka
 from alignx_eval.results import LayerSimilarity, SuiteResult
 from alignx_eval.statistics.jackknife import jackknife
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import ContrastKind
+    from alignx_eval.comparison.rows import ContrastKind
+
 
 Read = Callable[[str, str], np.ndarray]  # (language, layer) -> vectors [lines, width]
 

@@ -11,9 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from alignx_eval.errors import InputError
 
 POLICY_FORMAT: Literal["alignx-eval gate policy"] = "alignx-eval gate policy"
+
+
 POLICY_VERSION: Literal[1] = 1
 
+
 Level = Literal["block", "warn", "info"]
+
+
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -90,7 +95,7 @@ class Policy(BaseModel):
 
     @model_validator(mode="after")
     def _known_names(self) -> Policy:
-        from alignx_eval.evaluate import SUITES
+        from alignx_eval.metrics import SUITES
 
         for rule in self.rules:
             if rule.suite not in SUITES:

@@ -22,25 +22,41 @@ from typing import Any, Literal, get_args
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from alignx_eval.comparison import Comparison, compare, own_language
+from alignx_eval.comparison.compare import compare
+from alignx_eval.comparison.means import align_layer
+from alignx_eval.comparison.rows import Comparison, own_language
 from alignx_eval.errors import InputError, NotComparableError
-from alignx_eval.evaluate import MEASURING_VERSIONS, relabel
-from alignx_eval.findings import align_layer
-from alignx_eval.gate import Verdict, deciding_rule, describe_row, judge
-from alignx_eval.policy import Policy
-from alignx_eval.results import Items, Kind, Row, SuiteResult
-from alignx_eval.run_directory import atomic_write
+from alignx_eval.files import atomic_write
+from alignx_eval.judgement.gate import Verdict, deciding_rule, describe_row, judge
+from alignx_eval.judgement.policy import Policy
+from alignx_eval.results import Items, Kind, Row, SuiteResult, relabel
 from alignx_eval.statistics.pairing import cluster_codes
+from alignx_eval.suites.table import MEASURING_VERSIONS
 
 FORMAT: Literal["alignx-eval baseline"] = "alignx-eval baseline"
+
+
 VERSION: Literal[1] = 1
+
+
 DEFAULT_NAME = "alignx-baseline.json"
+
+
 MAXIMUM_BYTES = 5_000_000
+
+
 CHECKPOINT_FACTS = ("name", "reference", "content_hash", "stage", "step", "align_layer", "format", "parameters")
+
+
 CORPUS_FACTS = ("name", "split", "content_hash", "licence", "attribution", "languages", "lines", "pivot")
+
+
 OWNER = "baseline"  # in place of the checkpoint's name, so that blessing another checkpoint changes only lines with other numbers
 
+
 Results = Mapping[str, SuiteResult]
+
+
 Dtype = Literal["uint8", "int16", "int32", "float32", "float64"]
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import platform
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,78 +13,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from alignx_eval import processes
+from alignx_eval.checkpoint import release_memory
 from alignx_eval.cli.display import Display
-from alignx_eval.cli.options import Settings, default_cache_dir, prepare_environment
-from alignx_eval.errors import AlignxError, InputError, NotComparableError
-from alignx_eval.evaluate import (
-    MEASURING_VERSIONS,
-    PIVOT,
-    PIVOT_SUITES,
-    SUITES,
-    Options,
-    check,
-    evaluate,
-    relabel,
-    release_memory,
-    unique_label,
+from alignx_eval.cli.output import _check_folder, check_outputs
+from alignx_eval.environment import (
+    _default_device,
+    _own_device,
+    default_cache_dir,
+    prepare_environment,
+    software_versions,
 )
-from alignx_eval.results import LayerSimilarity, SuiteResult
-from alignx_eval.run_directory import RunDirectory, atomic_write
+from alignx_eval.errors import AlignxError, InputError, NotComparableError
+from alignx_eval.evaluate import check, evaluate
+from alignx_eval.metrics import SUITES
+from alignx_eval.results import LayerSimilarity, SuiteResult, relabel, unique_label
+from alignx_eval.run_directory import RunDirectory
+from alignx_eval.settings import Settings
+from alignx_eval.sources import (
+    Source,
+    _corpus_of_runs,
+    _identity_in_run,
+    _readable,
+    _resolve_template,
+    _suites_of_run,
+    _without_checkpoints,
+    check_current,
+    default_out,
+    unfinished,
+)
+from alignx_eval.suites.table import PIVOT, PIVOT_SUITES, Options
 
 if TYPE_CHECKING:
     from alignx_eval.checkpoint import Checkpoint
-    from alignx_eval.comparison import Comparison, ContrastKind
+    from alignx_eval.comparison.rows import ContrastKind
     from alignx_eval.corpora import ParallelCorpus
-    from alignx_eval.encode import Pooling
-    from alignx_eval.gate import Verdict
-    from alignx_eval.policy import Policy
-
-
-@dataclass(slots=True)
-class Source:
-    """One positional argument: a checkpoint to be measured, or a checkpoint of an earlier run."""
-
-    reference: str
-    run: RunDirectory | None = None
-    label_in_run: str = ""
-
-
-def read_reference(reference: str) -> Source:
-    """A run directory (`DIR`, or `DIR#LABEL` where it holds several checkpoints) is opened; anything else is taken for a checkpoint."""
-    folder, _, label = reference.partition("#")
-    path = Path(folder).expanduser()
-    if not ((path / "manifest.json").is_file() or path.name == "results.json"):
-        return Source(reference)
-    run = RunDirectory.read(path)
-    labels = run.labels()
-    if label and label not in labels:
-        raise InputError(f"{folder}: holds no checkpoint {label!r}; there are: {', '.join(labels)}")
-    if not label and len(labels) > 1:
-        raise InputError(
-            f"{folder}: holds {len(labels)} checkpoints; name one, as in {folder}#{labels[-1]} (there are: {', '.join(labels)})"
-        )
-    return Source(reference, run, label or labels[0])
-
-
-def inherited_options(sources: Sequence[Source]) -> dict[str, Any]:
-    """The options of the first run directory among the inputs, so that checkpoints beside it are measured in the same way."""
-    for source in sources:
-        if source.run is not None:
-            options = source.run.manifest.get("options", {})
-            return {name: options[name] for name in Settings().measuring() if options.get(name) is not None}
-    return {}
-
-
-def default_out(sources: Sequence[Source], identity: Mapping[str, Any]) -> Path:
-    """`alignx-runs/NAMES-HASH`, the same for the same identity, so that a repeated command resumes and another one has its own."""
-    names = [
-        Path(source.label_in_run or source.reference.removeprefix("bundled:").rstrip("/")).stem for source in sources
-    ]
-    readable = "-".join("".join(c if c.isalnum() or c in "._" else "-" for c in name) for name in names)[:80]
-    return (
-        Path("alignx-runs")
-        / f"{readable}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]}"
-    )
+    from alignx_eval.engine.encode import Pooling
 
 
 @dataclass(slots=True)
@@ -120,7 +79,7 @@ def plan(sources: Sequence[Source], roles: Sequence[str], settings: Settings) ->
         check_current(source.run, [source.label_in_run], settings.suites)
     if all(source.run is not None for source in sources):
         return Plan(sources, roles, settings, None, _corpus_of_runs(sources), settings.template or "plain")
-    from alignx_eval.encode import POOLINGS
+    from alignx_eval.engine.encode import POOLINGS
     from alignx_eval.prompts import template_text
 
     if settings.pooling not in POOLINGS:
@@ -415,8 +374,6 @@ def _joined(earlier: Sequence[str] | None, now: Sequence[str] | None) -> list[st
 
 
 # What a run directory is of
-
-
 def _identity_of_options(plan: Plan) -> dict[str, Any]:
     """What decides every number of a run besides its checkpoints: the text asked for and the options. Suites and tasks have no part in it,
     since they only add to a run."""
@@ -434,21 +391,6 @@ def _identity_of_options(plan: Plan) -> dict[str, Any]:
         **{name: value for name, value in settings.measuring().items() if name not in named},
         "template": plan.template,
     }
-
-
-def _without_checkpoints(run: RunDirectory) -> dict[str, Any]:
-    return {name: value for name, value in run.manifest.get("identity", {}).items() if name != "checkpoints"}
-
-
-def _identity_in_run(source: Source, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Identity of a checkpoint of an earlier run; with the options it was measured with, where they are not those of this run."""
-    assert source.run is not None
-    recorded: list[dict[str, Any]] = source.run.manifest.get("identity", {}).get("checkpoints", [])
-    entry: dict[str, Any] = next((entry for entry in recorded if entry["name"] == source.label_in_run), {})
-    options = _without_checkpoints(source.run)
-    return {name: entry.get(name) for name in ("content", "dtype", "device")} | (
-        {"options": options} if options != own else {}
-    )
 
 
 def _check_identity(directory: RunDirectory, identity: Mapping[str, Any], plan: Plan) -> None:
@@ -492,7 +434,7 @@ def _short(value: Any) -> str:
 def _check_runs_compare(plan: Plan, own: Mapping[str, Any]) -> None:
     """Raise NotComparableError where results that are inputs do not compare with each other, or are of another text than what would be
     measured beside them; before anything is measured."""
-    from alignx_eval.comparison import check_comparable
+    from alignx_eval.comparison.comparable import check_comparable
 
     settings = plan.settings
     runs = [source for source in plan.sources if source.run is not None]
@@ -524,51 +466,6 @@ def _check_runs_compare(plan: Plan, own: Mapping[str, Any]) -> None:
             )
 
 
-# What a run directory says of itself
-
-
-def unfinished(directory: RunDirectory) -> str | None:
-    """Why the run is not complete, for a message; None where it is."""
-    status = directory.manifest.get("status")
-    if status == "failed":
-        return f"the run failed: {directory.manifest.get('reason')}"
-    return None if status == "complete" else "the run is not complete"
-
-
-def check_current(directory: RunDirectory, labels: Sequence[str], suites: Sequence[str]) -> None:
-    """Raise NotComparableError for results of a suite whose numbers have changed their meaning since, with the command that makes them
-    anew."""
-    for label in labels:
-        for suite in directory.suites(label):
-            if suite in suites and not _is_current(directory, label, suite):
-                command = shlex.split(str(directory.manifest.get("command") or "alignx-eval run CHECKPOINT"))
-                if (
-                    "identity" not in directory.manifest and "--out" in command
-                ):  # the folder is not taken for this run again
-                    del command[command.index("--out") : command.index("--out") + 2]
-                raise NotComparableError(
-                    f"{directory.path}: {suite} of {label} was measured by {_version(directory.fingerprint(label, suite))} of this suite, "
-                    f"today it is version {MEASURING_VERSIONS[suite]} and its numbers are others; measure again: {shlex.join(command)}"
-                )
-
-
-def _is_current(directory: RunDirectory, label: str, suite: str) -> bool:
-    return directory.fingerprint(label, suite).get("measuring_version") == MEASURING_VERSIONS.get(suite)
-
-
-def _version(fingerprint: Mapping[str, Any]) -> str:
-    return f"version {fingerprint['measuring_version']}" if "measuring_version" in fingerprint else "an older version"
-
-
-def _suites_of_run(directory: RunDirectory, labels: Sequence[str], asked: Sequence[str]) -> list[str]:
-    """The suites asked for, and those that an earlier session of this run finished for every checkpoint."""
-
-    def there(suite: str) -> bool:
-        return all(suite in directory.suites(label) and _is_current(directory, label, suite) for label in labels)
-
-    return [suite for suite in SUITES if suite in asked or there(suite)]
-
-
 def compare_layers(
     directory: RunDirectory,
     results: dict[str, dict[str, SuiteResult]],
@@ -582,7 +479,7 @@ def compare_layers(
 
     Left out, with a word to the user, where the vectors are no longer in the cache.
     """
-    from alignx_eval.layer_similarity import compare_cached_layers
+    from alignx_eval.comparison.layer_similarity import compare_cached_layers
 
     layers = {label: suites["layers"] for label, suites in results.items() if "layers" in suites}
     known, found = directory.layer_similarity(), []
@@ -617,203 +514,6 @@ def compare_layers(
     return found
 
 
-def read_policy(settings: Settings, directory: RunDirectory | None = None) -> tuple[Policy, str]:
-    """The policy of --policy, else the one that the comparison in `directory` was made with, else the default one; and its name.
-
-    Raises InputError for anything that is not a policy.
-    """
-    from alignx_eval.policy import Policy, default_policy, load_policy
-
-    if settings.policy:
-        return load_policy(settings.policy), settings.policy
-    recorded = directory.manifest.get("policy") if directory is not None else None
-    if directory is None or recorded is None:
-        return default_policy(), "default policy"
-    try:
-        return Policy.model_validate(recorded["content"]), str(recorded["name"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{directory.path / 'manifest.json'}: holds no valid policy; give one with --policy"
-        ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """One checkpoint of a complete run directory, with the parts of the manifest that a baseline needs."""
-
-    label: str
-    results: dict[str, SuiteResult]
-    checkpoint: dict[str, Any]
-    corpus: dict[str, Any]
-    software: dict[str, Any]
-    version: str
-    seed: int
-
-
-def check_finished(directory: RunDirectory) -> None:
-    """Raises InputError where the run is not complete, or a suite that was asked for is missing: half a result is no result."""
-    manifest = directory.manifest
-    if why := unfinished(directory):
-        raise InputError(f"{directory.path}: {why}; give the same command again to finish it")
-    wanted = manifest.get("options", {}).get("suites") or []
-    for name in (manifest.get("base"), *(manifest.get("candidates") or []), manifest.get("control")):
-        missing = [suite for suite in wanted if suite not in directory.suites(name)] if name is not None else []
-        if missing:
-            raise InputError(
-                f"{directory.path}: {name} has no results of {', '.join(missing)}; give the same command again to measure them"
-            )
-
-
-def read_finished(directory: RunDirectory, label: str = "") -> Finished:
-    """The checkpoint `label` of a run directory; left empty, its only one, or the candidate where there is just one.
-
-    Raises InputError as `check_finished`, and where it is not clear which checkpoint is meant.
-    """
-    check_finished(directory)
-    manifest = directory.manifest
-    labels, candidates = directory.labels(), list(manifest.get("candidates") or [])
-    there = f"there are: {', '.join(labels)}"
-    if label and label not in labels:
-        raise InputError(f"{directory.path}: holds no checkpoint {label!r}; {there}")
-    chosen = label or (labels[0] if len(labels) == 1 else candidates[0] if len(candidates) == 1 else "")
-    if chosen not in labels:
-        raise InputError(
-            f"{directory.path}: holds several checkpoints; name one, as in {directory.path}#{labels[-1]} ({there})"
-        )
-    wanted = manifest.get("options", {}).get("suites") or []
-    check_current(directory, [chosen], wanted or list(SUITES))
-    return Finished(
-        label=chosen,
-        results={suite: result for suite, result in directory.results(chosen).items() if suite in wanted or not wanted},
-        checkpoint=dict(manifest.get("checkpoints", {}).get(chosen) or {"name": chosen}),
-        corpus=dict(manifest.get("corpus") or {}),
-        software=dict(manifest.get("software") or {}),
-        version=str(manifest.get("version")),
-        seed=int(manifest.get("options", {}).get("seed") or 0),
-    )
-
-
-def read_comparison(directory: RunDirectory, settings: Settings) -> Comparison:
-    """The comparison of a run directory, computed again from its results without a model.
-
-    Raises InputError where a checkpoint of the comparison has no results, NotComparableError as `comparison.compare`.
-    """
-    from alignx_eval.comparison import compare
-
-    manifest = directory.manifest
-    base, candidates, control = manifest.get("base"), list(manifest.get("candidates") or []), manifest.get("control")
-    named = [label for label in (base, *candidates, control) if label is not None]
-    missing = [label for label in named if label not in directory.labels()]
-    if base is None or missing:
-        raise InputError(
-            f"{directory.path}: nothing is finished for {', '.join(missing) or 'its base'}; run the same command again to go on with it"
-        )
-    options = manifest.get("options", {})
-    wanted = options.get("suites") or []
-    check_current(directory, list(dict.fromkeys(named)), wanted or list(SUITES))
-    results = {
-        label: {suite: result for suite, result in directory.results(label).items() if suite in wanted or not wanted}
-        for label in dict.fromkeys(named)
-    }
-    if not settings.samples:
-        for result in (result for suites in results.values() for result in suites.values()):
-            result.samples = []
-    checkpoints = manifest.get("checkpoints", {})
-    if options.get("series"):
-        from alignx_eval.series import order_steps
-
-        candidates = order_steps(candidates, checkpoints)
-    return compare(
-        results,
-        base=base,
-        candidates=candidates,
-        control=control,
-        checkpoints=checkpoints,
-        corpus=manifest.get("corpus", {}),
-        seed=int(options.get("seed", 0)),
-        allow_mismatch={*settings.allow_mismatch, *options.get("allow_mismatch", ())},
-        series=bool(options.get("series")),
-        layer_similarity=_current(directory.layer_similarity(), results),
-    )
-
-
-def _current(
-    similarities: Sequence[LayerSimilarity], results: dict[str, dict[str, SuiteResult]]
-) -> list[LayerSimilarity]:
-    """Those that belong to the vectors of these results, and not to what was measured here before."""
-    from alignx_eval.layer_similarity import similarity_key
-
-    layers = {label: suites["layers"] for label, suites in results.items() if "layers" in suites}
-    return [
-        each
-        for each in similarities
-        if {each.reference, each.candidate} <= set(layers)
-        and each.key == similarity_key(layers, each.reference, each.candidate)
-    ]
-
-
-def write_reports(comparison: Comparison, verdict: Verdict | None, folder: Path, settings: Settings) -> None:
-    """report.html, summary.md and, where there is a `verdict`, junit.xml into the run directory `folder`."""
-    for name in ("report.html", "summary.md", *(["junit.xml"] if verdict is not None else [])):
-        atomic_write(folder / name, _render(comparison, verdict, Path(name).suffix, settings))
-
-
-def write_outputs(
-    comparison: Comparison,
-    verdict: Verdict | None,
-    settings: Settings,
-    display: Display,
-    *,
-    report: Path | None = None,
-    next_command: str | None = None,
-) -> None:
-    """The files of -o, and the first screen to stdout, which names the page `report`, else the first one of -o.
-
-    `verdict` is None for a checkpoint alone.
-    """
-    from alignx_eval.render import console
-
-    for output in settings.output:
-        atomic_write(Path(output).expanduser(), _render(comparison, verdict, Path(output).suffix, settings))
-        display.say(f"wrote {output}")
-    width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
-    screen = console.render(
-        comparison,
-        verdict,
-        report_path=str(report)
-        if report is not None
-        else next((name for name in settings.output if name.endswith(".html")), None),
-        next_command=next_command,
-        width=min(max(width, 60), 110),
-        colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
-    )
-    sys.stdout.write(screen)
-    if settings.annotations and verdict is not None:
-        from alignx_eval.render import github
-
-        sys.stdout.write(github.render(comparison, verdict, strict=settings.strict))
-    sys.stdout.flush()
-
-
-def check_outputs(outputs: Sequence[str]) -> None:
-    """Find out before hours of measuring that a file of -o cannot be written."""
-    for output in outputs:
-        path = Path(output).expanduser()
-        if path.is_dir():
-            raise InputError(f"-o {output}: is a folder, a file name is needed")
-        _check_folder(f"-o {output}", path.absolute().parent)
-
-
-def _check_folder(what: str, folder: Path) -> None:
-    """Raise InputError where `folder` is not there and cannot be made, or cannot be written to."""
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir():
-        raise InputError(f"{what}: {folder} is a file, a folder is needed")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"{what}: the folder {folder} cannot be written to")
-
-
 def describe_checkpoint(checkpoint: Any) -> dict[str, Any]:
     """What renderers and the manifest say about a checkpoint, as plain JSON."""
     from alignx_eval.checkpoint import parameter_count
@@ -842,19 +542,6 @@ def describe_corpus(corpus: Any) -> dict[str, Any]:
     return {**facts, "languages": list(corpus.languages), "lines": len(corpus)}
 
 
-def software_versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "sacrebleu", "lm-eval"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
-
-
 def _take_over(source: Source, label: str, settings: Settings, directory: RunDirectory) -> dict[str, SuiteResult]:
     """Results of an earlier run under `label`, copied into `directory` so that it is complete by itself."""
     assert source.run is not None
@@ -873,25 +560,8 @@ def _take_over(source: Source, label: str, settings: Settings, directory: RunDir
     return taken
 
 
-def _corpus_of_runs(sources: Sequence[Source]) -> dict[str, Any]:
-    for source in sources:
-        if source.run is not None:
-            return dict(source.run.manifest.get("corpus") or {})
-    return {}
-
-
-def _resolve_template(sources: Sequence[Source], settings: Settings) -> str:
-    """One template for all: --template, else the first that a checkpoint names, else plain. Tells early what is not there."""
-    from alignx_eval.checkpoint import recorded_template
-
-    recorded = [
-        recorded_template(source.reference, offline=settings.offline) for source in sources if source.run is None
-    ]
-    return settings.template or next((template for template in recorded if template), "plain")
-
-
 def _bytes_of_vectors(checkpoint: Any, corpus: ParallelCorpus) -> int:
-    from alignx_eval import vector_cache
+    from alignx_eval.engine import vector_cache
 
     config = checkpoint.model.config.get_text_config()
     return vector_cache.expected_bytes(
@@ -905,7 +575,7 @@ def _bytes_of_vectors(checkpoint: Any, corpus: ParallelCorpus) -> int:
 def _check_cache(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -> None:
     """Raise InputError where the cache cannot be written and the vectors do not fit into memory either. Where they do, it is said when
     they are made."""
-    from alignx_eval import vector_cache
+    from alignx_eval.engine import vector_cache
 
     error, size = vector_cache.why_unwritable(cache_dir), _bytes_of_vectors(checkpoint, corpus)
     if error is not None and size > _free_memory() / 2:
@@ -917,7 +587,7 @@ def _check_cache(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -> Non
 
 def _announce_vectors(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -> str:
     """How large the sentence vectors of one checkpoint are, before they are made."""
-    from alignx_eval import vector_cache
+    from alignx_eval.engine import vector_cache
 
     size = _bytes_of_vectors(checkpoint, corpus)
     cap = vector_cache.DEFAULT_MAX_BYTES
@@ -926,40 +596,3 @@ def _announce_vectors(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -
     return text + (
         f", more than the cap of {_readable(cap)}: they stay until another checkpoint is encoded" if size > cap else ""
     )
-
-
-def _readable(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(1, round(size / 2**20))} MiB"
-
-
-def _default_device() -> str:
-    import torch
-
-    if not torch.cuda.is_available():
-        return "cpu"
-    return "cuda"
-
-
-def _own_device(device: str) -> str:
-    """Of several processes each has a GPU of its own."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and processes.launched() else device
-
-
-def _render(comparison: Comparison, verdict: Verdict | None, suffix: str, settings: Settings) -> str:
-    if suffix == ".html":
-        from alignx_eval.render import html
-
-        return html.render(comparison, verdict)
-    if suffix == ".md":
-        from alignx_eval.render import markdown
-
-        return markdown.render(comparison, verdict)
-    if suffix == ".xml":
-        from alignx_eval.render import junit
-
-        if verdict is None:
-            raise InputError("JUnit needs a comparison: one checkpoint alone has no verdict")
-        return junit.render(comparison, verdict, strict=settings.strict)
-    from alignx_eval.render import tables
-
-    return tables.render_json(comparison, verdict) if suffix == ".json" else tables.render_csv(comparison, verdict)

@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alignx_eval.findings import align_layer, counted, headline_metrics, join, mean_difference
-from alignx_eval.gate import OUTCOMES, WORDS, Outcome
+from alignx_eval.comparison.means import align_layer, mean_difference
+from alignx_eval.judgement.findings import headline_metrics
+from alignx_eval.judgement.gate import OUTCOMES, WORDS, Outcome
+from alignx_eval.wording import counted, join
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison import Comparison, ComparisonRow
-    from alignx_eval.gate import CandidateVerdict, Verdict
+    from alignx_eval.comparison.rows import Comparison, ComparisonRow
+    from alignx_eval.judgement.gate import CandidateVerdict, Verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,19 +26,29 @@ from typing import Literal
 
 import numpy as np
 
-from alignx_eval.comparison import MINIMUM_CLUSTERS, Comparison, ComparisonRow, own_language
+from alignx_eval.comparison.means import align_layer
+from alignx_eval.comparison.rows import MINIMUM_CLUSTERS, Comparison, ComparisonRow, own_language, own_rate
 from alignx_eval.errors import InputError
-from alignx_eval.findings import align_layer, own_rate
-from alignx_eval.policy import Level, Policy, Rule
+from alignx_eval.judgement.policy import Level, Policy, Rule
 from alignx_eval.results import Row
 from alignx_eval.statistics.clustered import lower_bound, one_sided_p
 from alignx_eval.statistics.multiplicity import benjamini_hochberg
 
 Status = Literal["red", "amber", "green", "grey", "missing"]
+
+
 Outcome = Literal["fail", "incomplete", "inconclusive", "pass"]  # from worst to best
+
+
 STATUSES: tuple[Status, ...] = ("red", "missing", "amber", "grey", "green")
+
+
 ROUNDING = 1e-9  # a loss of 2 in 100 items is not beyond a tolerance of 0.02
+
+
 LEVELS: tuple[Level, ...] = ("block", "warn", "info")
+
+
 OUTCOMES: tuple[Outcome, ...] = ("fail", "incomplete", "inconclusive", "pass")
 
 

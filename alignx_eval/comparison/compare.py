@@ -19,102 +19,22 @@ verdict does not depend on which other candidates or suites were part of the cal
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from alignx_eval.comparison.comparable import check_comparable
+from alignx_eval.comparison.paired_items import PairedItems, clusters_of, point_of
+from alignx_eval.comparison.rows import MINIMUM_CLUSTERS, Comparison, ComparisonRow, ContrastKind, RowVerdict
 from alignx_eval.errors import NotComparableError
-from alignx_eval.findings import Headline, describe, find, find_headlines
-from alignx_eval.paired_items import PairedItems, clusters_of, point_of
+from alignx_eval.judgement.findings import describe, find, find_headlines
 from alignx_eval.results import Items, LayerSimilarity, Row, SuiteResult
 from alignx_eval.statistics.clustered import Estimate
 from alignx_eval.statistics.multiplicity import benjamini_hochberg
 from alignx_eval.statistics.power import minimum_detectable_effect
 from alignx_eval.statistics.signflip import draws_for_family, sign_flip_test
-
-if TYPE_CHECKING:
-    from alignx_eval.diagnosis import Diagnosis
-
-# Below this many independent clusters neither the t interval nor the power of a sign flip deserves a verdict.
-MINIMUM_CLUSTERS = 10
-
-ContrastKind = Literal["candidate-base", "candidate-control"]
-RowVerdict = Literal["better", "worse", "no-evidence", "insufficient-data", "no-direction"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonRow:
-    """One paired difference. Where a number is None, `reason` says why; NaN never occurs.
-
-    `base` is the value of the reference `base_name` (the control in the contrast `candidate-control`). `se` and the 95 % interval
-    `ci_low`, `ci_high` belong to `difference` and are not adjusted for multiplicity; neither is `minimum_detectable_effect` (80 % power,
-    two-sided). `degrees_of_freedom` and `skewness` are those of the interval (see `statistics.clustered.Estimate`). `p_adjusted` is None
-    outside of a family. `n` counts items (parallel lines, documents of a task), `clusters` the
-    independent groups of them. `null` is the candidate's `Row.null`: what the metric is worth without the pairing, of the off-target rate
-    the references' own rate.
-    """
-
-    suite: str
-    metric: str
-    layer: str | None
-    language: str | None
-    other_language: str | None
-    contrast: ContrastKind
-    base_name: str
-    candidate_name: str
-    base: float | None
-    candidate: float | None
-    difference: float | None = None
-    se: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    degrees_of_freedom: float | None = None
-    skewness: float = 0.0
-    p: float | None = None
-    p_adjusted: float | None = None
-    minimum_detectable_effect: float | None = None
-    n: int
-    clusters: int = 0
-    method: str = ""
-    higher_is_better: bool | None
-    verdict: RowVerdict
-    reason: str | None = None
-    null: float | None = None
-
-    @property
-    def key(self) -> str:
-        """Identity of the quantity, as `Row.key`."""
-        return "/".join(
-            part or "-" for part in (self.suite, self.metric, self.layer, self.language, self.other_language)
-        )
-
-
-@dataclass(slots=True)
-class Comparison:
-    """All that renderers read. Labels in `base`, `candidates`, `control` are keys of `results` and `checkpoints`."""
-
-    base: str
-    candidates: list[str]
-    control: str | None
-    rows: list[ComparisonRow]
-    results: dict[str, dict[str, SuiteResult]]
-    checkpoints: dict[str, dict[str, Any]]
-    corpus: dict[str, Any]
-    warnings: list[str] = field(default_factory=list)
-    mismatches: list[str] = field(
-        default_factory=list
-    )  # differences of the fingerprints that --allow-mismatch let pass
-    headlines: list[Headline] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)  # in sentences, the headlines too
-    diagnoses: list[Diagnosis] = field(default_factory=list)
-    sentence: str = ""
-    alpha: float = 0.05
-    seed: int = 0
-    series: bool = False  # whether the candidates are steps of one training, in order
-    layer_similarity: list[LayerSimilarity] = field(default_factory=list)
 
 
 def compare(
@@ -179,101 +99,10 @@ def compare(
     comparison.sentence = describe(comparison)
     comparison.headlines = find_headlines(comparison)
     comparison.findings = find(comparison)
-    from alignx_eval.diagnosis import diagnose  # which reads this module
+    from alignx_eval.judgement.diagnosis import diagnose  # which reads this module
 
     comparison.diagnoses = diagnose(comparison)
     return comparison
-
-
-def own_language(comparison: Comparison, row: ComparisonRow | Row) -> str | None:
-    """The language a row is about: of a pair, the one that is not the pivot; None for a mean over languages."""
-    if is_mean(row):
-        return None
-    if row.language == pivot_language(comparison) and row.other_language:
-        return row.other_language
-    return row.language
-
-
-def is_mean(row: ComparisonRow | Row) -> bool:
-    """Whether a row is a mean over languages or directions."""
-    return row.language is None or (row.suite == "translation" and row.other_language is None)
-
-
-def pivot_language(comparison: Comparison) -> str:
-    """The language that all others are paired with: the one in the corpus description, else English."""
-    return str(comparison.corpus.get("pivot") or "eng_Latn")
-
-
-def check_comparable(
-    results: Mapping[str, Mapping[str, SuiteResult]], labels: Sequence[str], allow_mismatch: Collection[str]
-) -> tuple[list[str], list[str]]:
-    """Warnings about the environment, and mismatches that are allowed; raises NotComparableError about those that are not."""
-    refused: list[tuple[str, str, str, str]] = []  # suite, field, "value in label", "value in other label"
-    warnings: dict[str, list[str]] = {}
-    allowed: dict[str, list[str]] = {}
-    for suite in dict.fromkeys(suite for label in labels for suite in results[label]):
-        reference, *others = [label for label in labels if suite in results[label]]
-        first = results[reference][suite]
-        for label in others:
-            second = results[label][suite]
-            for name, left, right in _differences(first.fingerprint, second.fingerprint):
-                if {name, name.split(".")[0]} & set(allow_mismatch):
-                    allowed.setdefault(f"{name} is {left} in {reference} and {right} in {label}", []).append(suite)
-                else:
-                    refused.append((suite, name, f"{left} in {reference}", f"{right} in {label}"))
-            # Without the same items in the same order there are no pairs, so these two can not be allowed.
-            for name in ("item_ids", "default_clusters"):
-                lists = list(getattr(first, name)), list(getattr(second, name))
-                if lists[0] != lists[1]:
-                    left, right = _first_difference(*lists)
-                    refused.append((suite, name, f"{left} in {reference}", f"{right} in {label}"))
-            for name, left, right in _differences(first.environment, second.environment):
-                warnings.setdefault(f"{name} is {left} in {reference} and {right} in {label}", []).append(suite)
-    if refused:
-        raise NotComparableError(
-            "the results were measured differently, so their numbers do not compare:\n"
-            + _table(("suite", "what differs", "one", "other"), refused)
-            + "\nMeasure all checkpoints with the same data and options, or allow a field with --allow-mismatch FIELD."
-        )
-    told = [[f"{text} ({', '.join(suites)})" for text, suites in found.items()] for found in (warnings, allowed)]
-    return told[0], told[1]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text, two spaces apart, indented by two."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    return "\n".join(
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in (header, *rows)
-    )
-
-
-def _differences(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
-    """(dotted field, left, right) of all that differs, compared as JSON so that a result read from disk equals one in memory."""
-    found: list[tuple[str, str, str]] = []
-    for name in dict.fromkeys([*left, *right]):
-        if isinstance(left.get(name), Mapping) and isinstance(right.get(name), Mapping):
-            found += _differences(left[name], right[name], f"{prefix}{name}.")
-            continue
-        texts = [_as_json(side[name]) if name in side else "absent" for side in (left, right)]
-        if texts[0] != texts[1]:
-            found.append((prefix + name, _shorten(texts[0]), _shorten(texts[1])))
-    return found
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:80]}... ({len(text)} characters)"
-
-
-def _first_difference(left: list[str], right: list[str]) -> tuple[str, str]:
-    if len(left) != len(right):
-        return f"{len(left)} items", f"{len(right)} items"
-    index = next(index for index, (one, other) in enumerate(zip(left, right, strict=True)) if one != other)
-    where = f"item {index + 1} of {len(left)} is "
-    return where + repr(_shorten(str(left[index]))), repr(_shorten(str(right[index])))
 
 
 def _missing_warnings(rows: list[ComparisonRow]) -> list[str]:

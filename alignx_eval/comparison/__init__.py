@@ -1,0 +1,1 @@
+"""Results side by side: paired differences, means and costs. Numbers only; words are made in `judgement`."""

@@ -1,0 +1,1 @@
+"""What a suite asks of a model: vectors, bits and outputs of texts."""

@@ -1,0 +1,170 @@
+"""The report: one self-contained HTML file that loads nothing, reads without JavaScript, and fits a phone, a dark room and a printer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from alignx_eval import wording
+from alignx_eval.assets import asset_folder
+from alignx_eval.comparison.contrasts import Contrast, list_contrasts
+from alignx_eval.comparison.costs import own_costs
+from alignx_eval.comparison.rows import labels
+from alignx_eval.judgement.findings import find, uses_corpus
+from alignx_eval.judgement.gate import WORDS as OUTCOME_WORDS
+from alignx_eval.judgement.series import Series, make_series
+from alignx_eval.render import figures, view
+from alignx_eval.render.html.curves import _curves, _styles
+from alignx_eval.render.html.facts import _cost_totals, _facts, _notes
+from alignx_eval.render.html.pictures import SIMILARITY_SHADES, _maps, _projections, _similarity
+from alignx_eval.render.html.samples import _sample_browser
+from alignx_eval.render.html.tables import _tables
+from alignx_eval.render.html.verdict import SERIES_DETAIL, _diagnoses, _series, _verdict
+from alignx_eval.render.svg import swatch
+
+if TYPE_CHECKING:
+    from alignx_eval.comparison.rows import Comparison
+    from alignx_eval.judgement.findings import Headline
+    from alignx_eval.judgement.gate import Verdict
+
+
+def render(comparison: Comparison, verdict: Verdict | None = None, *, samples: bool = True) -> str:
+    """The whole report as HTML text that encodes to UTF-8. `samples=False` leaves the sentences out.
+
+    Without a verdict, as for a single checkpoint, the report has neither the gate's answer nor the trajectories of a series.
+    """
+    import jinja2
+
+    folder = asset_folder("reports")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.globals.update(
+        view=view, wording=wording, svg=_safe, figures=figures, swatch=swatch, OUTCOME_WORDS=OUTCOME_WORDS
+    )
+    series = make_series(comparison, verdict) if comparison.series and verdict is not None else None
+    detail = _detail(comparison, series)
+    browser = _sample_browser(detail) if samples else None
+    curves = _curves(detail)
+    page = environment.get_template("report.html.j2").render(
+        comparison=comparison,
+        subject=_subject(comparison),
+        corpus=comparison.corpus if uses_corpus(comparison) else {},
+        detail=detail,
+        verdict=_verdict(verdict, detail.candidates) if verdict is not None else None,
+        series=_series(comparison, series) if series is not None else None,
+        diagnoses=_diagnoses(detail),
+        css=_safe((folder / "report.css").read_text(encoding="utf-8")),
+        javascript=_safe((folder / "report.js").read_text(encoding="utf-8")),
+        headlines=[_headlines(detail, candidate) for candidate in detail.candidates],
+        others=view.other_findings(detail),
+        measured=view.measured(detail) if not detail.candidates else [],
+        opened=view.opening_notes(comparison),
+        no_control=view.no_control_sentence(comparison),
+        styles=_styles(detail),
+        labels=labels(comparison),
+        curves=curves,
+        curve_data=_script_data(curves["data"]) if curves else None,
+        similarity_shades=SIMILARITY_SHADES,
+        similarities=[_similarity(detail, each, number) for number, each in enumerate(detail.layer_similarity)],
+        tables=_tables(detail),
+        browser=browser,
+        sample_data=_script_data(browser["data"]) if browser else None,
+        costs=own_costs(comparison),
+        totals=_cost_totals(comparison),
+        projections=_projections(detail),
+        maps=_maps(detail),
+        facts=_facts(comparison),
+        notes=_notes(comparison),
+    )
+    return wording.clean(page)
+
+
+def _safe(text: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+def _script_data(data: Any) -> Any:
+    """JSON for a script element: `<`, `>` and `&` are escaped, so that no text in it can end the element."""
+    text = json.dumps(wording.finite(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _safe(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _subject(comparison: Comparison) -> str:
+    """What the title names; of many candidates not all."""
+    names = comparison.candidates
+    if len(names) <= SERIES_DETAIL:
+        return ", ".join(names) or comparison.base
+    return (
+        f"{len(names)} checkpoints, {names[0]} to {names[-1]},"
+        if comparison.series
+        else f"{', '.join(names[:3])} and {len(names) - 3} more"
+    )
+
+
+def _detail(comparison: Comparison, series: Series | None) -> Comparison:
+    """The comparison that curves, tables and samples show: of a long series, the steps around the first failure, the first and the last."""
+    steps = comparison.candidates
+    if series is None or len(steps) <= SERIES_DETAIL:
+        return comparison
+    wanted = [steps[-1], steps[0]]
+    if series.first_failure is not None:
+        place = steps.index(series.first_failure.label)
+        wanted = [steps[place], steps[-1], *steps[max(0, place - 1) : place], steps[0]]
+    chosen = set(list(dict.fromkeys(wanted))[:SERIES_DETAIL])
+    kept = {comparison.base, comparison.control} | chosen
+    detail = replace(
+        comparison,
+        candidates=[label for label in steps if label in chosen],
+        rows=[row for row in comparison.rows if row.candidate_name in chosen],
+        layer_similarity=[each for each in comparison.layer_similarity if each.candidate in chosen],
+        results={label: suites for label, suites in comparison.results.items() if label in kept},
+    )
+    detail = replace(detail, headlines=[each for each in comparison.headlines if each.candidate in chosen])
+    return replace(detail, findings=find(detail))
+
+
+def _headlines(comparison: Comparison, candidate: str) -> dict[str, Any]:
+    """The headline numbers of a candidate as a table: its contrasts, the effect of alignment first, then the values."""
+    headlines = [headline for headline in comparison.headlines if headline.candidate == candidate]
+    contrasts = [contrast for contrast in list_contrasts(comparison) if contrast.candidate == candidate]
+    kinds = {contrast.other: contrast.kind for contrast in reversed(contrasts)} | {
+        candidate: ""
+    }  # base, control, candidate
+    lines = [
+        {
+            "title": view.headline_title(headline),
+            "note": view.headline_note(headline),
+            "long": headline.title,
+            "changes": [_change(headline, contrast) for contrast in contrasts],
+            "values": [view.headline_value(headline, kind) for kind in kinds.values()],
+        }
+        for headline in headlines
+    ]
+    return {
+        "candidate": candidate,
+        "contrasts": contrasts,
+        "names": list(kinds),
+        "lines": lines,
+        "size": view.headline_sizes(headlines),
+    }
+
+
+def _change(headline: Headline, contrast: Contrast) -> dict[str, str]:
+    change = next((each for each in headline.changes if each.contrast == contrast.kind), None)
+    if change is None:
+        return {"verdict": "insufficient-data", "mark": "", "word": "not measured", "numbers": "", "reason": ""}
+    return {
+        "verdict": change.word,
+        "mark": view.MARKS[change.word],
+        "word": view.WORDS[change.word],
+        "numbers": view.change_numbers(headline, change),
+        "reason": change.reason,
+    }
