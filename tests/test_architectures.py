@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_architectures
 import transformers
-from tiny_architectures import NOT_BUILT, causal_architectures, row, support, tiny_checkpoint
+from helpers import architectures as tiny_architectures
+from helpers.architectures import NOT_BUILT, causal_architectures, row, support, tiny_checkpoint
 
 from alignx_eval.corpora import load_corpus
 from alignx_eval.engine import decoding_cache

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_comparison import measured
+from helpers.measured import measured
 
 import alignx_eval.cli
 from alignx_eval.comparison.compare import compare

@@ -10,7 +10,7 @@ import pytest
 import torch
 from alignx_trainer.config import Source, load_recipe
 from alignx_trainer.records import Stream
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import train_step  # noqa: E402

@@ -16,11 +16,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TEXT, tiny_model, tiny_tokenizer
+from helpers.checkpoints import edit_json, hub_cache, logits, refused, write, write_gguf
+from helpers.models import TEXT, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 
 from alignx_eval import checkpoint as module
-from alignx_eval.checkpoint import export_folder, open_checkpoint, parameter_count, recorded_template, write_checkpoint
+from alignx_eval.checkpoint import export_folder, open_checkpoint, parameter_count, recorded_template
 from alignx_eval.engine.encode import encode
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.measures.cosine import cosine_matrix
@@ -50,37 +51,11 @@ def family_model(family: str):
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **common, **shape, **FAMILIES[family])).eval()
 
 
-def write(path, model=None, tokenizer=None, **changes):
-    parts = {"stage": "base", "step": 0, "prompt_template": None, "heads": None, "recipe": {}, "provenance": {}}
-    write_checkpoint(
-        path, model=tiny_model() if model is None else model, tokenizer=tokenizer or tiny_tokenizer(), **parts | changes
-    )
-    return path
-
-
-def logits(model):
-    with torch.inference_mode():
-        return model(torch.arange(2, 26).reshape(2, 12)).logits
-
-
 def payload_of(path) -> dict:
     return torch.load(path, weights_only=True)
 
 
-def refused(reference, *words: str, kind=InputError, **options) -> str:
-    """Open what must not open; the message is one line, of a bearable length, and contains `words`."""
-    with pytest.raises(kind) as caught:
-        open_checkpoint(reference, **options)
-    message = str(caught.value)
-    assert "\n" not in message and len(message) < 600
-    for word in words:
-        assert word in message, message
-    return message
-
-
 # --- the round trip -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_round_trip_gives_identical_logits(family, tmp_path):
     model = family_model(family)
@@ -258,8 +233,6 @@ def test_training_leftovers_are_dropped(tmp_path):
 
 
 # --- writing atomically -------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
 def test_failed_write_keeps_the_old_file(tiny_checkpoint):
     """The system refuses to write beyond 40 kB, as a full disk would."""
@@ -328,8 +301,6 @@ def test_non_finite_weights_are_refused_by_name(value, tmp_path, tiny_checkpoint
 
 
 # --- what must not open -------------------------------------------------------------------------------------------------------
-
-
 class RunsCode:
     """Unpickling this runs a command that leaves a file behind."""
 
@@ -525,21 +496,6 @@ def test_devices_and_dtypes(tiny_checkpoint):
     )
 
 
-# --- folders, adapters, the hub, GGUF ---------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tiny_folder(tmp_path) -> Path:
-    folder = tmp_path / "tiny-folder"
-    tiny_model().save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
-
-
-def edit_json(path: Path, **fields) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
 def test_folder(tiny_folder):
     opened = open_checkpoint(str(tiny_folder))
     assert torch.equal(logits(opened.model), logits(tiny_model()))
@@ -692,17 +648,6 @@ def test_adapter_defects(tmp_path, tiny_checkpoint):
     refused(folder, "cannot be merged")
 
 
-def hub_cache(cache: Path, folder: Path, commit: str) -> None:
-    """The layout of the hub's cache: models--owner--name/snapshots/COMMIT and refs/main."""
-    repository = cache / "models--owner--tiny"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    (repository / "blobs").mkdir()
-    snapshot = repository / "snapshots" / commit
-    snapshot.parent.mkdir()
-    folder.rename(snapshot)
-
-
 def test_hub_id_from_the_cache(tmp_path, tiny_folder):
     commit = "0123456789abcdef0123456789abcdef01234567"
     refused("owner/tiny", "network is off", kind=MissingAssetError, cache_dir=tmp_path / "cache")
@@ -732,56 +677,6 @@ def test_gguf_defects(tmp_path):
     for content in (b"GGUF", b"GGUF" + bytes(100), b"GGUF\x03\0\0\0" + b"\xff" * 64):
         path.write_bytes(content)
         refused(path, "GGUF")
-
-
-GGUF_NAMES = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "model.layers": "blk", "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-}  # fmt: skip
-
-
-def write_gguf(path: Path, model, tokenizer, quantisation: str) -> None:
-    """A tied Llama as llama.cpp stores it: its own names, and in query and key the two halves of a rotary pair side by side."""
-    import gguf
-
-    config, kind = model.config, gguf.GGMLQuantizationType[quantisation]
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-    bpe = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    words = sorted(bpe["vocab"], key=bpe["vocab"].get)
-    words += [f"<unused{number}>" for number in range(config.vocab_size - len(words))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(words)
-    writer.add_token_merges([" ".join(pair) for pair in bpe["merges"]])
-    writer.add_token_types([gguf.TokenType.CONTROL] * 2 + [gguf.TokenType.NORMAL] * (len(words) - 2))
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_add_bos_token(True)
-    for name, parameter in model.named_parameters():
-        weight = parameter.detach().numpy()
-        for part, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
-            if part in name:
-                weight = weight.reshape(heads, 2, -1, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
-        for ours, theirs in GGUF_NAMES.items():
-            name = name.replace(ours, theirs)
-        if weight.ndim == 2 and weight.shape[1] % 32 == 0 and quantisation != "F32":
-            writer.add_tensor(name, gguf.quantize(weight, kind), raw_dtype=kind)
-        else:
-            writer.add_tensor(name, np.ascontiguousarray(weight))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.mark.parametrize("quantisation", ["F32", "Q8_0", "Q4_1"])

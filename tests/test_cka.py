@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers.oracles import feature_space_debiased
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -45,22 +46,6 @@ def naive_debiased(x, y):
 def feature_space_biased(x, y):
     x, y = x - x.mean(0), y - y.mean(0)
     return np.linalg.norm(x.T @ y) ** 2 / (np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y))
-
-
-def feature_space_debiased(x, y):
-    """Debiased CKA from feature covariances (Kornblith's published notebook form): no lines x lines matrix appears."""
-    x, y = x - x.mean(0), y - y.mean(0)
-    n = len(x)
-
-    def hsic(a, b):
-        rows_a, rows_b = (a**2).sum(1), (b**2).sum(1)
-        return (
-            np.linalg.norm(a.T @ b) ** 2
-            - n / (n - 2) * (rows_a @ rows_b)
-            + rows_a.sum() * rows_b.sum() / ((n - 1) * (n - 2))
-        )
-
-    return hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))
 
 
 def dependent(generator, n, d, noise=1.0, rank=5):

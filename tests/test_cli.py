@@ -4,42 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
-import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import tiny_model, tiny_tokenizer
+from helpers.commands import LINES, call, environment, write_corpus
+from helpers.models import tiny_model, tiny_tokenizer
 
-import alignx_eval.cli
 from alignx_eval.errors import InputError
 from alignx_eval.results import SuiteResult
 from alignx_eval.run_directory import RunDirectory
-
-ROOT = Path(alignx_eval.__file__).parent.parent
-LINES = {
-    "eng_Latn": [
-        f"The {thing} is {state}." for thing in ("door", "lamp", "sensor") for state in ("open", "closed", "new", "on")
-    ],
-    "deu_Latn": [
-        f"{thing} ist {state}."
-        for thing in ("Die Tür", "Die Lampe", "Der Sensor")
-        for state in ("offen", "zu", "neu", "an")
-    ],
-    "rus_Cyrl": [
-        f"{thing} {state}."
-        for thing in ("Дверь", "Лампа", "Датчик")
-        for state in ("открыто", "закрыто", "новое", "включено")
-    ],
-}
-
-
-def environment(**changes: str) -> dict[str, str]:
-    path = os.pathsep.join([str(ROOT), str(ROOT / "trainer"), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TERM": "dumb", **changes}
 
 
 def alignx(*arguments: object, cwd: Path, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -47,13 +23,6 @@ def alignx(*arguments: object, cwd: Path, **changes: str) -> subprocess.Complete
     return subprocess.run(
         command, capture_output=True, text=True, encoding="utf-8", cwd=cwd, env=environment(**changes)
     )
-
-
-def write_corpus(folder: Path, lines: dict[str, list[str]]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for code, sentences in lines.items():
-        (folder / f"{code}.txt").write_text("".join(sentence + "\n" for sentence in sentences), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +47,6 @@ def identical(place) -> subprocess.CompletedProcess[str]:
         "compare", "a.pt", "a.pt", "--corpus", "text", "--suites", "layers,language_id,language_modelling,translation",
         "--out", "identical", "--cache-dir", "cache", "-o", "rows.json", "-o", "rows.csv", "-o", "summary.md", "-o", "page.html", cwd=place,
     )  # fmt: skip
-
-
-def call(monkeypatch, capsys, *arguments: object) -> tuple[int, str, str]:
-    """The entry point in this process: exit code, stdout, stderr."""
-    level = logging.getLogger().level
-    monkeypatch.setattr(sys, "argv", ["alignx-eval", *map(str, arguments)])
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.setenv(name, "1")
-    with pytest.raises(SystemExit) as stopped:
-        alignx_eval.cli.main()
-    logging.getLogger().setLevel(level)
-    captured = capsys.readouterr()
-    return int(stopped.value.code or 0), captured.out, captured.err
 
 
 def assert_one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from render_fixture import large_comparison, single_run, small_comparison
+from helpers.comparisons import large_comparison, single_run, small_comparison
 from scipy import stats
 
 from alignx_eval.comparison.compare import compare

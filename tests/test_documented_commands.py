@@ -21,7 +21,7 @@ import pytest
 import typer
 import yaml
 from alignx_trainer.config import load_recipe
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
 import alignx_eval.cli
 

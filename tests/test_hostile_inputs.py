@@ -18,10 +18,10 @@ from typing import Any
 import alignx_trainer.cli
 import pytest
 import torch
-from conftest import tiny_model, tiny_tokenizer
+from helpers.checkpoints import write_gguf
+from helpers.commands import LINES, environment, write_corpus
+from helpers.models import tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
-from test_checkpoint import write_gguf
-from test_cli import LINES, environment, write_corpus
 
 import alignx_eval.cli
 from alignx_eval.checkpoint import export_folder, write_checkpoint

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from test_encode import make_checkpoint
-from test_suite_layers import make_corpus
+from helpers.encoding import make_checkpoint
+from helpers.vectors import make_corpus
 
 from alignx_eval.comparison.layer_similarity import compare_cached_layers, compare_layers
 from alignx_eval.errors import InputError

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TEXT, tiny_model, tiny_tokenizer
+from helpers.checkpoints import edit_json, hub_cache, logits, refused, tiny_folder, write, write_gguf  # noqa: F401 (a fixture)
+from helpers.models import TEXT, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
-from test_checkpoint import edit_json, hub_cache, logits, refused, tiny_folder, write, write_gguf  # noqa: F401 (a fixture)
 from typer.testing import CliRunner
 
 from alignx_eval import opening_checks

@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers.encoding import SENTENCES, WORDS, make_checkpoint, module_calls
+from helpers.oracles import feature_space_debiased
 from sklearn.metrics import balanced_accuracy_score
-from test_cka import feature_space_debiased
-from test_encode import SENTENCES, WORDS, make_checkpoint, module_calls
 
 from alignx_eval.comparison.compare import compare
 from alignx_eval.corpora import ParallelCorpus

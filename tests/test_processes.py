@@ -9,9 +9,9 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import tiny_model, tiny_tokenizer
-from test_encode import SENTENCES, corpus_of, make_checkpoint, module_calls
-from test_suite_layers import make_corpus
+from helpers.encoding import SENTENCES, corpus_of, make_checkpoint, module_calls
+from helpers.models import tiny_model, tiny_tokenizer
+from helpers.vectors import make_corpus
 
 from alignx_eval import processes
 from alignx_eval.checkpoint import write_checkpoint
@@ -118,7 +118,7 @@ def test_a_token_without_an_embedding_is_named():
 
 
 def test_a_model_of_one_block_has_no_middle():
-    from test_encode import COMMON
+    from helpers.encoding import COMMON
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     checkpoint = make_checkpoint()

@@ -13,7 +13,7 @@ from collections import Counter
 from functools import cache
 
 import pytest
-from render_fixture import checkpoint_facts, corpus_facts, synthetic_results
+from helpers.comparisons import checkpoint_facts, corpus_facts, synthetic_results
 
 from alignx_eval import wording
 from alignx_eval.comparison.compare import compare

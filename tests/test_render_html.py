@@ -14,7 +14,7 @@ from functools import cache
 from html.parser import HTMLParser
 
 import pytest
-from render_fixture import (
+from helpers.comparisons import (
     INTERFACE,
     checkpoint_facts,
     corpus_facts,

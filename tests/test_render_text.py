@@ -13,7 +13,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import pytest
-from render_fixture import INTERFACE, large_comparison, single_run, small_comparison
+from helpers.comparisons import INTERFACE, large_comparison, single_run, small_comparison
 
 from alignx_eval import wording
 from alignx_eval.comparison.compare import compare

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from test_encode import make_checkpoint
-from test_suite_layers import LANGUAGES, as_vectors, by_key, make_corpus
+from helpers.encoding import make_checkpoint
+from helpers.vectors import LANGUAGES, as_vectors, by_key, make_corpus
 
 from alignx_eval.errors import InputError
 from alignx_eval.suites import language_id

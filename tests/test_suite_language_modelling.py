@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny_models
+from helpers import tiny_models
 
 from alignx_eval.corpora import load_corpus
 from alignx_eval.engine.score import rolling_windows, sentence_costs
@@ -424,7 +424,7 @@ def test_progress_counts_every_line_once(corpus):
 
 
 def test_a_model_that_padding_disturbs_is_refused():
-    import tiny_architectures
+    from helpers import architectures as tiny_architectures
 
     with pytest.raises(InputError, match="other scores when padding follows"):
         check(tiny_architectures.tiny_checkpoint("cpmant"), load_corpus("interface", languages=["eng_Latn"], limit=1))

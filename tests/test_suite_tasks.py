@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_models
+from helpers import tiny_models
 
 from alignx_eval.assets import asset_folder
 from alignx_eval.corpora import load_corpus
@@ -255,7 +255,7 @@ def prompt_lengths(task, limit):
 
 
 def test_a_model_that_keeps_padding_in_its_state_generates_text_by_text():
-    import tiny_architectures
+    from helpers import architectures as tiny_architectures
 
     from alignx_eval.engine.harness import _lm_eval_model
 
@@ -280,7 +280,7 @@ def test_data_that_is_not_at_hand_is_a_missing_asset(monkeypatch, tmp_path):
 def test_a_read_only_installation_without_a_home_will_do(tmp_path):
     """Documents come from the package itself: no cache is written, wherever the package lies."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import tiny_models\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from helpers import tiny_models\n"
         "from alignx_eval.suites.tasks import run\n"
         "print(len(run(tiny_models.checkpoint(), tasks=['interface_choice_deu_Latn'], limit=2).rows))"
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import sacrebleu
-import tiny_models
+from helpers import tiny_models
 
 from alignx_eval import prompts
 from alignx_eval.corpora import load_corpus
@@ -67,8 +67,8 @@ def test_R10_batched_decoding_with_left_padding_equals_generate_one_by_one(famil
 @pytest.mark.parametrize("family", ["mamba", "mamba2", "qwen3_next", "recurrent_gemma", "rwkv", "minimax", "bart"])
 def test_decoding_of_every_kind_of_cache_equals_the_plain_forward_pass(family, corpus):
     """Recurrent states, hybrids, caches under other names and none at all; rows end at different times."""
-    import tiny_architectures
     import torch
+    from helpers import architectures as tiny_architectures
 
     model = tiny_architectures.tiny_model(family)
     prompts = prompts_of(corpus)

@@ -17,10 +17,10 @@ from alignx_trainer.model import train_tokenizer
 from alignx_trainer.order import Order, language_shares, tempered_pass
 from alignx_trainer.records import Record, Stream, read_instructions
 from alignx_trainer.tokenize import collate, tokenize
-from conftest import tiny_tokenizer
+from helpers.encoding import STARTS, make_tokenizer
+from helpers.models import tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_encode import STARTS, make_tokenizer
 
 from alignx_eval.engine.batches import sentence_token_ids
 from alignx_eval.errors import InputError, MissingAssetError

@@ -16,7 +16,7 @@ from alignx_trainer.losses import LanguageMatcher
 from alignx_trainer.optimizers import build_optimizers
 from alignx_trainer.records import Stream
 from alignx_trainer.tokenize import collate, tokenize
-from conftest import tiny_model, tiny_tokenizer
+from helpers.models import tiny_model, tiny_tokenizer
 
 from alignx_eval.errors import InputError
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 from alignx_trainer.config import Recipe, Source
 from alignx_trainer.losses import LanguageMatcher, summed_cross_entropy
@@ -27,8 +26,9 @@ from alignx_trainer.step import (
 )
 from alignx_trainer.tokenize import Batch, collate
 from alignx_trainer.train import train
-from conftest import tiny_model, tiny_tokenizer
-from test_trainer_step import Stopped, corpus_folder, recipe_for  # noqa: F401
+from helpers import tiny_models
+from helpers.models import tiny_model, tiny_tokenizer
+from helpers.training import Stopped, corpus_folder, recipe_for  # noqa: F401
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode

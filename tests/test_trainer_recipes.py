@@ -14,8 +14,8 @@ from alignx_trainer.ablation import ARMS, ablate, arm_recipe, table_of
 from alignx_trainer.config import ACCELERATE, RECIPES, load_recipe
 from alignx_trainer.order import Order
 from alignx_trainer.records import Stream
-from conftest import tiny_model, tiny_tokenizer
-from test_trainer_step import corpus_folder, recipe_for  # noqa: F401
+from helpers.models import tiny_model, tiny_tokenizer
+from helpers.training import corpus_folder, recipe_for  # noqa: F401
 
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 from alignx_eval.errors import InputError

@@ -142,7 +142,7 @@ def run_folder(place: Path, entries: list[dict[str, Any]], made: dict[str, Any] 
     (place / "recipe.json").write_text(json.dumps({"sha256": "abc123", "recipe": given}))
     (place / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     if made is not None:
-        from conftest import tiny_model, tiny_tokenizer
+        from helpers.models import tiny_model, tiny_tokenizer
 
         from alignx_eval.checkpoint import write_checkpoint
 

@@ -38,10 +38,10 @@ from alignx_trainer.run_folder import TrainingError
 from alignx_trainer.tokenize import Sample, collate
 from alignx_trainer.train import train
 from alignx_trainer.validation import Measured, over_aligned
-from conftest import tiny_model, tiny_tokenizer
-from test_crash_safety import Operations, forked, fresh, memory  # noqa: F401
-from test_encode import WORDS as WORDS_OF_TOKENIZER
-from test_trainer_step import WORDS, Stopped
+from helpers.encoding import WORDS as WORDS_OF_TOKENIZER
+from helpers.kills import Operations, forked, fresh, memory  # noqa: F401
+from helpers.models import tiny_model, tiny_tokenizer
+from helpers.training import WORDS, Stopped
 
 import alignx_eval
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint

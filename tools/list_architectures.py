@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 def main() -> None:
     import transformers
-    from tiny_architectures import NOT_BUILT, causal_architectures, row, support
+    from helpers.architectures import NOT_BUILT, causal_architectures, row, support
 
     transformers.logging.set_verbosity_error()
     table = [

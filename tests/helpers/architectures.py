@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import tiny_models
 
 from alignx_eval.checkpoint import Checkpoint
 from alignx_eval.corpora import load_corpus
@@ -17,6 +16,7 @@ from alignx_eval.engine.generate import greedy_decode
 from alignx_eval.engine.score import sentence_costs
 from alignx_eval.errors import InputError
 from alignx_eval.suites.language_modelling import check
+from helpers import tiny_models
 
 # Sizes by the names that configurations use for them; a name that a family does not have, or that it leaves at 0, is left alone.
 _NAMES: dict[float, str] = {
@@ -43,9 +43,16 @@ _NAMES: dict[float, str] = {
     "mamba_ngroups o_groups first_k_dense_replace",
     0.3: "initializer_range init_std",
 }  # fmt: skip
+
+
 SIZES = {name: size for size, names in _NAMES.items() for name in names.split()}
+
+
 ROLES = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+
+
 LAYER_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type")
+
 
 # Where the names above are not enough.
 CHANGES: dict[str, dict[str, Any]] = {
@@ -85,6 +92,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zaya": {"num_experts_per_tok": 1},
 }  # fmt: skip
+
+
 # Not tried, and why: the one kind of "not supported" that is not found out.
 NOT_BUILT = {
     "blt": "reads bytes in patches by an entropy model of its own; no small configuration of it is known here",
@@ -95,6 +104,8 @@ NOT_BUILT = {
     "musicgen": "a model of sound tokens",
     "musicgen_melody": "a model of sound tokens",
 }
+
+
 CHANGES["qwen4_exp"] = {"text_config": CHANGES["qwen4_exp_text"]}
 
 
