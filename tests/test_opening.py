@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.checkpoints import edit_json, hub_cache, logits, refused, tiny_folder, write, write_gguf  # noqa: F401 (a fixture)
+from helpers.checkpoints import edit_json, hub_cache, logits, refused, write, write_gguf
 from helpers.models import TEXT, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner

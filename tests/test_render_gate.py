@@ -32,7 +32,10 @@ WORDS = {
     "grey": "not judged",
     "green": "within tolerance",
 }
-HOSTILE = "evil\x1b[31m\x00\ud800%0A::error::\n::error title=x::owned\r\n# heading | `code` @user ]]> </script><script>alert(1)</script> \"'&, :"
+HOSTILE = (
+    "evil\x1b[31m\x00\ud800%0A::error::\n::error title=x::owned\r\n"
+    "# heading | `code` @user ]]> </script><script>alert(1)</script> \"'&, :"
+)
 
 
 @cache

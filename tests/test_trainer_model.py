@@ -28,7 +28,7 @@ from alignx_trainer.tokenize import Batch, collate
 from alignx_trainer.train import train
 from helpers import tiny_models
 from helpers.models import tiny_model, tiny_tokenizer
-from helpers.training import Stopped, corpus_folder, recipe_for  # noqa: F401
+from helpers.training import Stopped, recipe_for
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode

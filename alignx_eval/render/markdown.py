@@ -266,7 +266,8 @@ def _diagnosis(comparison: Comparison) -> list[str]:
 
     lines = ["## Diagnosis", ""]
     for each in comparison.diagnoses:
-        title = f"{view.DIAGNOSIS_MARKS[each.status]} <b>{_html(each.rule)}: {view.DIAGNOSIS_WORDS[each.status]}</b>. {_html(each.sentence)}"
+        status = f"{view.DIAGNOSIS_MARKS[each.status]} <b>{_html(each.rule)}: {view.DIAGNOSIS_WORDS[each.status]}</b>"
+        title = f"{status}. {_html(each.sentence)}"
         lines += [
             "<details>",
             f"<summary>{title}</summary>",

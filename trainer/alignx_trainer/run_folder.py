@@ -16,14 +16,15 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from alignx_eval import wording
 from alignx_eval.errors import AlignxError, InputError
 from alignx_eval.files import atomic_write, follow_umask
 from alignx_trainer.config import Recipe
+
+if TYPE_CHECKING:
+    import torch
 
 # What a kill leaves of files that were being written.
 PARTS = (
@@ -42,6 +43,8 @@ class TrainingError(AlignxError):
 
 
 def _atomic_save(what: Any, path: Path) -> None:
+    import torch
+
     part = path.with_name(path.name + ".part")
     try:
         with open(part, "wb") as file:
@@ -157,6 +160,8 @@ def damaged(path: Path, reason: object) -> InputError:
 
 def read_state(path: Path, recipe: Recipe) -> dict[str, Any]:
     """The content of state.pt, on the CPU. Raises InputError where it is damaged, of another recipe or of another version."""
+    import torch
+
     state = _load(path)
     if type(state.get("version")) is int and state["version"] != STATE_VERSION:
         raise InputError(
@@ -183,6 +188,8 @@ def read_within_limits(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    import torch
+
     try:
         file = open(path, "rb")
     except OSError as error:
@@ -211,6 +218,8 @@ def _check_parts(path: Path, content: Mapping[str, Any], parts: Mapping[str, Any
 
 def check_tensors(path: Path, saved: Mapping[str, Any], expected: Mapping[str, torch.Size]) -> None:
     """Raises InputError unless `saved` has tensors of these names and shapes; load_state_dict would take what is there."""
+    import torch
+
     for name in sorted(expected.keys() | saved.keys(), key=str):
         if name not in expected or not isinstance(saved.get(name), torch.Tensor) or saved[name].shape != expected[name]:
             raise damaged(path, f"the tensor {name!r} is not the model's")
@@ -218,6 +227,8 @@ def check_tensors(path: Path, saved: Mapping[str, Any], expected: Mapping[str, t
 
 def check_moments(path: Path, state: Mapping[torch.Tensor, Mapping[str, Any]]) -> None:
     """Raises InputError unless an optimizer's restored state fits its parameters; it would fail at the next step."""
+    import torch
+
     for parameter, moments in state.items():
         tensors = [value for value in moments.values() if isinstance(value, torch.Tensor)]
         if moments.keys() != next(iter(state.values())).keys() or any(
