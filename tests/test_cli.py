@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.commands import LINES, call, environment, write_corpus
 from helpers.models import tiny_model, tiny_tokenizer
+from helpers.reports import console_text
 
 from alignx_eval.errors import InputError
 from alignx_eval.results import SuiteResult
@@ -662,7 +663,7 @@ def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeyp
     from alignx_eval.render import console
 
     seen = []
-    render = console.render
+    render = console_text
     monkeypatch.setattr(
         console,
         "render",

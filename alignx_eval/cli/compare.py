@@ -144,9 +144,7 @@ def compare(
         # The reports in the directory are of all that it holds, also where this command asked for less of it.
         whole = report
         if set(directory.manifest["options"]["suites"]) != set(settings.suites):
-            whole = make_report(
-                read_comparison(directory, settings), rules[0], policy_name=rules[1], enforced=enforced
-            )
+            whole = make_report(read_comparison(directory, settings), rules[0], policy_name=rules[1], enforced=enforced)
         write_reports(whole, directory.path, settings)
         write_outputs(report, settings, display, page=directory.path / "report.html")
     if enforced:

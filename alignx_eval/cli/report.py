@@ -61,6 +61,4 @@ def report(
             display.say(
                 f"{run_directory}: cannot be written to, so the reports in it were not made again; those of -o are"
             )
-        write_outputs(
-            found, settings, display, page=directory.path / "report.html" if writable else None
-        )
+        write_outputs(found, settings, display, page=directory.path / "report.html" if writable else None)

@@ -87,6 +87,4 @@ def run(
         whole = make_report(read_comparison(directory, settings)) if more else report
         write_reports(whole, directory.path, settings)
         next_command = shlex.join(["alignx-eval", "compare", str(directory.path), "CANDIDATE"])
-        write_outputs(
-            report, settings, display, page=directory.path / "report.html", next_command=next_command
-        )
+        write_outputs(report, settings, display, page=directory.path / "report.html", next_command=next_command)

@@ -261,7 +261,7 @@ def _diagnosis(report: Report, width: int, style: Style) -> list[str]:
         names = [f"{rule} ({', '.join(candidates)})" if several else rule for rule, candidates in by_rule.items()]
         if names:
             parts.append(f"{word}: {', '.join(names)}")
-    text = f"Diagnosis, evidence in the report: {'; '.join(parts)}"
+    text = f"Diagnosis: {'; '.join(parts)}"
     found = "found" if any(each.status == "found" for each in shown) else "not-found"
     return [style(found, line) for line in _wrap(text, width, "", "  ")] if shown else []
 
