@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from helpers.commands import LINES, call, environment, write_corpus
 from helpers.models import tiny_model, tiny_tokenizer
-from helpers.reports import console_text
 
 from alignx_eval.errors import InputError
 from alignx_eval.results import SuiteResult
@@ -663,12 +662,8 @@ def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeyp
     from alignx_eval.render import console
 
     seen = []
-    render = console_text
-    monkeypatch.setattr(
-        console,
-        "render",
-        lambda comparison, verdict, **rest: seen.append(verdict) or render(comparison, verdict, **rest),
-    )
+    render = console.render
+    monkeypatch.setattr(console, "render", lambda report, **rest: seen.append(report.verdict) or render(report, **rest))
     monkeypatch.chdir(place)
     common = ("a.pt", "a.pt", "--corpus", "text", "--suites", "language_modelling", "--quiet")
     for out, arguments, enforced in (

@@ -48,7 +48,8 @@ def gate(
     from alignx_eval.cli.display import Display
     from alignx_eval.cli.output import check_outputs, write_outputs
     from alignx_eval.errors import InputError
-    from alignx_eval.judgement.report import make_report
+    from alignx_eval.judgement.gate import judge
+    from alignx_eval.judgement.report import report_of
     from alignx_eval.run_directory import RunDirectory
     from alignx_eval.sources import check_finished, read_comparison, read_finished, read_policy
 
@@ -81,7 +82,6 @@ def gate(
                 allow_mismatch=settings.allow_mismatch,
                 seed=measured.seed,
             )
-        report = make_report(comparison, rules, policy_name=name, enforced=True)
-        write_outputs(report, settings, display)
-    assert report.verdict is not None
-    raise typer.Exit(report.verdict.exit_code(strict=settings.strict))
+        verdict = judge(comparison, rules, policy_name=name, enforced=True)
+        write_outputs(report_of(comparison, verdict), settings, display)
+    raise typer.Exit(verdict.exit_code(strict=settings.strict))
