@@ -16,7 +16,14 @@ import numpy as np
 from alignx_eval.comparison.contrasts import CONTRAST_MEANING, Contrast, contrasts_of
 from alignx_eval.comparison.costs import cost_ratios, costs_of
 from alignx_eval.comparison.means import MeanDifference, align_layer, mean_difference
-from alignx_eval.comparison.rows import Comparison, ComparisonRow, ContrastKind, details, own_language
+from alignx_eval.comparison.rows import (
+    MINIMUM_CLUSTERS,
+    Comparison,
+    ComparisonRow,
+    ContrastKind,
+    details,
+    own_language,
+)
 from alignx_eval.metrics import metric_card
 from alignx_eval.statistics.clustered import Estimate
 from alignx_eval.wording import (
@@ -311,19 +318,23 @@ def _numbers(estimate: Estimate, metric: str) -> str:
 
 
 def _last_layer(comparison: Comparison, candidate: str, contrasts: Sequence[Contrast]) -> list[str]:
-    """Retrieval in the last state, before and after the final norm: a change is claimed only where both show it."""
+    """Retrieval in the last state, before and after the final norm: a change is claimed only where both show it.
+
+    Neither direction is better there, so the rows have no verdict and the 95 % intervals decide.
+    """
     metric = "precision_at_1"  # raw cosine, both directions
+    nothing = "no evidence of a difference"
     words = {
-        "better": ("higher", "translations are closer"),
-        "worse": ("lower", "translations are further apart"),
-        "no-evidence": ("no evidence of a difference", "no evidence of a difference"),
+        1: ("higher", "translations are closer"),
+        -1: ("lower", "translations are further apart"),
+        0: (nothing,) * 2,
     }
     parts = []
     for contrast in contrasts:
         retrieval = [row for row in contrast.rows if (row.suite, row.metric) == ("layers", metric) and row.layer]
         numbered = [int(row.layer) for row in retrieval if row.layer is not None and row.layer.isdigit()]
         before, after = (
-            mean_difference(comparison, contrast, details([row for row in retrieval if row.layer in layers]))
+            mean_difference(comparison, contrast, details(row for row in retrieval if row.layer in layers))
             for layers in (
                 {"L", str(max(numbered, default=None))},
                 {row.layer for row in retrieval if str(row.layer).endswith("+norm")},
@@ -331,19 +342,26 @@ def _last_layer(comparison: Comparison, candidate: str, contrasts: Sequence[Cont
         )
         if before is None or after is None:
             continue
-        if before.verdict not in words or after.verdict not in words:
-            claim = f"no claim ({before.reason or after.reason})"
-            outcomes = [_numbers(each.estimate, metric) for each in (before, after)]
-        else:
-            outcomes = [f"{words[each.verdict][0]}: {_numbers(each.estimate, metric)}" for each in (before, after)]
-            claim = "the two do not agree on a change, so none is claimed"
-            if before.verdict == after.verdict:
-                claim = words[before.verdict][1]
+        signs = [_sign(each.estimate) for each in (before, after)]
+        claim = words[signs[0]][1] if len(set(signs)) == 1 else "the two do not agree on a change, so none is claimed"
+        if before.estimate.clusters < MINIMUM_CLUSTERS:
+            claim = f"no claim ({before.estimate.clusters} clusters, a claim needs {MINIMUM_CLUSTERS})"
+        outcomes = [
+            f"{words[sign][0]}: {_numbers(each.estimate, metric)}"
+            for sign, each in zip(signs, (before, after), strict=True)
+        ]
         parts.append(
             f"against {contrast.other} ({contrast.meaning}) {claim} (before the final norm {outcomes[0]}; after it "
             f"{outcomes[1]})"
         )
     return [f"Retrieval of translations in the last layer, {candidate}: {'; '.join(parts)}."] if parts else []
+
+
+def _sign(estimate: Estimate) -> int:
+    """1 or -1 where the interval lies on one side of 0, else 0."""
+    if estimate.ci_low is None or estimate.ci_high is None or estimate.ci_low <= 0 <= estimate.ci_high:
+        return 0
+    return 1 if estimate.value > 0 else -1
 
 
 def _losses(comparison: Comparison, contrast: Contrast) -> str:
