@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from alignx_eval.errors import InputError
 
+DEFAULT_PIVOT = "eng_Latn"  # the language that all others are paired with, where nobody chose another
+
 # code | English name | other spellings (ISO 639-1, macro-language, retired codes, common names) | py3langid label | confusable group
 #
 # A label stands only where py3langid 0.4 has one for the language or for its ISO macro-language (`ar` for Tunisian Arabic, none for

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignx_eval.comparison.means import layer_order, marked_layer
 from alignx_eval.comparison.rows import labels
-from alignx_eval.metrics import better_direction, metric_note, metric_title
+from alignx_eval.metrics import better_direction, metric_card
 from alignx_eval.render import figures, svg, view
 
 if TYPE_CHECKING:
@@ -126,13 +126,13 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
         what = f"mean over {len(curve.pairs)} {unit}" if curve.pairs else "all languages"
         drawn[metric] = {
             "metric": metric,
-            "title": metric_title(metric),
-            "note": metric_note(metric),
+            "title": metric_card(metric).title,
+            "note": metric_card(metric).about,
             "direction": better_direction(curve.row.higher_is_better),
             "band": curve.band_kind,
             "what": what,
             "n": curve.row.n,
-            "compared": metric_title(compared) if compared else "",
+            "compared": metric_card(compared).title if compared else "",
         }
         nothing = [None] * len(layers)
         for frame, heights in frames.items():
@@ -149,8 +149,8 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
                 means = frame == "mean"
                 drawn[metric].setdefault(size, {})[frame] = figures.line_figure(
                     f"{size}-{frame}-{_identifier(metric)}",
-                    title=f"{metric_title(metric)} by layer, {what if means else 'one language pair'}",
-                    description=f"{metric_note(metric)}. One line per checkpoint: {', '.join(curve.series)}.",
+                    title=f"{metric_card(metric).title} by layer, {what if means else 'one language pair'}",
+                    description=f"{metric_card(metric).about}. One line per checkpoint: {', '.join(curve.series)}.",
                     layers=layers,
                     series=curve.series if means else dict.fromkeys(curve.series, nothing),
                     bands=curve.bands if means else dict.fromkeys(curve.series, (nothing, nothing)),
@@ -240,7 +240,7 @@ def _levels(
             for row in result.rows if result else ():
                 if row.layer is None and row.language is None and row.value is not None and row.metric not in seen:
                     seen.add(row.metric)
-                    levels.append((metric_title(row.metric), row.value))
+                    levels.append((metric_card(row.metric).title, row.value))
     if metric == "precision_at_1":
         results = [suites["layers"] for suites in comparison.results.values() if "layers" in suites]
         overlap = [
@@ -261,7 +261,7 @@ def _marked(comparison: Comparison) -> list[tuple[str, str]]:
     """Align layers to mark: (layer, label), one label for all checkpoints that share the layer."""
     by_layer: dict[str, list[str]] = {}
     for label in labels(comparison):
-        layer = marked_layer(comparison, label)
+        layer = marked_layer(comparison.checkpoints.get(label, {}))
         if layer is not None:
             by_layer.setdefault(layer, []).append(label)
     if len(by_layer) == 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from alignx_eval.comparison.contrasts import CONTRAST_TITLES
 from alignx_eval.comparison.means import layer_order
 from alignx_eval.comparison.rows import labels
-from alignx_eval.metrics import metric_note, metric_title
+from alignx_eval.metrics import metric_card
 from alignx_eval.render import figures, svg, view
 from alignx_eval.render.html.curves import _identifier, _marked, _styles
 
@@ -149,7 +149,7 @@ def _maps(comparison: Comparison) -> list[dict[str, Any]]:
                 )
                 figure = figures.heat_map(
                     f"map-{_identifier(label)}-{_identifier(metric)}-{_identifier(layer)}",
-                    title=f"{metric_title(metric)} of all language pairs, {label}, layer {layer}",
+                    title=f"{metric_card(metric).title} of all language pairs, {label}, layer {layer}",
                     description="Rows and columns are languages; darker is higher.",
                     values=entry.get("values") or [],
                     rows=names,
@@ -159,8 +159,8 @@ def _maps(comparison: Comparison) -> list[dict[str, Any]]:
                 found.setdefault((metric, layer), []).append({"label": label, "figure": figure})
     return [
         {
-            "title": metric_title(metric),
-            "note": metric_note(metric),
+            "title": metric_card(metric).title,
+            "note": metric_card(metric).about,
             "layer": layer,
             "pictures": found[metric, layer],
         }
