@@ -1,3 +1,5 @@
+"""Comparing results: pairing, verdicts, families, contrasts, what does not compare and what is missing."""
+
 from __future__ import annotations
 
 import dataclasses

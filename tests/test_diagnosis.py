@@ -1,3 +1,5 @@
+"""The five rules: what each finds on comparisons made for it, and that noise and too few data find nothing."""
+
 import dataclasses
 import json
 import math

@@ -22,6 +22,7 @@ from alignx_trainer.step import (
     accumulate_gradients,
     alignment_loss,
     check_logits,
+    checkpoint_activations,
     seed_micro_batch,
 )
 from alignx_trainer.tokenize import Batch, collate
@@ -283,7 +284,7 @@ def test_gradient_caching_with_dropout_is_one_graph_with_the_random_state_replay
 
 
 def checkpointed(model: Any) -> Any:
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint_activations(model)
     return model.train()
 
 
