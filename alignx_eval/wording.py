@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from alignx_eval.metrics import metric_card
-
-if TYPE_CHECKING:
-    from alignx_eval.comparison.rows import ComparisonRow
-    from alignx_eval.results import Row
 
 
 def counted(count: int, of: int, unit: str) -> str:
@@ -110,7 +106,17 @@ def between(low: float | None, high: float | None, metric: str = "") -> str:
     return "" if low is None or high is None else f"[{difference(low, metric)}, {difference(high, metric)}]"
 
 
-def own_rate(row: ComparisonRow | Row) -> str:
+class Rated(Protocol):
+    """A row, of one checkpoint or of a comparison."""
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def null(self) -> float | None: ...
+
+
+def own_rate(row: Rated) -> str:
     """ ", references' own rate 0.012" for an off-target rate: what the same rule finds in the reference translations; else empty."""
     return f", references' own rate {row.null:.3f}" if row.metric == "off_target_rate" and row.null is not None else ""
 

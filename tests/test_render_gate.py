@@ -506,7 +506,7 @@ def test_S5_no_rendering_of_the_gate_calls_anything_equal(name):
 def test_console_fits_80_columns():
     for name in CASES:
         text = console_text(*case(name), report_path="run/report.html")
-        assert max(console._cells(line) for line in text.splitlines()) <= 80
+        assert max(console.columns_of(line) for line in text.splitlines()) <= 80
         assert len(text.splitlines()) <= 50
 
 

@@ -36,9 +36,9 @@ from alignx_eval.judgement.series import make_series
 from alignx_eval.metrics import metric_card
 from alignx_eval.render import figures, svg, view
 from alignx_eval.render.html import pictures, samples
-from alignx_eval.render.html import verdict as verdict_section
-from alignx_eval.render.html.curves import COMPARED_WITH, QUANTUM, _styles
-from alignx_eval.render.html.tables import _floor
+from alignx_eval.render.html import verdict as verdict_part
+from alignx_eval.render.html.curves import COMPARED_WITH, QUANTUM, line_styles
+from alignx_eval.render.html.tables import floor_of
 from alignx_eval.render.html.verdict import RULE_TITLES
 from alignx_eval.results import Row
 
@@ -525,7 +525,7 @@ def test_many_checkpoints_keep_their_own_line():
         many.checkpoints[f"extra {number}"] = many.checkpoints["alignx"]
     many.candidates += [f"extra {number}" for number in range(6)]
     walk(page_text(many))
-    assert sorted(_styles(many).values()) == list(range(9))
+    assert sorted(line_styles(many).values()) == list(range(9))
 
 
 def test_empty_comparison_renders():
@@ -541,7 +541,7 @@ def test_ticks_are_round_and_cover_the_range(low, high):
     assert (
         ticks == sorted(set(ticks)) and ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-12 and 2 <= len(ticks) <= 11
     )
-    labels = [svg._tick(tick, ticks) for tick in ticks]
+    labels = [svg.tick_text(tick, ticks) for tick in ticks]
     assert len(set(labels)) == len(labels)
 
 
@@ -647,8 +647,8 @@ def test_S10_what_is_missing_is_in_the_open_table():
 
 
 def test_more_gated_rows_than_fit_are_counted(monkeypatch):
-    monkeypatch.setattr(verdict_section, "OPEN_ROWS", 2)
-    monkeypatch.setattr(verdict_section, "FOLDED_ROWS", 3)
+    monkeypatch.setattr(verdict_part, "OPEN_ROWS", 2)
+    monkeypatch.setattr(verdict_part, "FOLDED_ROWS", 3)
     rows = judged(failing()).candidates[0].rows
     beyond = sum(row.status in ("red", "missing", "amber") for row in rows)
     page = page_text(failing(), judged(failing()))
@@ -907,4 +907,4 @@ def test_the_references_own_rate_stands_beside_an_off_target_rate_under_its_name
         null=0.03,
         higher_is_better=False,
     )
-    assert _floor(own, own, "a", {}) == (0.03, "the references themselves 0.030")
+    assert floor_of(own, own, "a", {}) == (0.03, "the references themselves 0.030")

@@ -40,7 +40,7 @@ def comparison(control: bool = True):
 
 
 def width(text: str) -> int:
-    return max(console._cells(line) for line in text.splitlines())
+    return max(console.columns_of(line) for line in text.splitlines())
 
 
 def test_console_fits_80_columns_and_30_lines_with_the_findings_first():

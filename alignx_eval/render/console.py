@@ -91,7 +91,7 @@ def _gate_in_short(verdict: Verdict, width: int) -> str:
             f"{OUTCOME_WORDS[verdict.outcome]}, {', '.join(told) or f'{sum(of_rows.values())} rows within tolerance'}"
         )
     title = view.gate_title(verdict)
-    if _cells(title) > width // 2:  # a long path must not push the outcome out of the line
+    if columns_of(title) > width // 2:  # a long path must not push the outcome out of the line
         title = view.gate_title(replace(verdict, policy_name=f"...{verdict.policy_name[-width // 4 :]}"))
     return _fit(" ".join(_ascii(f"{title}: {said}").split()), width)
 
@@ -160,7 +160,7 @@ def _headlines(report: Report, contrast: Contrast, width: int, style: Style) -> 
     if not found:
         return ["  nothing that both were measured with has enough data"]
     titles = [_ascii(_short_title(headline)) for headline, _ in found[:HEADLINES]]
-    widest = max(map(_cells, titles))
+    widest = max(map(columns_of, titles))
     lines = []
     for (headline, change), title in zip(found, titles, strict=False):
         text = f"  {_padded(title, widest)} no claim: {change.reason}"
@@ -187,12 +187,12 @@ def _measured(report: Report, width: int, style: Style) -> list[str]:
         return [*lines, "", "  No suite gave a headline number; the report has every number."]
     titles = [_ascii(each.title) for each in found[:MEASURED]]
     numbers = [_ascii(view.measured_numbers(each.row)) for each in found[:MEASURED]]
-    widest, widest_number = max(map(_cells, titles)), max(map(len, numbers))
+    widest, widest_number = max(map(columns_of, titles)), max(map(len, numbers))
     lines += ["", style("bold", f"  {_padded('', widest)} {'value, 95 % interval'.ljust(widest_number)}    n")]
     for each, title, number in zip(found, titles, numbers, strict=False):
         lines += _wrap_table(f"  {_padded(title, widest)} {number.ljust(widest_number)} {each.row.n:>4}", width)
         for text in filter(None, (each.beside, f"not to be judged: {each.row.unjudged}" if each.row.unjudged else "")):
-            if _cells(f"{lines[-1]}  {text}") <= width:
+            if columns_of(f"{lines[-1]}  {text}") <= width:
                 lines[-1] += f"  {_ascii(text)}"
             else:
                 lines += _wrap(text, width, "    ", "    ")
@@ -201,7 +201,7 @@ def _measured(report: Report, width: int, style: Style) -> list[str]:
 
 def _wrap_table(line: str, width: int) -> list[str]:
     """A line of columns, which is broken only where it does not fit."""
-    return [line] if _cells(line) <= width else _wrap(line, width, "  ", "    ")
+    return [line] if columns_of(line) <= width else _wrap(line, width, "  ", "    ")
 
 
 def _warnings(comparison: Comparison, width: int, style: Style) -> list[str]:
@@ -277,7 +277,7 @@ def _ascii(text: str) -> str:
     return wording.clean(text).replace("−", "-").replace("→", "to").replace("–", "?")
 
 
-def _cells(text: str) -> int:
+def columns_of(text: str) -> int:
     """Columns that `text` takes on a terminal."""
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
@@ -285,13 +285,13 @@ def _cells(text: str) -> int:
 
 
 def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _cells(text))
+    return text + " " * (width - columns_of(text))
 
 
 def _fit(text: str, width: int) -> str:
-    if _cells(text) <= width:
+    if columns_of(text) <= width:
         return text
-    while _cells(text) > width - 3:
+    while columns_of(text) > width - 3:
         text = text[:-1]
     return text + "..."
 

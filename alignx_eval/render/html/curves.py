@@ -45,7 +45,7 @@ COMPARED_WITH = {
 QUANTUM = 10_000  # curve values travel to report.js as whole ten-thousandths
 
 
-def _styles(comparison: Comparison) -> dict[str, int]:
+def line_styles(comparison: Comparison) -> dict[str, int]:
     """Number of the colour, dash and marker of each checkpoint: base 0, control 1, candidates from 2."""
     styles = {comparison.base: 0}
     if comparison.control:
@@ -85,7 +85,7 @@ class _Curve:
         ]
 
 
-def _curves(comparison: Comparison) -> dict[str, Any] | None:
+def curves_section(comparison: Comparison) -> dict[str, Any] | None:
     """Layer curves of every metric that has layers: drawn for the mean over languages, with data to redraw for one pair."""
     found: dict[str, dict[str, dict[tuple[str | None, str | None], dict[str, Row]]]] = {}
     for label in labels(comparison):
@@ -104,7 +104,7 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
         {layer for by in found.values() for pairs in by.values() for rows in pairs.values() for layer in rows},
         key=layer_order,
     )
-    styles = _styles(comparison)
+    styles = line_styles(comparison)
     order = [metric for metric in CURVES if metric in found] + sorted(set(found) - set(CURVES))
     curves = {
         metric: curve for metric in order if (curve := _curve(comparison, metric, found[metric], layers)).defined()
@@ -148,7 +148,7 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
                 # The frame for pairs is empty until report.js draws one of them.
                 means = frame == "mean"
                 drawn[metric].setdefault(size, {})[frame] = figures.line_figure(
-                    f"{size}-{frame}-{_identifier(metric)}",
+                    f"{size}-{frame}-{identifier(metric)}",
                     title=f"{metric_card(metric).title} by layer, {what if means else 'one language pair'}",
                     description=f"{metric_card(metric).about}. One line per checkpoint: {', '.join(curve.series)}.",
                     layers=layers,
@@ -159,7 +159,7 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
                     high=ticks[-1],
                     ticks=ticks,
                     levels=curve.levels,
-                    marked=_marked(comparison),
+                    marked=marked_layers(comparison),
                     thin=(curves[compared].series if means else dict.fromkeys(curves[compared].series, nothing))
                     if compared
                     else None,
@@ -186,7 +186,7 @@ def _curve(
     by_label: Mapping[str, Mapping[tuple[str | None, str | None], Mapping[str, Row]]],
     layers: Sequence[str],
 ) -> _Curve:
-    styles = _styles(comparison)
+    styles = line_styles(comparison)
     rows = [row for pairs in by_label.values() for by_layer in pairs.values() for row in by_layer.values()]
     first = next((row for row in rows if row.higher_is_better is not None), rows[0])
     curve = _Curve({}, {}, "", {}, _levels(comparison, metric, by_label), first)
@@ -257,7 +257,7 @@ def _levels(
     return [(", ".join(names), value) for value, names in merged.items()]
 
 
-def _marked(comparison: Comparison) -> list[tuple[str, str]]:
+def marked_layers(comparison: Comparison) -> list[tuple[str, str]]:
     """Align layers to mark: (layer, label), one label for all checkpoints that share the layer."""
     by_layer: dict[str, list[str]] = {}
     for label in labels(comparison):
@@ -273,7 +273,7 @@ def _layer_summary(
     comparison: Comparison, series: Mapping[str, list[float | None]], layers: Sequence[str], styles: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     """Align, then diverge, as numbers per checkpoint: retrieval at the marked layer, at its peak, and at the last two states."""
-    marked = _marked(comparison)
+    marked = marked_layers(comparison)
     layer = marked[0][0] if marked else None
     table = []
     for label, curve in series.items():
@@ -307,5 +307,5 @@ def _quantise(value: float | None) -> int | None:
     return None if value is None else round(value * QUANTUM)
 
 
-def _identifier(text: str) -> str:
+def identifier(text: str) -> str:
     return "".join(char if char.isalnum() else "-" for char in text)

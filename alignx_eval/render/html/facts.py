@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 # --- price, pictures, facts ------------------------------------------------------------------------------------------------------
-def _cost_totals(comparison: Comparison) -> list[dict[str, Any]]:
+def cost_totals(comparison: Comparison) -> list[dict[str, Any]]:
     """What each checkpoint with several stages of its own took in all, beyond the base."""
     own = {label: own_costs(comparison, label) for label in labels(comparison) if label != comparison.base}
     return [
@@ -27,7 +27,7 @@ def _cost_totals(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def _facts(comparison: Comparison) -> dict[str, Any]:
+def facts(comparison: Comparison) -> dict[str, Any]:
     """Who was measured, how, and on what machine, as plain name and value pairs."""
     checkpoints = []
     for label in labels(comparison):
@@ -95,7 +95,7 @@ def _plain(value: Any) -> str:
     return text if len(text) <= 1000 else f"{text[:1000]} … [{len(text) - 1000} more characters]"
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def notes(comparison: Comparison) -> list[str]:
     """Sentences of the suites for the reader, each once, with the checkpoints it is about where that is not all."""
     found: dict[str, list[str]] = {}
     for label in labels(comparison):

@@ -13,12 +13,12 @@ from alignx_eval.comparison.rows import labels
 from alignx_eval.judgement.findings import uses_corpus
 from alignx_eval.judgement.gate import WORDS as OUTCOME_WORDS
 from alignx_eval.render import figures, view
-from alignx_eval.render.html.curves import _curves, _styles
-from alignx_eval.render.html.facts import _cost_totals, _facts, _notes
-from alignx_eval.render.html.pictures import SIMILARITY_SHADES, _maps, _projections, _similarity
-from alignx_eval.render.html.samples import _sample_browser
-from alignx_eval.render.html.tables import _tables
-from alignx_eval.render.html.verdict import SERIES_DETAIL, _diagnoses, _series, _verdict
+from alignx_eval.render.html.curves import curves_section, line_styles
+from alignx_eval.render.html.facts import cost_totals, facts, notes
+from alignx_eval.render.html.pictures import SIMILARITY_SHADES, maps, projections, similarity_section
+from alignx_eval.render.html.samples import sample_browser
+from alignx_eval.render.html.tables import tables_section
+from alignx_eval.render.html.verdict import SERIES_DETAIL, diagnoses, series_section, verdict_section
 from alignx_eval.render.svg import swatch
 
 if TYPE_CHECKING:
@@ -48,16 +48,16 @@ def render(report: Report, *, samples: bool = True) -> str:
     comparison, verdict, series = report.comparison, report.verdict, report.series
     shown = _detail(report)
     detail = shown.comparison
-    browser = _sample_browser(detail) if samples else None
-    curves = _curves(detail)
+    browser = sample_browser(detail) if samples else None
+    curves = curves_section(detail)
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
         subject=_subject(comparison),
         corpus=comparison.corpus if uses_corpus(comparison) else {},
         detail=detail,
-        verdict=_verdict(verdict, detail.candidates) if verdict is not None else None,
-        series=_series(comparison, series) if series is not None else None,
-        diagnoses=_diagnoses(shown),
+        verdict=verdict_section(verdict, detail.candidates) if verdict is not None else None,
+        series=series_section(comparison, series) if series is not None else None,
+        diagnoses=diagnoses(shown),
         css=_safe((folder / "report.css").read_text(encoding="utf-8")),
         javascript=_safe((folder / "report.js").read_text(encoding="utf-8")),
         headlines=[_headlines(shown, candidate) for candidate in detail.candidates],
@@ -67,21 +67,21 @@ def render(report: Report, *, samples: bool = True) -> str:
         measured=view.measured(detail) if not detail.candidates else [],
         opened=view.opening_notes(comparison),
         no_control=view.no_control_sentence(comparison),
-        styles=_styles(detail),
+        styles=line_styles(detail),
         labels=labels(comparison),
         curves=curves,
         curve_data=_script_data(curves["data"]) if curves else None,
         similarity_shades=SIMILARITY_SHADES,
-        similarities=[_similarity(detail, each, number) for number, each in enumerate(detail.layer_similarity)],
-        tables=_tables(detail),
+        similarities=[similarity_section(detail, each, number) for number, each in enumerate(detail.layer_similarity)],
+        tables=tables_section(detail),
         browser=browser,
         sample_data=_script_data(browser["data"]) if browser else None,
         costs=[cost for label in labels(comparison) for cost in own_costs(comparison, label)],
-        totals=_cost_totals(comparison),
-        projections=_projections(detail),
-        maps=_maps(detail),
-        facts=_facts(comparison),
-        notes=_notes(comparison),
+        totals=cost_totals(comparison),
+        projections=projections(detail),
+        maps=maps(detail),
+        facts=facts(comparison),
+        notes=notes(comparison),
     )
     return wording.clean(page)
 

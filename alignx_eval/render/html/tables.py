@@ -21,7 +21,7 @@ OPEN_METRICS = ("precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "c
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------------------
-def _tables(comparison: Comparison) -> list[dict[str, Any]]:
+def tables_section(comparison: Comparison) -> list[dict[str, Any]]:
     """Per contrast (or once, for a single checkpoint) and suite, the tables of all metrics."""
     measured = {
         (label, row.key): row
@@ -190,7 +190,7 @@ def _table_line(
     if contrast:
         # The comparison's own numbers win: they are those the difference was made of.
         values[labels.index(contrast.other)], values[labels.index(contrast.candidate)] = row.base, row.candidate
-    floor, floor_detail = _floor(row, own[-1], labels[-1], measured)
+    floor, floor_detail = floor_of(row, own[-1], labels[-1], measured)
     code = own_language(row, comparison.pivot)
     title, name = (
         (f"layer {row.layer}", "") if by_layer else (view.pair_title(row), view.language_name(code) if code else "mean")
@@ -229,7 +229,7 @@ _NULLS = {
 }
 
 
-def _floor(row: Any, own: Row | None, label: str, measured: Mapping[Any, Row]) -> tuple[float | None, str]:
+def floor_of(row: Any, own: Row | None, label: str, measured: Mapping[Any, Row]) -> tuple[float | None, str]:
     """What a score is worth nothing below, and where it comes from: chance, the broken pairing, a copied source, an empty answer."""
     if own is None:
         return None, ""

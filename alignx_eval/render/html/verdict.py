@@ -38,7 +38,7 @@ SERIES_DETAIL = 4  # steps of a series that get curves, tables and samples: all 
 
 
 # --- verdict, series, diagnosis ---------------------------------------------------------------------------------------------------
-def _verdict(verdict: Verdict, candidates: Sequence[str]) -> dict[str, Any]:
+def verdict_section(verdict: Verdict, candidates: Sequence[str]) -> dict[str, Any]:
     """The gate's answer, with the rows of `candidates`."""
     several = len(verdict.candidates) > 1
     return {
@@ -133,7 +133,7 @@ def _gate_line(gated: GateRow) -> dict[str, Any]:
     return line | {"mark": figures.loss_mark(low, gated.loss, high, gated.tolerance, gated.status)}
 
 
-def _series(comparison: Comparison, series: Series) -> dict[str, Any]:
+def series_section(comparison: Comparison, series: Series) -> dict[str, Any]:
     """Trajectories drawn, and a table of all steps."""
     steps = series.steps[1:]
     stages = {str(comparison.checkpoints.get(step.label, {}).get("stage") or "") for step in steps}
@@ -225,7 +225,7 @@ def _point_text(trajectory: Trajectory, index: int) -> tuple[str, str]:
     return wording.number(point.value, trajectory.metric), change
 
 
-def _diagnoses(report: Report) -> list[dict[str, Any]]:
+def diagnoses(report: Report) -> list[dict[str, Any]]:
     """The answers of all rules, by candidate."""
     return [
         {
