@@ -27,7 +27,7 @@ LAYERS = [
     "comparison",
     "judgement",
     "render",
-    "pipeline sources settings environment api",
+    "pipeline sources identity settings environment api",
     "cli __main__",
 ]
 
@@ -36,23 +36,12 @@ LAYERS = [
 NOT_YET: dict[str, set[tuple[str, str]]] = {
     "layers": {
         ("alignx_eval.engine.harness", "alignx_eval.suites.shared"),
-        ("alignx_eval.pipeline", "alignx_eval.cli.display"),
-        ("alignx_eval.pipeline", "alignx_eval.cli.output"),
     },
     "private names": {
         ("alignx_eval.evaluate", "alignx_eval.suites.table._chosen_tasks"),
         ("alignx_eval.evaluate", "alignx_eval.suites.table._measure"),
         ("alignx_eval.evaluate", "alignx_eval.suites.table._relevant_options"),
         ("alignx_eval.evaluate", "alignx_eval.suites.table._text_of"),
-        ("alignx_eval.pipeline", "alignx_eval.cli.output._check_folder"),
-        ("alignx_eval.pipeline", "alignx_eval.environment._default_device"),
-        ("alignx_eval.pipeline", "alignx_eval.environment._own_device"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._corpus_of_runs"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._identity_in_run"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._readable"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._resolve_template"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._suites_of_run"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._without_checkpoints"),
         ("alignx_eval.suites.layers", "alignx_eval.suites.layer_pictures._maps"),
         ("alignx_eval.suites.layers", "alignx_eval.suites.layer_pictures._pairs"),
         ("alignx_eval.suites.layers", "alignx_eval.suites.layer_pictures._projections"),

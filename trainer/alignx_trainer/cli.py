@@ -214,21 +214,10 @@ def ablate(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    options = [
-        "--corpus",
-        corpus,
-        "--split",
-        split,
-        "--suites",
-        suites,
-        *(["--limit", str(limit)] if limit else []),
-        *["-q"] * quiet,
-    ]
+    options = {"corpus": corpus, "split": split, "suites": suites, "limit": limit or None}
     folder = out or Path("runs") / Path(recipe).stem
     command = shlex.join(["alignx-train", *sys.argv[1:]])
-    table = run(
-        settings, folder, seeds=numbers, compare_options=options, progress=_bar(quiet), say=say, command=command
-    )
+    table = run(settings, folder, seeds=numbers, options=options, progress=_bar(quiet), say=say, command=command)
     print(table.read_text(encoding="utf-8"))
 
 
