@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from alignx_eval import processes
 from alignx_eval.checkpoint import release_memory
+from alignx_eval.engine.transformers_engine import TransformersEngine
 from alignx_eval.environment import (
     default_cache_dir,
     default_device,
@@ -224,7 +225,7 @@ def prepare(plan: Plan, progress: Progress) -> Ready:
             checkpoint = _open(source, settings, progress)
             label = checkpoint.name = unique_label(checkpoint.name, ready.labels)
             assert plan.corpus is not None
-            check(checkpoint, plan.corpus, settings.suites, _options(plan))
+            check(TransformersEngine(checkpoint), plan.corpus, settings.suites, _options(plan))
             if {"layers", "language_id"} & set(settings.suites):
                 _check_cache(checkpoint, plan.corpus, settings.cache_dir or default_cache_dir())
             ready.checkpoints[label] = describe_checkpoint(checkpoint)
@@ -330,7 +331,7 @@ def _measure_checkpoint(
             f"{label}: {_announce_vectors(checkpoint, plan.corpus, settings.cache_dir or default_cache_dir())}"
         )
     return evaluate(
-        checkpoint,
+        TransformersEngine(checkpoint),
         plan.corpus,
         settings.suites,
         _options(plan),
@@ -344,6 +345,7 @@ def _options(plan: Plan) -> Options:
     settings = plan.settings
     return Options(
         languages=settings.languages,
+        pivot=settings.pivot,
         pooling=cast("Pooling", settings.pooling),
         seed=settings.seed,
         window=settings.window,
