@@ -1,7 +1,8 @@
 """Write `tests/recorded_rows.json`: every number of a small fixed measurement, with the measuring version of its suite.
 
 `tests/test_recorded_rows.py` measures again and compares. Whoever changes what a suite measures raises its number in
-`evaluate.MEASURING_VERSIONS`, names the change in CHANGELOG.md and runs this tool; results measured before then no longer pass as new ones.
+`suites.table.MEASURING_VERSIONS`, names the change in CHANGELOG.md and runs this tool; results measured before then no
+longer pass as new ones.
 """
 
 from __future__ import annotations
