@@ -160,5 +160,4 @@ def test_imports_and_declared_dependencies_are_the_same():
                 if name not in sys.stdlib_module_names and name not in ("alignx_eval", "alignx_trainer"):
                     imported[distribution.get(name, name)] = path.name
     assert set(imported) <= declared, {name: path for name, path in imported.items() if name not in declared}
-    not_yet = {"pandas"}  # for the data frame of a comparison
-    assert declared - set(imported) == not_yet
+    assert declared <= set(imported), f"no line imports {sorted(declared - set(imported))}"
