@@ -539,6 +539,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def adapter_recipe(folder: Path, base: Path, **changes: Any) -> Recipe:
+    pytest.importorskip("peft")
     fields = {
         "init": str(base),
         "model": {},
@@ -586,13 +587,13 @@ def test_only_adapters_learn(corpus_folder: Path, base: Path):  # noqa: F811
 
 
 def test_the_checkpoint_holds_the_merged_adapter(corpus_folder: Path, base: Path, tmp_path: Path, monkeypatch):  # noqa: F811
-    from peft import PeftModel
+    peft = pytest.importorskip("peft")
 
     monkeypatch.chdir(tmp_path)
     reference = Path(os.path.relpath(base, tmp_path))  # the adapter must find its base from elsewhere too
     path = train(adapter_recipe(corpus_folder, reference, lora_dropout=0.1), tmp_path / "run", device="cpu")
     ours = logits_of(open_checkpoint(str(path)).model)
-    loaded = PeftModel.from_pretrained(open_checkpoint(str(base)).model, str(tmp_path / "run" / "adapter")).eval()
+    loaded = peft.PeftModel.from_pretrained(open_checkpoint(str(base)).model, str(tmp_path / "run" / "adapter")).eval()
     torch.testing.assert_close(ours, logits_of(loaded), atol=1e-5, rtol=0)
     assert not torch.allclose(ours, logits_of(open_checkpoint(str(base)).model), atol=1e-3)
     (tmp_path / "elsewhere").mkdir()

@@ -457,6 +457,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(place: Path, tmp_path: Path
 
 
 def test_an_adapter_without_room_is_one_line(place: Path, tmp_path: Path):
+    pytest.importorskip("peft")
     base = write_and_open(tmp_path / "base.pt", tiny_model(max_position_embeddings=256), tiny_tokenizer()).reference
     recipe = recipe_in(place, init=base, model={}, lora_rank=8, save_every=100)
     whole = train(recipe, tmp_path / "whole", device="cpu").parent
@@ -828,6 +829,7 @@ def test_debug_shows_where_an_error_came_from(monkeypatch, capsys):
 
 
 def test_files_of_a_run_follow_the_umask(place: Path, tmp_path: Path):
+    pytest.importorskip("peft")
     base = write_and_open(tmp_path / "base.pt", tiny_model(max_position_embeddings=256), tiny_tokenizer()).reference
     before = os.umask(0o027)
     try:
@@ -1317,6 +1319,7 @@ def test_tokens_and_operations_by_hand(place: Path, tmp_path: Path, changes: dic
 
 
 def test_operations_with_adapters_by_hand(place: Path, tmp_path: Path):
+    pytest.importorskip("peft")
     base = str(train(recipe_in(place, save_every=100), tmp_path / "base", device="cpu"))
     recipe = recipe_in(place, init=base, model={}, lora_rank=2, save_every=100)
     stage, tokens, scored, vocabulary = stage_and_counts(recipe, tmp_path / "run")
