@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 from alignx_eval.errors import InputError
 
 SCRIPT = Path(__file__).resolve().parent.parent / "tools" / "dry_run_recipes.py"
+GOLDEN = Path(__file__).parent / "golden" / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
@@ -47,6 +49,24 @@ def test_the_recipes_that_the_documentation_names_are_there():
         "alignx_stage2",
     } <= set(NAMES)
     assert len(load_recipe("languages51").sources[0].languages) == 51
+
+
+def test_the_resolved_recipes_are_what_they_were():
+    """A default that changes, changes runs and their hashes: it has to be seen in a diff."""
+    resolved = {
+        f"{name}.yaml": yaml.safe_dump(load_recipe(name).as_dict(), sort_keys=False, allow_unicode=True)
+        for name in NAMES
+    }
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.mkdir(parents=True, exist_ok=True)
+        for path in GOLDEN.iterdir():
+            path.unlink()
+        for name, text in resolved.items():
+            (GOLDEN / name).write_text(text, encoding="utf-8")
+    written = {path.name: path.read_text(encoding="utf-8") for path in GOLDEN.iterdir()}
+    assert resolved == written, (
+        "if the change is meant: UPDATE_GOLDEN=1 python -m pytest tests/test_trainer_recipes.py -k resolved, and commit it"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
