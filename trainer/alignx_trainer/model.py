@@ -144,7 +144,7 @@ def flops_per_token(model: Any, recipe: Recipe) -> tuple[int, int]:
     )
 
 
-def _whole_model(config: Any, state: dict[str, Any]) -> Any:
+def whole_model(config: Any, state: dict[str, Any]) -> Any:
     """A model of its own for the gathered tensors of a sharded one."""
     from transformers import AutoModelForCausalLM
 

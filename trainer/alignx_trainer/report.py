@@ -30,7 +30,7 @@ from alignx_trainer.report_figures import (
     run_figures,
     step_title,
 )
-from alignx_trainer.run_folder import Run, _number, read_run
+from alignx_trainer.run_folder import Run, finite_number, read_run
 
 MEASUREMENTS = 100  # of the validation, drawn and in the table
 
@@ -176,7 +176,10 @@ def progress_sentence(run: Run) -> str:
 def summary(run: Run) -> list[str]:
     """The run in sentences."""
     last = run.lines[-1]
-    tokens, seconds = run.fact("tokens") or last.get("tokens"), run.fact("seconds") or _number(last.get("seconds"))
+    tokens, seconds = (
+        run.fact("tokens") or last.get("tokens"),
+        run.fact("seconds") or finite_number(last.get("seconds")),
+    )
     samples, truncated = run.fact("samples"), run.fact("truncated_samples")
     work = f"{tokens:,} tokens" if tokens is not None else "–"
     if samples is not None:
@@ -198,9 +201,9 @@ def summary(run: Run) -> list[str]:
 def last_losses(run: Run) -> str:
     """The losses of the last step; those that are off are left out."""
     last = run.lines[-1]
-    parts = [f"next-token loss {wording.number(_number(last.get('lm')))}"]
+    parts = [f"next-token loss {wording.number(finite_number(last.get('lm')))}"]
     for name, chance in (("contrastive", contrastive_chance(run)[-1]), ("matching", matching_chance(run)[-1])):
-        loss, accuracy = _number(last.get(name)), _number(last.get(f"{name}_accuracy"))
+        loss, accuracy = finite_number(last.get(name)), finite_number(last.get(f"{name}_accuracy"))
         if loss is not None:
             compared = (
                 f" (accuracy {wording.number(accuracy)}, chance {wording.number(chance)})"

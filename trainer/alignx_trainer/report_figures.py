@@ -11,7 +11,7 @@ from typing import Any
 
 from alignx_eval import wording
 from alignx_eval.render import svg
-from alignx_trainer.run_folder import Run, Values, _number
+from alignx_trainer.run_folder import Run, Values, finite_number
 
 DRAWN_POINTS = 600  # of one line; more cannot be told apart
 
@@ -38,12 +38,12 @@ class Measure:
 def measure(validation: dict[str, Any], name: str) -> Measure | None:
     """A number of a validation, None where it was not measured."""
     entry = validation.get(name)
-    if not isinstance(entry, dict) or (value := _number(entry.get("value"))) is None:
+    if not isinstance(entry, dict) or (value := finite_number(entry.get("value"))) is None:
         return None
     return Measure(
         value,
-        _number(entry.get("ci_low")),
-        _number(entry.get("ci_high")),
+        finite_number(entry.get("ci_low")),
+        finite_number(entry.get("ci_high")),
         n if isinstance(n := entry.get("n"), int) else None,
     )
 
@@ -278,7 +278,7 @@ VALIDATION_FIGURES: tuple[tuple[str, str, Callable[[dict[str, Any]], float | Non
     (
         "Retrieval (precision@1)",
         "share of sentences whose nearest neighbour in the other language is their translation; ↑ higher is better",
-        lambda validation: 1 / lines if (lines := _number(validation.get("lines"))) else None,
+        lambda validation: 1 / lines if (lines := finite_number(validation.get("lines"))) else None,
         LAYER_WORDS,
     ),
     (
