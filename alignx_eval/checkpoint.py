@@ -47,7 +47,7 @@ from alignx_eval import opening_checks
 from alignx_eval.engine.batches import start_name
 from alignx_eval.errors import AlignxError, InputError, MissingAssetError
 from alignx_eval.files import follow_umask
-from alignx_eval.wording import _one_line, _some
+from alignx_eval.wording import one_line, some_of
 
 BUNDLED_CHECKPOINTS = {
     "base": "small model pre-trained on monolingual text and bitext of the corpus `interface`",
@@ -331,7 +331,7 @@ def _resolve_device_and_dtype(device: str, dtype: str | None) -> tuple[str, torc
             kind = torch.device(device)
             torch.empty(0, device=kind)
         except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without CUDA asserts
-            raise InputError(f"device {device!r} cannot be used here: {_one_line(error)}") from None
+            raise InputError(f"device {device!r} cannot be used here: {one_line(error)}") from None
         if kind.type == "meta":
             raise InputError("device 'meta' holds no weights; use cpu, cuda, mps or auto")
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -425,7 +425,7 @@ def export_folder(reference: str | os.PathLike[str], folder: str | os.PathLike[s
         follow_umask(partial)
         os.replace(partial, folder)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {_one_line(error)}") from None
+        raise InputError(f"cannot write {folder}: {one_line(error)}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -489,7 +489,7 @@ def read_pt(path: Path) -> dict[str, Any]:
         Exception
     ) as error:  # whatever torch makes of a damaged file; its own message is long and advises weights_only=False
         raise InputError(
-            f"{path} is damaged and cannot be loaded ({_one_line(error, 120)}); copy or write it again"
+            f"{path} is damaged and cannot be loaded ({one_line(error, 120)}); copy or write it again"
         ) from None
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise InputError(
@@ -534,10 +534,10 @@ def _scan_before_loading(path: Path) -> None:
                 raise InputError(f"{path} is a compressed archive, which torch.save does not write; it is refused")
             unsafe = _unsafe_globals(archive.read(pickles[0]))
     except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, OSError) as error:
-        raise InputError(f"{path} is cut off or damaged ({_one_line(error, 120)}); copy or write it again") from None
+        raise InputError(f"{path} is cut off or damaged ({one_line(error, 120)}); copy or write it again") from None
     if unsafe:
         raise InputError(
-            f"{path} is refused: it names {_some(sorted(unsafe, key=_torch_last))}, which a checkpoint has no need of "
+            f"{path} is refused: it names {some_of(sorted(unsafe, key=_torch_last))}, which a checkpoint has no need of "
             "and which could run code when loaded; nothing of it was run"
         )
 
@@ -699,7 +699,7 @@ def _save_atomically(payload: dict[str, Any], path: Path) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise InputError(f"cannot write {path}: {_one_line(error, 200)}") from None
+        raise InputError(f"cannot write {path}: {one_line(error, 200)}") from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
@@ -729,9 +729,9 @@ def _check_state(model: Any, state: Mapping[str, torch.Tensor], source: str) -> 
     """Raise InputError unless `state` has exactly the model's tensors, in its shapes, tied ones equal."""
     expected = model.state_dict(keep_vars=True)
     if missing := sorted(expected.keys() - state.keys()):
-        raise InputError(f"{source} lacks {_some(missing)}, which its configuration asks for")
+        raise InputError(f"{source} lacks {some_of(missing)}, which its configuration asks for")
     if unexpected := sorted(state.keys() - expected.keys()):
-        raise InputError(f"{source} holds {_some(unexpected)}, which its configuration does not know")
+        raise InputError(f"{source} holds {some_of(unexpected)}, which its configuration does not know")
     for name, tensor in expected.items():
         if tensor.shape != state[name].shape:
             raise InputError(
@@ -920,7 +920,9 @@ def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype |
     tokenizer = _tokenizer_from_folder(folder, source)
     model, dropped = _model_from_folder(folder, source, device, dtype or "auto", key_mapping=key_mapping)
     if dropped:
-        notes.append(f"{source}: {_some(dropped)} in its weight files belong to no part of the model and were left out")
+        notes.append(
+            f"{source}: {some_of(dropped)} in its weight files belong to no part of the model and were left out"
+        )
     if (
         opening_checks.says_tied(model)
         and model.get_input_embeddings().weight is not model.get_output_embeddings().weight
@@ -989,13 +991,13 @@ def _inspect_folder(folder: Path, source: str) -> tuple[list[str], dict[str, str
         )
     if empty := sorted(name for name, tensor in stored.items() if tensor.numel() == 0):
         raise InputError(
-            f"{source}: {_some(empty)} are of size 0, as DeepSpeed ZeRO-3 leaves weights that it did not gather; "
+            f"{source}: {some_of(empty)} are of size 0, as DeepSpeed ZeRO-3 leaves weights that it did not gather; "
             "`python zero_to_fp32.py . whole`, in the checkpoint's folder, makes whole ones; open those"
         )
     if missing := sorted(info["missing_keys"]):
         wrapper = opening_checks.wrapped(stored)
         left = f"; {wrapper!r} in some of its names was left by a wrapper: take it off all of them" if wrapper else ""
-        raise InputError(f"{source} lacks {_some(missing)}, which its configuration asks for{left}")
+        raise InputError(f"{source} lacks {some_of(missing)}, which its configuration asks for{left}")
     for name, found, asked in sorted(info["mismatched_keys"]):
         raise InputError(f"{source}: {name} has shape {list(found)}, its configuration asks for {list(asked)}")
     opening_checks.refuse_sizeable_rest(info["unexpected_keys"], stored, source)
@@ -1020,7 +1022,7 @@ def _weight_files(folder: Path, source: str) -> list[Path]:
             raise InputError(f"{source}: its {name} is not readable: weight_map must name files of the folder")
         files = [folder / part for part in sorted(set(index.values()))]
         if absent := [path.name for path in files if not path.is_file()]:
-            raise InputError(f"{source}: {_some(absent)}, which its {name} names, is missing")
+            raise InputError(f"{source}: {some_of(absent)}, which its {name} names, is missing")
         return files
     raise InputError(
         f"{source} holds no weights (model.safetensors or pytorch_model.bin, also in parts){_unmerged_shards(folder)}"
@@ -1094,7 +1096,7 @@ def _model_from_folder(
         )
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
-        raise InputError(f"{source} lacks {_some(missing)}, which its configuration asks for")
+        raise InputError(f"{source} lacks {some_of(missing)}, which its configuration asks for")
     _refuse_non_finite(
         (
             (name, tensor)
@@ -1167,7 +1169,7 @@ def _open_adapter(
         if incomplete := [
             str(warning.message) for warning in caught if "missing adapter keys" in str(warning.message).lower()
         ]:
-            raise InputError(f"{reference} lacks adapter weights: {_one_line(incomplete[0], 200)}")
+            raise InputError(f"{reference} lacks adapter weights: {one_line(incomplete[0], 200)}")
         if not hasattr(adapted.base_model, "merge_and_unload"):
             raise InputError(
                 f"{reference}: adapters of this kind ({config.get('peft_type')}) cannot be merged into a model"
@@ -1188,9 +1190,9 @@ def _open_adapter(
         notes.append(f"{reference}: beside the adapter it holds a config.json of a whole model, which was not used")
     if dropped:
         notes.append(
-            f"{reference}: {_some(dropped)} in its weight file belong to no part of the adapter and were left out"
+            f"{reference}: {some_of(dropped)} in its weight file belong to no part of the adapter and were left out"
         )
-    notes += [f"{reference}: peft warns: {_one_line(message)}" for message in dict.fromkeys(_telling(caught))]
+    notes += [f"{reference}: peft warns: {one_line(message)}" for message in dict.fromkeys(_telling(caught))]
     weights = [path for path in sorted(folder.iterdir()) if path.name.startswith("adapter_")]
     return replace(
         base,
@@ -1281,14 +1283,14 @@ def _hub_folder(
             folder = fetch(["pytorch_model*", "adapter_model.bin"])
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise InputError(
-            f"{wanted}: the hub has no such model or revision, or does not give it to you ({_one_line(error, 120)})"
+            f"{wanted}: the hub has no such model or revision, or does not give it to you ({one_line(error, 120)})"
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if offline:
             raise MissingAssetError(
                 f"{wanted} is no file or folder here and not in the hub cache, and the network is off; fetch it first, or allow the network"
             ) from None
-        raise MissingAssetError(f"{wanted} could not be fetched: {_one_line(error, 200)}") from None
+        raise MissingAssetError(f"{wanted} could not be fetched: {one_line(error, 200)}") from None
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise MissingAssetError(
             f"{wanted}: the weights are not in the hub cache" + ("; the network is off" if offline else "")
@@ -1358,7 +1360,7 @@ def _open_gguf(path: Path, reference: str, device: str, dtype: torch.dtype | Non
     model.hf_quantizer = None
     with contextlib.suppress(AttributeError):
         del model.config.quantization_config
-    notes = [f"{reference}: {_some(dropped)} belong to no part of the model and were left out"] if dropped else []
+    notes = [f"{reference}: {some_of(dropped)} belong to no part of the model and were left out"] if dropped else []
     if set(quantisation.split(" and ")) - {"F32", "F16", "BF16"}:
         wide = str(model.dtype).removeprefix("torch.")
         notes.insert(
@@ -1440,14 +1442,14 @@ def _first_bytes(path: Path, count: int) -> bytes:
         with open(path, "rb") as file:
             return file.read(count)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {_one_line(error)}") from None
+        raise InputError(f"cannot read {path}: {one_line(error)}") from None
 
 
 def _read_json(path: Path, complaint: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{complaint} ({_one_line(error, 120)})") from None
+        raise InputError(f"{complaint} ({one_line(error, 120)})") from None
     if not isinstance(content, dict):
         raise InputError(f"{complaint} (it is no JSON object)")
     return content
@@ -1461,7 +1463,7 @@ def _refusing(complaint: str) -> Iterator[None]:
     except (AlignxError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise InputError(f"{complaint}: {_one_line(error)}") from None
+        raise InputError(f"{complaint}: {one_line(error)}") from None
 
 
 @contextlib.contextmanager

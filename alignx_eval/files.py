@@ -83,7 +83,7 @@ def _open_lock(path: Path) -> IO[str]:
         return open(path, encoding="ascii")
 
 
-def _dump(value: Any, what: str, indent: int | None = None) -> str:
+def dump_json(value: Any, what: str, indent: int | None = None) -> str:
     """Strict JSON on one line. numpy scalars become numbers; NaN, infinity and other objects are refused with ValueError."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain, indent=indent)
@@ -102,11 +102,11 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not plain JSON")
 
 
-def _refuse_constant(name: str) -> float:
+def refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

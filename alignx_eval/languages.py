@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from alignx_eval.errors import InputError
 
+DEFAULT_PIVOT = "eng_Latn"  # the language that all others are paired with, where nobody chose another
+
 # code | English name | other spellings (ISO 639-1, macro-language, retired codes, common names) | py3langid label | confusable group
 #
 # A label stands only where py3langid 0.4 has one for the language or for its ISO macro-language (`ar` for Tunisian Arabic, none for
@@ -298,7 +300,7 @@ def _read_table(table: str) -> tuple[dict[str, Language], dict[str, str]]:
     return languages, spellings
 
 
-LANGUAGES, _SPELLINGS = _read_table(_TABLE)
+LANGUAGES, SPELLINGS = _read_table(_TABLE)
 
 
 def resolve_language(text: str) -> str:
@@ -312,18 +314,18 @@ def resolve_language(text: str) -> str:
     Raises InputError, with the nearest codes, when nothing fits.
     """
     wanted = text.strip().lower().replace("_", "-")
-    if wanted in _SPELLINGS:
-        return _SPELLINGS[wanted]
+    if wanted in SPELLINGS:
+        return SPELLINGS[wanted]
     language, *subtags = wanted.split("-")
     # BCP 47: a subtag of four letters is a script, one of two letters or three digits a region.
     regions = [tag for tag in subtags if (len(tag) == 2 and tag.isalpha()) or (len(tag) == 3 and tag.isdigit())]
     without_region = "-".join([language, *(tag for tag in subtags if tag not in regions)])
-    if len(language) <= 3 and regions and without_region in _SPELLINGS:
-        return _SPELLINGS[without_region]
+    if len(language) <= 3 and regions and without_region in SPELLINGS:
+        return SPELLINGS[without_region]
     # A known language in a script that FLORES lacks, first; then whatever is spelt alike.
-    known = _SPELLINGS.get(language, "")
+    known = SPELLINGS.get(language, "")
     codes = [code for code in LANGUAGES if code[:3] == known[:3]]
-    codes += [_SPELLINGS[spelling] for spelling in difflib.get_close_matches(wanted, _SPELLINGS, n=12, cutoff=0.5)]
+    codes += [SPELLINGS[spelling] for spelling in difflib.get_close_matches(wanted, SPELLINGS, n=12, cutoff=0.5)]
     codes = list(dict.fromkeys(codes))[:4]
     if not codes:
         raise InputError(f"unknown language {text!r}; `alignx-eval ls languages` lists all")

@@ -1,158 +1,11 @@
-"""What is known of each suite and metric: title, explanation, scale, decimals, direction, what is noticeable. One place."""
+"""What is known of each suite and metric: one card a metric. No other file knows how a metric is written or what counts as much of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from alignx_eval.errors import InputError
-
-# The smallest difference that matters, in the metric's unit: conventions of this tool, not of the literature.
-NOTICEABLE = {
-    "precision_at_1": 0.02,
-    "probe_balanced_accuracy": 0.02,
-    "off_target_rate": 0.05,
-    "bits_per_byte": 0.02,
-    "bleu": 1.0,
-    "chrf++": 1.0,
-}
-
-
-NOTICEABLE_IN_TASKS = 0.05
-
-
-TITLES = {
-    "precision_at_1": "precision@1",
-    "bleu": "BLEU",
-    "chrf++": "chrF++",
-    "off_target_rate": "off-target rate",
-    "bits_per_byte": "bits per byte",
-}
-
-
-def _decimals(metric: str) -> int:
-    return 2 if metric in ("bleu", "chrf++") else 3
-
-
-SUITE_TITLES = {
-    "layers": "Alignment by layer",
-    "language_id": "Language identity by layer",
-    "language_modelling": "Language modelling",
-    "translation": "Translation",
-    "tasks": "Tasks",
-}
-
-
-# Title and one line of explanation. A metric that is not listed is shown under its own name.
-METRICS = {
-    "precision_at_1": (
-        "precision@1",
-        "share of sentences whose nearest neighbour in the other language is their own translation",
-    ),
-    "mutual_nearest_neighbour": (
-        "mutual nearest neighbour",
-        "share of pairs in which each sentence is the other's nearest neighbour (MEXA)",
-    ),
-    "cosine_centred": ("centred cosine", "cosine of translations after the mean of each language is taken away"),
-    "cka_debiased": (
-        "debiased CKA",
-        "linear centred kernel alignment between the two languages, corrected for the number of sentences",
-    ),
-    "precision_at_1_centred": (
-        "precision@1, centred",
-        "share of sentences whose nearest neighbour is their translation, after the mean of each language is taken away",
-    ),
-    "cosine_z": ("cosine against wrong pairs", "raw cosine of translations, in standard deviations of wrong pairs"),
-    "cosine": (
-        "raw cosine",
-        "cosine of translations; all vectors share one direction, so a high value alone says little",
-    ),
-    "precision_at_1_without_largest": (
-        "precision@1 without the 3 largest dimensions",
-        "a check of sensitivity: a big fall or rise means that a few dimensions decide",
-    ),
-    "cka_debiased_without_largest": (
-        "debiased CKA without the 3 largest dimensions",
-        "a check of sensitivity: a big fall or rise means that a few dimensions decide",
-    ),
-    "cka_biased": (
-        "biased CKA",
-        "for comparison with papers; near 1 for noise too where vectors have more dimensions than there are lines",
-    ),
-    "largest_token_share": (
-        "largest share of one token",
-        "of the squared norm of a sentence's states; near 1 the sentence vector is that of one token",
-    ),
-    "ratio_margin": ("ratio margin accuracy", "retrieval with the cosine divided by that of the neighbourhood (xsim)"),
-    "probe_balanced_accuracy": (
-        "language-ID probe",
-        "balanced accuracy of a linear classifier that tells the language from the sentence vector",
-    ),
-    "probe_recall": ("language-ID probe, recall", "share of the sentences of a language that the probe recognises"),
-    "probe_within_script": (
-        "language-ID probe within scripts",
-        "accuracy when only languages of the same script compete",
-    ),
-    "probe_selectivity": ("probe selectivity", "accuracy of the probe above its accuracy on random labels"),
-    "probe_control_fit": ("probe on random labels, in training", "what the probe can memorise"),
-    "probe_majority": ("majority", "always the same language"),
-    "probe_script_only": ("script alone", "accuracy from the script of the text, without a model"),
-    "probe_confusion": (
-        "language-ID confusion",
-        "share of the sentences of each language (rows) that the probe takes for another (columns)",
-    ),
-    "peak_layer": ("layer of the highest precision@1", "chosen by the data"),
-    "peak_layer_centred": ("layer of the highest centred precision@1", "chosen by the data"),
-    "precision_at_1_token_overlap": (
-        "precision@1 of shared tokens",
-        "cosine of bags of tokens, without a model's layers",
-    ),
-    "precision_at_1_length": ("precision@1 of length", "number of characters alone"),
-    "bits_per_byte": ("bits per byte", "negative log2 likelihood per UTF-8 byte; comparable between tokenizers"),
-    "tokens_per_character": ("tokens per character", "a property of the tokenizer"),
-    "tokens_per_word": ("tokens per word", "words between spaces; a property of the tokenizer"),
-    "unknown_rate": ("unknown bytes", "share of the bytes that the tokenizer's unknown token, or no token, stands for"),
-    "bleu": ("BLEU", "with the sacreBLEU tokenizer that the target language asks for"),
-    "chrf++": ("chrF++", "character 6-gram and word 2-gram F-score"),
-    "off_target_rate": ("off-target rate", "share of outputs that are empty or not in the language asked for"),
-    "over_length_rate": ("over-length rate", "share of outputs that did not end by themselves and were cut"),
-    "empty_rate": ("empty rate", "share of outputs without text"),
-    "copied_rate": ("copied rate", "share of outputs that repeat the source"),
-    "off_target_coverage": ("off-target coverage", "share of outputs with enough letters to tell their language"),
-    "acc": ("accuracy", "share of documents answered correctly"),
-    "acc_norm": ("accuracy, length-normalised", "share of documents answered correctly, choices normalised by length"),
-}
-
-
-# Summaries of a curve over layers.
-SUFFIXES = {
-    "_peak": ", highest",
-    "_middle_gain": ", middle layers above layer 0",
-    "_divergence": ", fall to the last state",
-}
-
-
-PERCENT_SCALE = ("bleu", "chrf", "spbleu", "ter", "comet")
-
-
-# --- wording and numbers ---------------------------------------------------------------------------------------------------------
-def metric_title(metric: str) -> str:
-    if "." in metric and metric not in METRICS:  # a task: "family.metric"
-        family, _, measure = metric.partition(".")
-        return f"{family}: {metric_title(measure)}"
-    if metric not in METRICS:
-        for suffix, words in SUFFIXES.items():
-            if metric.endswith(suffix):
-                return metric_title(metric.removesuffix(suffix)) + words
-    return METRICS.get(metric, (metric.replace("_", " "), ""))[0]
-
-
-def metric_note(metric: str) -> str:
-    return METRICS.get(metric if metric in METRICS else metric.partition(".")[2], ("", ""))[1]
-
-
-def better_direction(higher_is_better: bool | None) -> str:
-    return {True: "↑ higher is better", False: "↓ lower is better", None: "no better direction"}[higher_is_better]
-
 
 # In the order of measuring: what is cheap and tells most comes first.
 SUITES = {
@@ -162,6 +15,243 @@ SUITES = {
     "translation": "BLEU, chrF++ and off-target rate, from and to the pivot language",
     "tasks": "tasks of the LM evaluation harness",
 }
+SUITE_TITLES = {
+    "layers": "Alignment by layer",
+    "language_id": "Language identity by layer",
+    "language_modelling": "Language modelling",
+    "translation": "Translation",
+    "tasks": "Tasks",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The card of a metric.
+
+    `decimals` are those of a value, `difference_decimals` those of a difference. `higher_is_better` is None where neither direction is.
+    `noticeable` is the smallest difference that matters to a rule of the diagnosis, `tolerated` the loss that the gate's default policy
+    accepts, both in the metric's unit; None where there is none. They are conventions of this tool: a diagnosis asks what a user would
+    notice, a gate what may slip in with one change. `people` says how many people agree with a difference, where that is known.
+    """
+
+    title: str
+    about: str = ""
+    unit: str = ""
+    higher_is_better: bool | None = None
+    decimals: int = 3
+    difference_decimals: int = 3
+    noticeable: float | None = None
+    tolerated: float | None = None
+    reference: str = ""
+    people: str = ""
+
+
+METRICS: dict[str, Metric] = {
+    "precision_at_1": Metric(
+        "precision@1",
+        "share of sentences whose nearest neighbour in the other language is their own translation",
+        "share",
+        higher_is_better=True,
+        noticeable=0.02,
+        tolerated=0.02,
+        reference="Artetxe and Schwenk 2019 (error rate of similarity search, as 1 - x)",
+    ),
+    "mutual_nearest_neighbour": Metric(
+        "mutual nearest neighbour",
+        "share of pairs in which each sentence is the other's nearest neighbour (MEXA)",
+        "share",
+        higher_is_better=True,
+        reference="Kargaran et al. 2025 (MEXA)",
+    ),
+    "cosine_centred": Metric(
+        "centred cosine",
+        "cosine of translations after the mean of each language is taken away",
+        "cosine",
+        higher_is_better=True,
+    ),
+    "cka_debiased": Metric(
+        "debiased CKA",
+        "linear centred kernel alignment between the two languages, corrected for the number of sentences",
+        "similarity",
+        higher_is_better=True,
+        reference="Kornblith et al. 2019; debiased as in Murphy et al. 2024",
+    ),
+    "precision_at_1_centred": Metric(
+        "precision@1, centred",
+        "share of sentences whose nearest neighbour is their translation, after the mean of each language is taken away",
+        "share",
+        higher_is_better=True,
+    ),
+    "cosine_z": Metric(
+        "cosine against wrong pairs",
+        "raw cosine of translations, in standard deviations of wrong pairs",
+        "standard deviations",
+        higher_is_better=True,
+    ),
+    "cosine": Metric(
+        "raw cosine",
+        "cosine of translations; all vectors share one direction, so a high value alone says little",
+        "cosine",
+    ),
+    "precision_at_1_without_largest": Metric(
+        "precision@1 without the 3 largest dimensions",
+        "a check of sensitivity: a big fall or rise means that a few dimensions decide",
+        "share",
+    ),
+    "cka_debiased_without_largest": Metric(
+        "debiased CKA without the 3 largest dimensions",
+        "a check of sensitivity: a big fall or rise means that a few dimensions decide",
+        "similarity",
+    ),
+    "cka_biased": Metric(
+        "biased CKA",
+        "for comparison with papers; near 1 for noise too where vectors have more dimensions than there are lines",
+        "similarity",
+    ),
+    "largest_token_share": Metric(
+        "largest share of one token",
+        "of the squared norm of a sentence's states; near 1 the sentence vector is that of one token",
+        "share",
+    ),
+    "ratio_margin": Metric(
+        "ratio margin accuracy",
+        "retrieval with the cosine divided by that of the neighbourhood (xsim)",
+        "share",
+        higher_is_better=True,
+        reference="Artetxe and Schwenk 2019 (xsim)",
+    ),
+    "probe_balanced_accuracy": Metric(
+        "language-ID probe",
+        "balanced accuracy of a linear classifier that tells the language from the sentence vector",
+        "share",
+        noticeable=0.02,
+    ),
+    "probe_recall": Metric(
+        "language-ID probe, recall", "share of the sentences of a language that the probe recognises", "share"
+    ),
+    "probe_within_script": Metric(
+        "language-ID probe within scripts", "accuracy when only languages of the same script compete", "share"
+    ),
+    "probe_selectivity": Metric(
+        "probe selectivity", "accuracy of the probe above its accuracy on random labels", "share"
+    ),
+    "probe_control_fit": Metric("probe on random labels, in training", "what the probe can memorise", "share"),
+    "probe_majority": Metric("majority", "always the same language", "share"),
+    "probe_script_only": Metric("script alone", "accuracy from the script of the text, without a model", "share"),
+    "probe_confusion": Metric(
+        "language-ID confusion",
+        "share of the sentences of each language (rows) that the probe takes for another (columns)",
+        "share",
+    ),
+    "peak_layer": Metric("layer of the highest precision@1", "chosen by the data", "layer"),
+    "peak_layer_centred": Metric("layer of the highest centred precision@1", "chosen by the data", "layer"),
+    "precision_at_1_token_overlap": Metric(
+        "precision@1 of shared tokens", "cosine of bags of tokens, without a model's layers", "share"
+    ),
+    "precision_at_1_length": Metric("precision@1 of length", "number of characters alone", "share"),
+    "bits_per_byte": Metric(
+        "bits per byte",
+        "negative log2 likelihood per UTF-8 byte; comparable between tokenizers",
+        "bits",
+        higher_is_better=False,
+        noticeable=0.02,
+        tolerated=0.02,
+    ),
+    "tokens_per_character": Metric("tokens per character", "a property of the tokenizer", "tokens"),
+    "tokens_per_word": Metric("tokens per word", "words between spaces; a property of the tokenizer", "tokens"),
+    "unknown_rate": Metric(
+        "unknown bytes", "share of the bytes that the tokenizer's unknown token, or no token, stands for", "share"
+    ),
+    "bleu": Metric(
+        "BLEU",
+        "with the sacreBLEU tokenizer that the target language asks for",
+        "points of 100",
+        higher_is_better=True,
+        decimals=1,
+        difference_decimals=2,
+        noticeable=1.0,
+        tolerated=1.0,
+        reference="Papineni et al. 2002; Post 2018 (sacreBLEU)",
+        people="64 % of people agree with a difference of 1.0, 80 % with one of 2.34 (Kocmi et al. 2024, on systems "
+        "better than small models)",
+    ),
+    "chrf++": Metric(
+        "chrF++",
+        "character 6-gram and word 2-gram F-score",
+        "points of 100",
+        higher_is_better=True,
+        decimals=1,
+        difference_decimals=2,
+        noticeable=1.0,
+        tolerated=1.0,
+        reference="Popović 2017",
+        people="of chrF: 70 % of people agree with a difference of 1.0, 80 % with one of 1.63 (Kocmi et al. 2024, on "
+        "systems better than small models)",
+    ),
+    "off_target_rate": Metric(
+        "off-target rate",
+        "share of outputs that are empty or not in the language asked for",
+        "share",
+        higher_is_better=False,
+        noticeable=0.05,
+        tolerated=0.02,
+    ),
+    "over_length_rate": Metric(
+        "over-length rate",
+        "share of outputs that did not end by themselves and were cut",
+        "share",
+        higher_is_better=False,
+    ),
+    "empty_rate": Metric("empty rate", "share of outputs without text", "share", higher_is_better=False),
+    "copied_rate": Metric("copied rate", "share of outputs that repeat the source", "share", higher_is_better=False),
+    "off_target_coverage": Metric(
+        "off-target coverage", "share of outputs with enough letters to tell their language", "share"
+    ),
+    "acc": Metric(
+        "accuracy",
+        "share of documents answered correctly",
+        "share",
+        higher_is_better=True,
+        noticeable=0.05,
+        tolerated=0.02,
+    ),
+    "acc_norm": Metric(
+        "accuracy, length-normalised",
+        "share of documents answered correctly, choices normalised by length",
+        "share",
+        higher_is_better=True,
+        noticeable=0.05,
+    ),
+}
+# Summaries of a curve over layers, and scores of what needs no model, have the card of their metric under another title.
+SUFFIXES = {
+    "_peak": ", highest",
+    "_middle_gain": ", middle layers above layer 0",
+    "_divergence": ", fall to the last state",
+    "_floor_copy": " of the copied source",
+    "_floor_empty": " of an empty output",
+}
+OF_A_TASK = Metric("", unit="share", noticeable=METRICS["acc"].noticeable, tolerated=METRICS["acc"].tolerated)
+
+
+def metric_card(metric: str) -> Metric:
+    """The card of a row's metric. Of a task ("family.metric") it is the card of the metric under the task's name; of a metric that nobody
+    described, a card with its own name for a title."""
+    if metric in METRICS:
+        return METRICS[metric]
+    family, dot, measure = metric.partition(".")
+    if dot:
+        card = METRICS.get(measure, replace(OF_A_TASK, title=measure.replace("_", " ")))
+        return replace(card, title=f"{family}: {card.title}")
+    for suffix, words in SUFFIXES.items():
+        name = metric.removesuffix(suffix)
+        if name != metric and name in METRICS:
+            return replace(METRICS[name], title=METRICS[name].title + words, about="", noticeable=None, tolerated=None)
+    return Metric(metric.replace("_", " "))
+
+
+def better_direction(higher_is_better: bool | None) -> str:
+    return {True: "↑ higher is better", False: "↓ lower is better", None: "no better direction"}[higher_is_better]
 
 
 def check_suites(suites: Sequence[str]) -> tuple[str, ...]:

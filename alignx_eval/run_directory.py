@@ -31,7 +31,7 @@ import numpy as np
 
 from alignx_eval import __version__
 from alignx_eval.errors import InputError
-from alignx_eval.files import _dump, _read_text, _refuse_constant, atomic_write, sole_writer
+from alignx_eval.files import atomic_write, dump_json, read_text, refuse_constant, sole_writer
 from alignx_eval.results import SCHEMA_VERSION, Items, LayerSimilarity, Row, SuiteResult
 
 FORMAT = "alignx-eval run"
@@ -115,7 +115,7 @@ class RunDirectory:
         """Replace the manifest; `format` and `schema_version` are added."""
         self.manifest = {"format": FORMAT, "schema_version": SCHEMA_VERSION, "version": __version__, **manifest}
         if self.writable:
-            atomic_write(self.path / "manifest.json", _dump(self.manifest, "manifest.json", indent=1))
+            atomic_write(self.path / "manifest.json", dump_json(self.manifest, "manifest.json", indent=1))
 
     def save(
         self, label: str, key: str, result: SuiteResult, *, options: dict[str, Any] | None = None, samples: bool = True
@@ -134,7 +134,9 @@ class RunDirectory:
         _require_finite(result)
         extras = dict(result.extras)
         pairs = extras.pop("pairs", None)
-        lines = [_dump(sample, f"a sample of {label}/{result.suite}") for sample in result.samples] if samples else []
+        lines = (
+            [dump_json(sample, f"a sample of {label}/{result.suite}") for sample in result.samples] if samples else []
+        )
         data = b""
         if result.items:
             from safetensors.numpy import save
@@ -142,7 +144,7 @@ class RunDirectory:
             data = save({name: np.ascontiguousarray(items.values) for name, items in result.items.items()})
         # The key alone will not do: the same measurement made again may differ in its last digits, or come with its samples.
         parts = hashlib.sha256(data)
-        parts.update("\n".join([*lines, _dump(pairs, f"{label}/{result.suite}: pairs")]).encode())
+        parts.update("\n".join([*lines, dump_json(pairs, f"{label}/{result.suite}: pairs")]).encode())
         stored_as = f"{key}-{parts.hexdigest()[:8]}"
         entry: dict[str, Any] = {
             "checkpoint": label,
@@ -166,7 +168,7 @@ class RunDirectory:
             **_pack_clusters(result.clusters),
             "extras": extras,
         }
-        _dump(entry, f"{label}/{result.suite}")  # refuse before anything is written
+        dump_json(entry, f"{label}/{result.suite}")  # refuse before anything is written
         if not self.manifest:
             self.write_manifest({})
         if entry["items_file"]:
@@ -240,18 +242,18 @@ class RunDirectory:
             "similarities": [asdict(each) for each in similarities],
         }
         if self.writable:
-            atomic_write(self.path / "layer_similarity.json", _dump(document, "layer_similarity.json") + "\n")
+            atomic_write(self.path / "layer_similarity.json", dump_json(document, "layer_similarity.json") + "\n")
 
     # Writing
 
     def _write_results(self) -> None:
         """`results.json`: rows one per line, so that the file can be searched and compared line by line."""
         rows = [
-            _dump({name: getattr(row, name) for name in ROW_FIELDS}, row.key)
+            dump_json({name: getattr(row, name) for name in ROW_FIELDS}, row.key)
             for place in self._suites
             for row in self._rows[place]
         ]
-        suites = [_dump(entry, f"{entry['checkpoint']}/{entry['suite']}") for entry in self._suites.values()]
+        suites = [dump_json(entry, f"{entry['checkpoint']}/{entry['suite']}") for entry in self._suites.values()]
         text = (
             f'{{"format": "{FORMAT}",\n"schema_version": {SCHEMA_VERSION},\n"rows": [\n' + ",\n".join(rows)
             + '\n],\n"suites": [\n' + ",\n".join(suites) + "\n]}\n"
@@ -263,7 +265,7 @@ class RunDirectory:
         current = self._owners() - {owner}
         lines = [line for line, its_owner, _ in self._sample_lines() if its_owner in current]
         if owner is not None:
-            start = _dump(dict(zip(OWNER_FIELDS, owner)), "samples.jsonl")[:-1]
+            start = dump_json(dict(zip(OWNER_FIELDS, owner)), "samples.jsonl")[:-1]
             lines += [f'{start}, "sample": {sample}}}' for sample in samples]
         atomic_write(self.path / "samples.jsonl", "".join(line + "\n" for line in lines))
 
@@ -369,7 +371,7 @@ class RunDirectory:
         path = self.path / "samples.jsonl"
         if not path.exists():
             return
-        for number, line in enumerate(_read_text(path).split("\n"), 1):
+        for number, line in enumerate(read_text(path).split("\n"), 1):
             if line:
                 try:
                     record = json.loads(line)
@@ -424,7 +426,7 @@ def _require_finite(result: SuiteResult) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON file that this module wrote. Raises InputError for anything else."""
     try:
-        document = json.loads(_read_text(path), parse_constant=_refuse_constant)
+        document = json.loads(read_text(path), parse_constant=refuse_constant)
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON, cut short or damaged ({error})") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:

@@ -5,17 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from alignx_eval.metrics import PERCENT_SCALE
-
-
-def signed(value: float | None, decimals: int) -> str:
-    """The number with its sign; none on a rounded 0, "?" for None."""
-    if value is None:
-        return "?"
-    text = f"{value:+.{decimals}f}"
-    return text if float(text) else text[1:]
+from alignx_eval.metrics import metric_card
 
 
 def counted(count: int, of: int, unit: str) -> str:
@@ -28,18 +20,22 @@ def join(parts: Sequence[str]) -> str:
     return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)
 
 
-def _count(number: int, unit: str) -> str:
+def count(number: int, unit: str) -> str:
+    """ "1 language", "3 languages"."""
     return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
-def _size(sizes: Iterable[tuple[int, int]]) -> str:
-    """ "n = 452, 261 clusters", or the ranges."""
-    ends = [(min(numbers), max(numbers)) for numbers in zip(*sizes, strict=True)]
+def sample_size(sizes: Iterable[tuple[int, int]]) -> str:
+    """ "n = 452, 261 clusters" of (n, clusters), or the ranges; empty without any."""
+    columns = list(zip(*sizes, strict=True))
+    if not columns:
+        return ""
+    ends = [(min(numbers), max(numbers)) for numbers in columns]
     n, clusters = (str(low) if low == high else f"{low} to {high}" for low, high in ends)
     return f"n = {n}, {clusters} clusters"
 
 
-def _number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
@@ -69,26 +65,84 @@ def number(value: float | None, metric: str = "") -> str:
     """A value with as many decimals as the metric deserves; never NaN."""
     if value is None or not math.isfinite(value):
         return "–"
-    decimals = 1 if metric.startswith(PERCENT_SCALE) or abs(value) >= 100 else 3
+    decimals = 1 if abs(value) >= 100 else metric_card(metric).decimals
     return _minus(f"{value:.{decimals}f}")
 
 
 def difference(value: float | None, metric: str = "") -> str:
-    """A signed difference, one decimal more than the values of metrics on a scale of 100."""
+    """A signed difference with as many decimals as the metric deserves; a rounded 0 has no sign."""
     if value is None or not math.isfinite(value):
         return "–"
-    text = f"{value:+.{2 if metric.startswith(PERCENT_SCALE) else 3}f}"
+    text = f"{value:+.{metric_card(metric).difference_decimals}f}"
     return _minus(text) if float(text) else text[1:]
 
 
-def _plain(value: float | None, metric: str) -> str:
-    """A difference without a plus sign."""
+def loss(value: float | None, metric: str = "") -> str:
+    """A loss: a difference without a plus sign; negative for a gain."""
     return difference(value, metric).removeprefix("+")
 
 
 def size(value: float | None, metric: str = "") -> str:
     """The size of a difference, without a sign."""
-    return difference(None if value is None else abs(value), metric).removeprefix("+")
+    return loss(None if value is None else abs(value), metric)
+
+
+def signed(value: float | None, metric: str = "") -> str:
+    """A difference in plain ASCII, for sentences; "?" for None."""
+    return difference(value, metric).replace("−", "-").replace("–", "?")
+
+
+def interval_text(value: float | None, low: float | None, high: float | None, metric: str = "") -> str:
+    """ "+0.031 [+0.010, +0.052]" in plain ASCII, for sentences; an end that is not 0 is not rounded to it."""
+    if low is None or high is None:
+        return f"{signed(value, metric)} without interval"
+    ends = [signed(end, metric) for end in (low, high)]
+    exact = [f"{end:+.1g}" if end and not float(text) else text for end, text in zip((low, high), ends, strict=True)]
+    return f"{signed(value, metric)} [{', '.join(exact)}]"
+
+
+def between(low: float | None, high: float | None, metric: str = "") -> str:
+    """ "[-0.004, +0.012]", the ends of the interval of a difference; empty where there is none."""
+    return "" if low is None or high is None else f"[{difference(low, metric)}, {difference(high, metric)}]"
+
+
+class Rated(Protocol):
+    """A row, of one checkpoint or of a comparison."""
+
+    @property
+    def metric(self) -> str: ...
+
+    @property
+    def null(self) -> float | None: ...
+
+
+def own_rate(row: Rated) -> str:
+    """ ", references' own rate 0.012" for an off-target rate: what the same rule finds in the reference translations; else empty."""
+    return f", references' own rate {row.null:.3f}" if row.metric == "off_target_rate" and row.null is not None else ""
+
+
+AMOUNTS = {"seconds": "time", "tokens": "tokens", "flops": "FLOPs", "peak_memory_bytes": "peak memory"}
+
+
+def amount(name: str, value: float) -> str:
+    """One amount that training took, in its unit: "7.5 min"."""
+    if name == "seconds":
+        return f"{value / 60:.1f} min" if value >= 60 else f"{value:.1f} s"
+    if name == "tokens":
+        return f"{value / 1e6:.2f} million tokens" if value >= 1e5 else f"{value:.0f} tokens"
+    return f"{value:.2e} FLOPs" if name == "flops" else f"{value / 2**30:.2f} GiB peak memory"
+
+
+def amounts(cost: Mapping[str, float]) -> str:
+    """ "7.5 min, 2.00 million tokens and ..." for what `cost` has, by the names of `AMOUNTS`."""
+    return join([amount(name, cost[name]) for name in AMOUNTS if name in cost])
+
+
+def p_text(p_adjusted: float | None) -> str:
+    """ "adj. p 0.004"."""
+    if p_adjusted is None:
+        return "no adj. p"
+    return "adj. p < 0.001" if p_adjusted < 0.001 else f"adj. p {p_adjusted:.3f}"
 
 
 def probability(p: float | None) -> str:
@@ -128,11 +182,18 @@ def finite(value: Any) -> Any:
     return clean(value)
 
 
-def _some(names: list[str]) -> str:
+def some_of(names: list[str]) -> str:
+    """ "a, b, c and 4 more"."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _one_line(error: BaseException | str, limit: int = 240) -> str:
+def sentence_case(text: str) -> str:
+    """A title as the start of a sentence: "Bits per byte"; names with capitals of their own stay as they are: "chrF++"."""
+    return text if text != text.lower() else text[:1].upper() + text[1:]
+
+
+def one_line(error: BaseException | str, limit: int = 240) -> str:
+    """An error's text in one line of at most `limit` characters, without colours."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)) or type(error).__name__
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 3] + "..."

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.checkpoints import tiny_folder  # noqa: F401
+from helpers.kills import fresh, memory  # noqa: F401
 from helpers.models import tiny_model, tiny_tokenizer
+from helpers.training import corpus_folder  # noqa: F401
 
 
 @pytest.fixture

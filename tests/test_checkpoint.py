@@ -360,6 +360,7 @@ def test_code_that_was_declared_safe_elsewhere_is_still_refused(tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # files of it are about all the same
 def test_files_that_are_no_checkpoint(tmp_path, tiny_checkpoint):
     path = tmp_path / "x.pt"
 

@@ -663,11 +663,7 @@ def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeyp
 
     seen = []
     render = console.render
-    monkeypatch.setattr(
-        console,
-        "render",
-        lambda comparison, verdict, **rest: seen.append(verdict) or render(comparison, verdict, **rest),
-    )
+    monkeypatch.setattr(console, "render", lambda report, **rest: seen.append(report.verdict) or render(report, **rest))
     monkeypatch.chdir(place)
     common = ("a.pt", "a.pt", "--corpus", "text", "--suites", "language_modelling", "--quiet")
     for out, arguments, enforced in (

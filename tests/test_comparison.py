@@ -1,3 +1,5 @@
+"""Comparing results: pairing, verdicts, families, contrasts, what does not compare and what is missing."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -10,9 +12,11 @@ from helpers.measured import LANGUAGES, LINES, measured, result
 from scipy import stats
 
 from alignx_eval.comparison.compare import compare
+from alignx_eval.comparison.contrasts import list_contrasts
 from alignx_eval.comparison.means import mean_difference
 from alignx_eval.comparison.rows import MINIMUM_CLUSTERS, ComparisonRow
 from alignx_eval.errors import NotComparableError
+from alignx_eval.judgement.report import report_of
 from alignx_eval.results import Items, Row, SuiteResult
 
 
@@ -44,7 +48,7 @@ def test_S9_compare_A_A():
             assert all(math.isfinite(value) for value in numbers(row))
         assert all(
             "no evidence of a difference" in finding or "none is worse" in finding or "none is claimed" in finding
-            for finding in comparison.findings
+            for finding in report_of(comparison, None).findings
         )
 
 
@@ -112,7 +116,7 @@ def test_findings_and_verdicts_of_a_real_difference():
         for row in rows:
             assert row.difference == pytest.approx(row.candidate - row.base)
             assert row.ci_low <= row.difference <= row.ci_high
-    text = "\n".join(comparison.findings)
+    text = "\n".join(report_of(comparison, None).findings)
     assert (
         "Retrieval of translations (precision@1) at layer 2 (the align layer), mean of 3 directions: alignx 0." in text
     )
@@ -123,26 +127,34 @@ def test_findings_and_verdicts_of_a_real_difference():
         "against tuned",
         "(the effect of alignment) better: +",
     ):
-        assert contrast in comparison.findings[0] and contrast in comparison.findings[1]
+        assert (
+            contrast in report_of(comparison, None).findings[0] and contrast in report_of(comparison, None).findings[1]
+        )
     assert "(the effect of alignment) translations are further apart (before the final norm lower: -" in text
     assert "zho_Hans" in text and "are worse at adjusted p" in text
     assert (
         "Price of alignx: 7.5 min and 2.00 million tokens; the control tuned took 5.0 min" in text
         and "1.50 times its time" in text
     )
-    assert comparison.sentence.startswith(
+    assert report_of(comparison, None).sentence.startswith(
         "alignx was compared with base (the base: what training changed) and with tuned (the control,"
     )
-    assert "on 120 parallel lines of interface (test split) in 4 languages" in comparison.sentence
-    assert all("n = 120" in finding or finding.startswith("Price") for finding in comparison.findings)
+    assert "on 120 parallel lines of interface (test split) in 4 languages" in report_of(comparison, None).sentence
+    assert all("n = 120" in finding or finding.startswith("Price") for finding in report_of(comparison, None).findings)
 
 
 def test_S5_nothing_is_ever_called_equal():
     comparison = compare({"a": measured("a", 1), "b": measured("b", 2)}, base="a", candidates=["b"])
-    text = " ".join([comparison.sentence, *comparison.findings, *(row.verdict for row in comparison.rows)])
+    text = " ".join(
+        [
+            report_of(comparison, None).sentence,
+            *report_of(comparison, None).findings,
+            *(row.verdict for row in comparison.rows),
+        ]
+    )
     assert "no evidence of a difference" in text
     assert "equal" not in text.lower() and "same" not in text.lower() and "identical" not in text.lower()
-    assert "Without a control, none of this is called an effect of alignment." in comparison.sentence
+    assert "Without a control, none of this is called an effect of alignment." in report_of(comparison, None).sentence
     assert "the effect of alignment" not in text
 
 
@@ -206,7 +218,7 @@ def test_S8_mean_and_interval_are_of_one_estimator():
     comparison = compare({"a": measured("a", 1), "b": measured("b", 2)}, base="a", candidates=["b"])
     for metric in ("bleu", "bits_per_byte", "off_target_rate", "acc"):
         rows = [row for row in comparison.rows if row.metric == metric]
-        mean = mean_difference(comparison, rows)
+        mean = mean_difference(comparison, list_contrasts(comparison)[0], rows)
         assert mean.estimate.value == pytest.approx(np.mean([row.difference for row in rows]), abs=1e-12)
         assert (mean.rows, mean.estimate.n, mean.estimate.clusters) == (3, LINES, 60)
     # and its interval counts the lines once, not once a language: with the same hits in all languages it is that of one language
@@ -220,7 +232,9 @@ def test_S8_mean_and_interval_are_of_one_estimator():
         for side in hits
     ]
     comparison = compare({"a": sides[0], "b": sides[1]}, base="a", candidates=["b"])
-    assert mean_difference(comparison, comparison.rows).estimate.se == pytest.approx(comparison.rows[0].se, rel=1e-9)
+    assert mean_difference(comparison, list_contrasts(comparison)[0], comparison.rows).estimate.se == pytest.approx(
+        comparison.rows[0].se, rel=1e-9
+    )
 
 
 def test_S10_what_is_missing_is_listed():
@@ -384,7 +398,7 @@ def test_other_candidates_and_suites_change_nothing():
         control="tuned",
     )
     assert tasks.rows == [row for row in alone.rows if row.suite == "tasks"]
-    assert "x and y were each compared" in together.sentence
+    assert "x and y were each compared" in report_of(together, None).sentence
     # the control itself may be a candidate: then it is compared with the base only
     contrasts = {
         (row.candidate_name, row.contrast)
@@ -408,7 +422,7 @@ def test_exchanging_base_and_candidate_turns_the_signs():
 def test_same_seed_same_numbers():
     sides = {"a": measured("a", 1), "b": measured("b", 2)}
     first, second = (compare(sides, base="a", candidates=["b"], seed=7) for _ in range(2))
-    assert first.rows == second.rows and first.findings == second.findings
+    assert first.rows == second.rows and report_of(first, None).findings == report_of(second, None).findings
 
 
 def test_no_value_is_a_numpy_scalar_or_nan():
@@ -421,7 +435,7 @@ def test_no_value_is_a_numpy_scalar_or_nan():
 
 def test_empty_results_give_no_rows():
     comparison = compare({"a": {}, "b": {}}, base="a", candidates=["b"])
-    assert comparison.rows == [] and comparison.findings == []
+    assert comparison.rows == [] and report_of(comparison, None).findings == []
 
 
 def test_two_rows_with_one_key_are_refused():

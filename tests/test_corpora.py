@@ -603,7 +603,10 @@ def test_real_corpora_load_as_they_are(folder, split, lines, languages, groups):
 
 
 def test_imports_stay_light():
-    program = "import sys, alignx_eval.corpora, alignx_eval.languages; print(sorted({'torch', 'datasets', 'numpy', 'pandas'} & set(sys.modules)))"
+    program = (
+        "import sys, alignx_eval.corpora, alignx_eval.languages; "
+        "print(sorted({'torch', 'datasets', 'numpy', 'pandas'} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

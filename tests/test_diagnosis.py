@@ -1,3 +1,5 @@
+"""The five rules: what each finds on comparisons made for it, and that noise and too few data find nothing."""
+
 import dataclasses
 import json
 import math
@@ -12,8 +14,10 @@ from alignx_eval.comparison.paired_items import point_of
 from alignx_eval.comparison.rows import Comparison
 from alignx_eval.judgement.diagnosis import RULES, diagnose
 from alignx_eval.judgement.evidence import MAXIMUM_EVIDENCE, Diagnosis
-from alignx_eval.metrics import NOTICEABLE
+from alignx_eval.judgement.report import report_of
+from alignx_eval.metrics import METRICS
 from alignx_eval.results import Items, Row, SuiteResult
+from alignx_eval.wording import interval_text
 
 PIVOT, OTHERS = "eng_Latn", ("deu_Latn", "spa_Latn", "tur_Latn", "rus_Cyrl", "zho_Hans")
 LANGUAGES = (PIVOT, *OTHERS)
@@ -211,7 +215,7 @@ def test_the_control_as_a_candidate_is_held_against_the_base():
 
 
 def test_rules_state_their_thresholds():
-    for limit in NOTICEABLE.values():
+    for limit in {card.noticeable for card in METRICS.values()} - {None}:
         assert any(f"{limit:g}" in rule for rule in RULES.values())
     assert all(
         rule.startswith("Found where") and "not found where" in rule or rule.startswith("Found")
@@ -294,7 +298,7 @@ def test_a_loss_beside_an_unmeasured_gain_cannot_be_told():
     found = against(measured("alignx", bits={"rus_Cyrl": 0.1}, suites=suites), measured("base", suites=suites))
     diagnosis = found["over-alignment"]
     assert diagnosis.status == "cannot-tell"
-    assert "no gain is established (precision@1 at the align layer was not measured)" in diagnosis.sentence
+    assert "no gain is established (precision@1 at layer 2 (the align layer) was not measured)" in diagnosis.sentence
     assert "Lost: bits per byte rose in 1 of 6 languages, rus_Cyrl" in diagnosis.sentence
     assert "off-target rate was not measured" in diagnosis.sentence
 
@@ -469,10 +473,11 @@ def test_headlines_without_enough_clusters_make_no_claim():
     comparison = compare(
         sides, base="base", candidates=["alignx"], checkpoints={"base": {}, "alignx": {"align_layer": 2}}
     )
-    changes = [change for headline in comparison.headlines for change in headline.changes]
+    report = report_of(comparison, None)
+    changes = [change for headline in report.headlines for change in headline.changes]
     assert changes and {change.word for change in changes} == {"no-claim"}
-    assert "no claim (5 clusters, a claim needs 10): +0.2" in comparison.findings[0] and "better" not in " ".join(
-        comparison.findings
+    assert "no claim (5 clusters, a verdict needs 10): +0.2" in report.findings[0] and "better" not in " ".join(
+        report.findings
     )
 
 
@@ -501,7 +506,10 @@ def test_loss_in_english_cannot_be_told():
 
 
 def test_loss_in_the_pivot_of_another_corpus():
-    found = against(measured("alignx", bits={"deu_Latn": 0.1}), corpus={"pivot": "deu_Latn"})
+    sides = [measured("base"), measured("alignx", bits={"deu_Latn": 0.1})]
+    for side in sides:
+        side["translation"].fingerprint["pivot"] = "deu_Latn"
+    found = against(sides[1], sides[0])
     assert (
         found["loss-in-english"].status == "found"
         and "deu_Latn got worse: bits per byte of deu_Latn" in found["loss-in-english"].sentence
@@ -728,9 +736,15 @@ def test_evidence_is_capped_and_the_worst_comes_first():
     ]
 
 
-def test_rows_without_items_have_no_mean():
-    found = checked(diagnose(large_comparison(languages=8, blocks=6)))
-    assert found["insufficient-alignment"].status == "cannot-tell"
+def test_rows_without_items_have_no_mean_but_that_of_the_suite():
+    comparison = large_comparison(languages=8, blocks=6)
+    mean = next(
+        row for row in comparison.rows if (row.metric, row.layer, row.language) == ("precision_at_1", "3", None)
+    )
+    told = checked(diagnose(comparison))["insufficient-alignment"]
+    assert told.status != "cannot-tell" and interval_text(mean.difference, mean.ci_low, mean.ci_high) in told.sentence
+    comparison.rows.remove(mean)
+    assert checked(diagnose(comparison))["insufficient-alignment"].status == "cannot-tell"
 
 
 def test_diagnosis_is_plain_data_and_changes_nothing():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers.encoding import SENTENCES, WORDS, make_checkpoint, module_calls
 from helpers.oracles import feature_space_debiased
+from helpers.reports import csv_text, json_text, page_text
 from sklearn.metrics import balanced_accuracy_score
 
 from alignx_eval.comparison.compare import compare
@@ -23,8 +24,6 @@ from alignx_eval.judgement.gate import deciding_rule, judge
 from alignx_eval.judgement.policy import Policy, Rule, default_policy
 from alignx_eval.measures import probe
 from alignx_eval.measures.cka import debiased_cka
-from alignx_eval.render import tables
-from alignx_eval.render.html.page import render as render_page
 from alignx_eval.results import SuiteResult
 from alignx_eval.run_directory import RunDirectory
 from alignx_eval.suites import language_id, layers
@@ -208,8 +207,8 @@ def test_R3_nothing_undefined_reaches_a_file(kind, monkeypatch, tmp_path):
     comparison = compare({"a": results, "b": results}, base="a", candidates=["b"])
     for row in comparison.rows:
         assert (row.difference, row.p) in ((0, 1), (0, None), (None, None)) and (row.difference == 0 or row.reason), row
-    assert strictly(tables.render_json(comparison))
-    page = render_page(comparison)
+    assert strictly(json_text(comparison))
+    page = page_text(comparison)
     for data in re.findall(r"<script[^>]*application/json[^>]*>(.*?)</script>", page, re.DOTALL):
         strictly(data)
     assert not re.search(
@@ -250,10 +249,8 @@ def test_R4_a_negative_value_stays_negative(monkeypatch, tmp_path):
     assert loaded.extras["pairs"]["cka_debiased"] == pytest.approx([expected] * 4, abs=1e-5)
     comparison = compare({"a": {"layers": loaded}, "b": {"layers": loaded}}, base="a", candidates=["b"])
     shown = f"−{-expected:.3f}"
-    assert f"{expected:.3f}"[:-1] in tables.render_csv(comparison) and f"{expected:.3f}"[:-1] in tables.render_json(
-        comparison
-    )
-    assert shown in render_page(comparison)
+    assert f"{expected:.3f}"[:-1] in csv_text(comparison) and f"{expected:.3f}"[:-1] in json_text(comparison)
+    assert shown in page_text(comparison)
 
 
 def test_R5_invariances(monkeypatch):

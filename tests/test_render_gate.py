@@ -14,14 +14,23 @@ from functools import cache
 
 import pytest
 from helpers.comparisons import checkpoint_facts, corpus_facts, synthetic_results
+from helpers.reports import (
+    as_report,
+    console_text,
+    csv_text,
+    github_text,
+    json_text,
+    junit_text,
+    markdown_text,
+    page_text,
+)
 
 from alignx_eval import wording
 from alignx_eval.comparison.compare import compare
 from alignx_eval.comparison.rows import Comparison
 from alignx_eval.judgement.gate import LEVELS, STATUSES, GateRow, Verdict, describe_row, judge
 from alignx_eval.judgement.policy import Policy, Rule, default_policy
-from alignx_eval.render import console, github, junit, markdown, tables, view
-from alignx_eval.render.html.page import render as render_page
+from alignx_eval.render import console, markdown, view
 
 LANGUAGES = ("eng_Latn", "deu_Latn", "tur_Latn", "zho_Hans")
 LINES = 120
@@ -32,7 +41,10 @@ WORDS = {
     "grey": "not judged",
     "green": "within tolerance",
 }
-HOSTILE = "evil\x1b[31m\x00\ud800%0A::error::\n::error title=x::owned\r\n# heading | `code` @user ]]> </script><script>alert(1)</script> \"'&, :"
+HOSTILE = (
+    "evil\x1b[31m\x00\ud800%0A::error::\n::error title=x::owned\r\n"
+    "# heading | `code` @user ]]> </script><script>alert(1)</script> \"'&, :"
+)
 
 
 @cache
@@ -136,7 +148,7 @@ def one_line(text: str) -> str:
 
 
 def from_console(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
-    lines = console.render(comparison, verdict, width=10_000).splitlines()
+    lines = console_text(comparison, verdict, width=10_000).splitlines()
     counts = {}
     for line in lines:
         name = re.match(r"  (?:FAIL|INCOMPLETE|INCONCLUSIVE|PASS) (\w+); ", line)
@@ -147,7 +159,7 @@ def from_console(comparison: Comparison, verdict: Verdict, strict: bool) -> Said
 
 
 def from_json(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
-    found = json.loads(tables.render_json(comparison, verdict))["verdict"]
+    found = json.loads(json_text(comparison, verdict))["verdict"]
     counts = {
         (each["candidate"], level, status): number
         for each in found["candidates"]
@@ -171,14 +183,14 @@ def from_json(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
 
 
 def from_csv(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
-    lines = list(csv.DictReader(io.StringIO(tables.render_csv(comparison, verdict))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(comparison, verdict))))
     gated = [line for line in lines if line["gate_status"]]
     counts = Counter((line["candidate_name"], line["gate_level"], line["gate_status"]) for line in gated)
     return Said(None, dict(counts))
 
 
 def from_markdown(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
-    text = html_text.unescape(re.sub(r"\\(.)", r"\1", markdown.render(comparison, verdict)))
+    text = html_text.unescape(re.sub(r"\\(.)", r"\1", markdown_text(comparison, verdict)))
     first = re.match(r"# \S (\w+): ", text)
     counts = {}
     for line in re.findall(r"^\| \w+ against \w+ \| \S (?:FAIL|INCOMPLETE|INCONCLUSIVE|PASS) \|.*$", text, re.M):
@@ -191,7 +203,7 @@ def from_markdown(comparison: Comparison, verdict: Verdict, strict: bool) -> Sai
 
 
 def from_junit(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
-    root = ET.fromstring(junit.render(comparison, verdict, strict=strict))
+    root = ET.fromstring(junit_text(comparison, verdict, strict=strict))
     counts, errors = Counter(), 0
     for suite in root.iter("testsuite"):
         cases = suite.findall("testcase")
@@ -221,7 +233,7 @@ def from_junit(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
 
 
 def from_annotations(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
-    lines = github.render(comparison, verdict, strict=strict).splitlines()
+    lines = github_text(comparison, verdict, strict=strict).splitlines()
     assert 1 <= len(lines) <= 10
     found = [re.fullmatch(r"::(error|warning|notice) title=([^:,]*)::(.*)", line).groups() for line in lines]
     messages = [message.replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%") for _, _, message in found]
@@ -231,7 +243,7 @@ def from_annotations(comparison: Comparison, verdict: Verdict, strict: bool) -> 
 
 
 def from_html(comparison: Comparison, verdict: Verdict, strict: bool) -> Said:
-    page = render_page(comparison, verdict)
+    page = page_text(comparison, verdict)
     outcome = re.search(r'class="banner o-(\w+)"', page).group(1)
     levels = {"Rows that decide": "block", "Rows that warn": "warn", "Rows for information": "info"}
     label, counts = verdict.candidates[0].candidate, {}
@@ -299,13 +311,13 @@ def test_the_cases_have_what_they_are_named_after():
 
 def every_rendering(comparison: Comparison, verdict: Verdict) -> dict[str, str]:
     return {
-        "console": console.render(comparison, verdict, report_path="run/report.html"),
-        "json": tables.render_json(comparison, verdict),
-        "csv": tables.render_csv(comparison, verdict),
-        "markdown": markdown.render(comparison, verdict),
-        "junit": junit.render(comparison, verdict),
-        "annotations": github.render(comparison, verdict),
-        "html": render_page(comparison, verdict),
+        "console": console_text(comparison, verdict, report_path="run/report.html"),
+        "json": json_text(comparison, verdict),
+        "csv": csv_text(comparison, verdict),
+        "markdown": markdown_text(comparison, verdict),
+        "junit": junit_text(comparison, verdict),
+        "annotations": github_text(comparison, verdict),
+        "html": page_text(comparison, verdict),
     }
 
 
@@ -350,7 +362,7 @@ def test_a_verdict_that_is_not_enforced_is_one_line_below_the_findings():
 
 def test_json_has_every_field_of_a_gated_row_and_the_policy():
     comparison, verdict = case("fail")
-    found = json.loads(tables.render_json(comparison, verdict))["verdict"]
+    found = json.loads(json_text(comparison, verdict))["verdict"]
     for row, gated in zip(found["candidates"][0]["rows"], verdict.candidates[0].rows, strict=True):
         names = {field.name for field in dataclasses.fields(gated)} - {"row"}
         assert {name: row[name] for name in names} == {name: getattr(gated, name) for name in names}
@@ -361,7 +373,7 @@ def test_json_has_every_field_of_a_gated_row_and_the_policy():
 
 def test_csv_joins_the_gate_to_its_rows():
     comparison, verdict = case("fail")
-    lines = list(csv.DictReader(io.StringIO(tables.render_csv(comparison, verdict))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(comparison, verdict))))
     assert len(lines) == len(comparison.rows)
     gated = {each.key: each for each in verdict.candidates[0].rows}
     for line, row in zip(lines, comparison.rows, strict=True):
@@ -372,10 +384,10 @@ def test_csv_joins_the_gate_to_its_rows():
         for name in ("tolerance", "loss", "p_adjusted"):
             assert line[f"gate_{name}"] == ("" if each is None else str(getattr(each, name)))
     comparison, verdict = case("rule without rows")
-    last = list(csv.DictReader(io.StringIO(tables.render_csv(comparison, verdict))))[-1]
+    last = list(csv.DictReader(io.StringIO(csv_text(comparison, verdict))))[-1]
     assert last["gate_status"] == "missing" and "no_such_task.acc" in last["gate_reason"] and not last["suite"]
     comparison, verdict = case("nothing measured")
-    *rows, last = csv.DictReader(io.StringIO(tables.render_csv(comparison, verdict)))
+    *rows, last = csv.DictReader(io.StringIO(csv_text(comparison, verdict)))
     assert rows and "gate_outcome" not in last and last["gate_reason"] == verdict.candidates[0].sentence
     assert not any(line[name] for line in rows for name in line if name.startswith("gate_"))
 
@@ -408,7 +420,7 @@ def test_allowed_mismatches_are_shown_in_every_rendering():
 
 def test_S14_at_most_ten_annotations_and_the_last_counts_the_rest():
     comparison, verdict = case("fail")
-    lines = github.render(comparison, verdict).splitlines()
+    lines = github_text(comparison, verdict).splitlines()
     assert len(lines) == 10 and all(line.startswith("::error") for line in lines)
     assert lines[-1].endswith(f"({len(verdict.worst(999)) - 9} more rows in the report)")
     assert [describe_row(row) for row in verdict.worst(9)] == [
@@ -417,7 +429,7 @@ def test_S14_at_most_ten_annotations_and_the_last_counts_the_rest():
 
 
 def test_annotations_of_rows_that_are_only_shown_are_no_errors():
-    lines = github.render(*case("pass with a warning")).splitlines()
+    lines = github_text(*case("pass with a warning")).splitlines()
     assert [line.split(" ")[0] for line in lines] == ["::notice"] + ["::warning"] * 9
 
 
@@ -430,10 +442,9 @@ def test_S14_hostile_text_breaks_no_rendering():
     )
     comparison.mismatches = [HOSTILE]
     comparison.warnings = [HOSTILE]
-    comparison.findings = [HOSTILE]
     verdict = judge(comparison, default_policy(), policy_name=HOSTILE, enforced=True)
     assert verdict.outcome == "fail"
-    shown = every_rendering(comparison, verdict)
+    shown = every_rendering(dataclasses.replace(as_report(comparison, verdict), findings=[HOSTILE]), verdict)
     for rendering, text in shown.items():
         text.encode("utf-8")
         assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", text), rendering
@@ -457,7 +468,7 @@ def test_S14_hostile_text_breaks_no_rendering():
     )
     assert "\n# heading" not in shown["markdown"] and "\n# heading" not in shown["console"]
     assert "<script>alert" not in shown["html"]
-    shown["console"] += console.render(comparison, dataclasses.replace(verdict, enforced=False))
+    shown["console"] += console_text(comparison, dataclasses.replace(verdict, enforced=False))
     assert "\n# heading" not in shown["console"]
     assert not any(
         line.startswith("::") for rendering in ("console", "markdown") for line in shown[rendering].splitlines()
@@ -466,9 +477,9 @@ def test_S14_hostile_text_breaks_no_rendering():
 
 def test_S14_markdown_stays_under_the_limit_with_many_candidates(monkeypatch):
     comparison, verdict = case("one of two fails")
-    whole = markdown.render(comparison, verdict)
+    whole = markdown_text(comparison, verdict)
     monkeypatch.setattr(markdown, "MAXIMUM_BYTES", len(whole.encode()) // 2)
-    text = markdown.render(comparison, verdict)
+    text = markdown_text(comparison, verdict)
     assert len(text.encode()) < markdown.MAXIMUM_BYTES and "parts were left out" in text
     assert text.startswith("# ✕ FAIL") and verdict.rule.partition(",")[0] in html_text.unescape(text)
     assert text.count("<details>") == text.count("</details>")
@@ -477,7 +488,7 @@ def test_S14_markdown_stays_under_the_limit_with_many_candidates(monkeypatch):
 def test_markdown_tables_have_as_many_cells_as_their_heading():
     for name in CASES:
         header = 0
-        for line in markdown.render(*case(name)).splitlines():
+        for line in markdown_text(*case(name)).splitlines():
             cells = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else 0
             assert not (header and cells) or cells == header, line
             header = cells
@@ -494,20 +505,20 @@ def test_S5_no_rendering_of_the_gate_calls_anything_equal(name):
 
 def test_console_fits_80_columns():
     for name in CASES:
-        text = console.render(*case(name), report_path="run/report.html")
-        assert max(console._cells(line) for line in text.splitlines()) <= 80
+        text = console_text(*case(name), report_path="run/report.html")
+        assert max(console.columns_of(line) for line in text.splitlines()) <= 80
         assert len(text.splitlines()) <= 50
 
 
 def test_console_names_the_three_worst_rows_once():
     comparison, verdict = case("fail")
-    screen = one_line(console.render(comparison, verdict))
+    screen = one_line(console_text(comparison, verdict))
     assert [screen.count(describe_row(row)) for row in verdict.worst(4)] == [1, 1, 1, 0]
 
 
 def test_diagnoses_with_their_evidence():
     comparison, verdict = case("fail")
-    found = comparison.diagnoses
+    found = as_report(comparison).diagnoses
     assert {each.status for each in found} > {"found"}
     shown = every_rendering(comparison, verdict)
     document = json.loads(shown["json"])["diagnoses"]

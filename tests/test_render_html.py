@@ -24,6 +24,7 @@ from helpers.comparisons import (
     small_comparison,
     synthetic_results,
 )
+from helpers.reports import as_report, page_text
 
 from alignx_eval import wording
 from alignx_eval.comparison.compare import compare
@@ -32,13 +33,12 @@ from alignx_eval.judgement.diagnosis import RULES
 from alignx_eval.judgement.gate import STATUSES, Verdict, judge
 from alignx_eval.judgement.policy import default_policy
 from alignx_eval.judgement.series import make_series
-from alignx_eval.metrics import metric_title
+from alignx_eval.metrics import metric_card
 from alignx_eval.render import figures, svg, view
 from alignx_eval.render.html import pictures, samples
-from alignx_eval.render.html import verdict as verdict_section
-from alignx_eval.render.html.curves import COMPARED_WITH, QUANTUM, _styles
-from alignx_eval.render.html.page import render as render_page
-from alignx_eval.render.html.tables import _floor
+from alignx_eval.render.html import verdict as verdict_part
+from alignx_eval.render.html.curves import COMPARED_WITH, QUANTUM, line_styles
+from alignx_eval.render.html.tables import floor_of
 from alignx_eval.render.html.verdict import RULE_TITLES
 from alignx_eval.results import Row
 
@@ -123,7 +123,7 @@ def plain(markup: str) -> str:
 
 @pytest.fixture(scope="module")
 def page():
-    return render_page(small_comparison(), judged(small_comparison()))
+    return page_text(small_comparison(), judged(small_comparison()))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def page():
     ids=["control", "no control", "single", "series"],
 )
 def test_well_formed_and_self_contained(build):
-    page = render_page(build(), judged(build()) if build().candidates else None)
+    page = page_text(build(), judged(build()) if build().candidates else None)
     walker = walk(page)
     for tag, attributes in walker.tags:
         for name in ("src", "href", "data", "action", "poster", "srcset"):
@@ -244,7 +244,7 @@ def test_the_frame_of_the_means_is_not_that_of_the_highest_pair():
         i for i, row in enumerate(rows) if (row.metric, row.layer, row.language) == ("precision_at_1", "3", "deu_Latn")
     )
     rows[place] = dataclasses.replace(rows[place], value=0.99)
-    page = render_page(high)
+    page = page_text(high)
     tops = [
         float(re.search(r'data-high="([^"]+)"', frame_of(page, "precision_at_1", frame)).group(1))
         for frame in ("mean", "pair")
@@ -264,7 +264,7 @@ def test_bands_are_of_one_kind_and_broken_where_undefined():
         for place, row in enumerate(rows):
             if row.metric == "cka_debiased" and row.language is None and row.layer not in kept:
                 rows[place] = dataclasses.replace(row, ci_low=None, ci_high=None, se=None)
-    page = render_page(few)
+    page = page_text(few)
     assert "band: middle half of the pairs" in plain(
         re.search(r'data-metric="cka_debiased".*?</figure>', page, re.S).group()
     )
@@ -274,7 +274,7 @@ def test_bands_are_of_one_kind_and_broken_where_undefined():
 
 
 def test_S14_hostile_model_output_stays_text():
-    page = render_page(small_comparison(lines=12, hostile=HOSTILE))
+    page = page_text(small_comparison(lines=12, hostile=HOSTILE))
     page.encode("utf-8")
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", page)
     walker = walk(page)
@@ -288,19 +288,19 @@ def test_S14_hostile_model_output_stays_text():
 
 def test_hostile_labels_findings_mismatches_and_corpus():
     bad = copy.deepcopy(small_comparison())
-    bad.findings = [HOSTILE]
     bad.warnings = [HOSTILE]
     bad.mismatches = [HOSTILE]
-    bad.diagnoses = [dataclasses.replace(bad.diagnoses[0], sentence=HOSTILE)]
     bad.corpus["attribution"] = HOSTILE
     bad.checkpoints["alignx"]["reference"] = HOSTILE
-    page = render_page(bad, judge(bad, default_policy(), policy_name=HOSTILE))
+    report = as_report(bad, judge(bad, default_policy(), policy_name=HOSTILE))
+    hostile = [dataclasses.replace(report.diagnoses[0], sentence=HOSTILE)]
+    page = page_text(dataclasses.replace(report, findings=[HOSTILE], diagnoses=hostile))
     assert page.count("&lt;script&gt;document") >= 5  # mismatches are shown twice
     assert sum(tag == "script" for tag, _ in walk(page).tags) == 3 and "<script>document" not in page
 
 
 def test_right_to_left_samples():
-    page = render_page(small_comparison(languages=("eng_Latn", "arb_Arab", "zho_Hans"), lines=12))
+    page = page_text(small_comparison(languages=("eng_Latn", "arb_Arab", "zho_Hans"), lines=12))
     data = json.loads(walk(page).data["sample-data"])
     arabic = next(direction for direction in data["directions"] if direction["title"] == "arb_Arab → eng_Latn")
     assert (
@@ -314,12 +314,12 @@ def test_long_outputs_are_cut_with_a_note():
     long = copy.deepcopy(small_comparison(lines=12))
     for sample in long.results["base"]["translation"].samples:
         sample["output"] = "word " * 5000
-    page = render_page(long)
+    page = page_text(long)
     assert "more characters]" in page and len(page) < 3_000_000
 
 
 def test_no_samples():
-    page = render_page(small_comparison(), samples=False)
+    page = page_text(small_comparison(), samples=False)
     assert "sample-data" not in page.partition("<script>")[0] and "samples-title" not in page
 
 
@@ -330,7 +330,7 @@ def test_hostile_labels_of_steps():
     comparison = compare(
         results, base=names[0], candidates=[names[1]], corpus=corpus_facts(), series=True, layer_similarity=[alike]
     )
-    page = render_page(comparison, judged(comparison))
+    page = page_text(comparison, judged(comparison))
     assert "evil&lt;/svg&gt;" in section(page, "similarity")
     assert "<script>document" not in page and sum(tag == "script" for tag, _ in walk(page).tags) == 3
     assert plain(section(page, "series")).startswith(
@@ -340,7 +340,7 @@ def test_hostile_labels_of_steps():
 
 def test_size_budget_at_51_languages():
     comparison = large_comparison()
-    page = render_page(comparison, judge(comparison, default_policy().model_copy(update={"min_n": 10})))
+    page = page_text(comparison, judge(comparison, default_policy().model_copy(update={"min_n": 10})))
     size = len(page.encode("utf-8"))
     assert size < 3_000_000, f"{size:,} bytes"
     assert page.count("<tr") > 500
@@ -348,7 +348,7 @@ def test_size_budget_at_51_languages():
 
 def test_sample_budget_shrinks_the_number_not_the_directions(monkeypatch):
     monkeypatch.setattr(samples, "SAMPLE_BYTES", 60_000)
-    data = json.loads(walk(render_page(small_comparison())).data["sample-data"])
+    data = json.loads(walk(page_text(small_comparison())).data["sample-data"])
     assert len(data["directions"]) == 2 * (len(INTERFACE) - 1)
     assert len(json.dumps(data["directions"], ensure_ascii=False).encode()) < 70_000
 
@@ -373,7 +373,7 @@ def test_pictures_of_every_layer_by_both_methods(page):
 
 def test_many_points_show_fewer_lines_of_every_language(monkeypatch):
     monkeypatch.setattr(pictures, "PICTURE_POINTS", 50)
-    shown = section(render_page(small_comparison()), "pictures")
+    shown = section(page_text(small_comparison()), "pictures")
     assert "50 points, 5 of 60 lines in each of 10 languages" in plain(shown)
     drawn = re.search(r'<svg class="plot scatter".*?</svg>', shown, re.S).group()
     groups = dict(re.findall(r'data-group="\d+" d="([^"]+)"><title>(\w+)</title>', drawn))
@@ -384,7 +384,7 @@ def test_no_projections_no_pictures():
     bare = copy.deepcopy(small_comparison(lines=12))
     for results in bare.results.values():
         results["layers"].extras = {}
-    page = render_page(bare)
+    page = page_text(bare)
     walk(page)
     assert 'id="pictures"' not in page and "#pictures" not in page
 
@@ -443,11 +443,9 @@ def test_layer_against_layer_of_both_contrasts(page):
 def test_layer_against_layer_only_where_it_was_measured():
     without = copy.copy(small_comparison())
     without.layer_similarity = []
-    page = render_page(without)
+    page = page_text(without)
     assert (
-        'id="similarity"' not in page
-        and "#similarity" not in page
-        and 'id="similarity"' not in render_page(single_run())
+        'id="similarity"' not in page and "#similarity" not in page and 'id="similarity"' not in page_text(single_run())
     )
 
 
@@ -462,7 +460,7 @@ def test_layer_against_layer_of_unlike_models_and_of_a_model_with_itself():
         one, same_layer=[{"layer": layer, "value": 1.0, "ci_low": 1.0, "ci_high": 1.0} for layer in "012"]
     )
     odd.layer_similarity = [deeper, undefined, same]
-    page = render_page(odd)
+    page = page_text(odd)
     walk(page)
     shown = section(page, "similarity")
     assert (
@@ -478,7 +476,7 @@ def test_layer_against_layer_of_a_long_series_follows_the_steps_shown():
         similarity("base", label, "candidate-base", INTERFACE[:2], blocks=3, lines=60)
         for label in comparison.candidates
     ]
-    titles = re.findall(r"<h3>([^<]+)</h3>", section(render_page(comparison, judged(comparison)), "similarity"))
+    titles = re.findall(r"<h3>([^<]+)</h3>", section(page_text(comparison, judged(comparison)), "similarity"))
     assert titles == [f"What training changed: step-{step} against base" for step in (100, 200, 300, 1200)]
 
 
@@ -492,7 +490,7 @@ def test_curves_that_are_read_against_another_share_its_frame(page):
         assert re.findall(r'data-thin="(\d)" d="([^"]+)"', figure) == re.findall(
             r'data-line="(\d)" d="([^"]+)"', plainly
         )
-        assert f"Thin lines: {metric_title(other)}" in page and "data-thin" not in plainly
+        assert f"Thin lines: {metric_card(other).title}" in page and "data-thin" not in plainly
     options = re.findall(
         r'<option value="(\w+)">', re.search(r'<select id="curve-metric">.*?</select>', page, re.S).group()
     )
@@ -500,20 +498,20 @@ def test_curves_that_are_read_against_another_share_its_frame(page):
     alone = copy.deepcopy(small_comparison(lines=12))
     for results in alone.results.values():
         results["layers"].rows = [row for row in results["layers"].rows if row.metric != "cka_debiased"]
-    figure = re.search(r'data-metric="cka_debiased_without_largest".*?</figure>', render_page(alone), re.S).group()
+    figure = re.search(r'data-metric="cka_debiased_without_largest".*?</figure>', page_text(alone), re.S).group()
     assert "data-thin" not in figure and "Thin lines" not in figure
 
 
 def test_notes_of_one_checkpoint_are_among_its_findings_and_of_several_say_whose_they_are():
     single = copy.deepcopy(single_run())
     single.results["alignx"]["layers"].notes = ["Recommended align layer: 3."]
-    page = render_page(single)
+    page = page_text(single)
     assert "Recommended align layer: 3." in section(page, "findings") and "Recommended" not in section(
         page, "comparability"
     )
     several = copy.deepcopy(small_comparison())
     several.results["base"]["layers"].notes = ["Recommended align layer: 3."]
-    notes = re.findall(r"<li>([^<]+)</li>", section(render_page(several), "comparability"))
+    notes = re.findall(r"<li>([^<]+)</li>", section(page_text(several), "comparability"))
     assert (
         "base: Recommended align layer: 3." in notes
         and "An empty output scores 0 in BLEU and chrF++ and counts as off target." in notes
@@ -526,15 +524,15 @@ def test_many_checkpoints_keep_their_own_line():
         many.results[f"extra {number}"] = many.results["alignx"]
         many.checkpoints[f"extra {number}"] = many.checkpoints["alignx"]
     many.candidates += [f"extra {number}" for number in range(6)]
-    walk(render_page(many))
-    assert sorted(_styles(many).values()) == list(range(9))
+    walk(page_text(many))
+    assert sorted(line_styles(many).values()) == list(range(9))
 
 
 def test_empty_comparison_renders():
     empty = copy.deepcopy(small_comparison())
-    empty.rows, empty.findings = [], []
+    empty.rows = []
     empty.results = {label: {} for label in empty.results}
-    walk(render_page(empty))
+    walk(page_text(empty))
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 0.0), (-0.03, 0.2), (0.0, 37.0), (0.0, 1e-5)])
@@ -543,7 +541,7 @@ def test_ticks_are_round_and_cover_the_range(low, high):
     assert (
         ticks == sorted(set(ticks)) and ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-12 and 2 <= len(ticks) <= 11
     )
-    labels = [svg._tick(tick, ticks) for tick in ticks]
+    labels = [svg.tick_text(tick, ticks) for tick in ticks]
     assert len(set(labels)) == len(labels)
 
 
@@ -563,14 +561,14 @@ def test_the_verdict_is_below_the_findings_and_at_the_top_where_it_is_enforced()
     verdict = judged(failing())
     assert verdict.outcome == "fail" and not verdict.enforced
     said = f"✕ FAIL {verdict.sentence.removeprefix('FAIL: ')}"
-    page = render_page(failing(), verdict)
+    page = page_text(failing(), verdict)
     shown = plain(section(page, "verdict"))
     assert shown.startswith(f"Gate (default policy, not enforced) {said} {verdict.rule} Policy: default policy.")
     assert page.count('class="banner') == 1 and page.index('id="curves"') < page.index('class="banner')
     assert "<title>damaged against base" in page
     rules = rows_of(re.search(r'aria-label="Rules of the policy">.*?</table>', page, re.S).group())
     assert len(rules) == len(default_policy().rules) and rules[0][:2] == ["language_modelling", "bits_per_byte"]
-    enforced = render_page(failing(), dataclasses.replace(verdict, enforced=True))
+    enforced = page_text(failing(), dataclasses.replace(verdict, enforced=True))
     assert said in plain(enforced.partition('id="findings"')[0]) and "<title>FAIL: damaged against base" in enforced
     assert plain(section(enforced, "verdict")).startswith(f"Gate (default policy) {verdict.rule}")
 
@@ -587,7 +585,7 @@ def test_headline_numbers_are_a_table_with_the_effect_of_alignment_first(page):
         "alignx",
     ]
     lines = rows_of(table)
-    headlines = small_comparison().headlines
+    headlines = as_report(small_comparison()).headlines
     assert [headline.metric for headline in headlines] == [
         "precision_at_1", "bleu", "chrf++", "off_target_rate", "bits_per_byte", "next_sentence.acc"
     ]  # fmt: skip
@@ -609,7 +607,7 @@ def test_rows_are_not_counted_over_suites(page):
 
 def test_gated_rows_worst_first_the_rest_folded():
     rows = judged(failing()).candidates[0].rows
-    page = render_page(failing(), judged(failing()))
+    page = page_text(failing(), judged(failing()))
     opened, folded = re.findall(r'<table class="sortable gate">.*?</table>', page, re.S)
     beyond = [row for row in rows if row.status in ("red", "missing", "amber")]
     lines = rows_of(opened)
@@ -642,18 +640,18 @@ def signed_interval(row):
 def test_S10_what_is_missing_is_in_the_open_table():
     comparison = copy.copy(small_comparison(control=False))
     comparison.rows = [row for row in comparison.rows if row.suite != "tasks"]
-    page = render_page(comparison, judged(comparison, require_all=True))
+    page = page_text(comparison, judged(comparison, require_all=True))
     lines = rows_of(re.search(r'<table class="sortable gate">.*?</table>', page, re.S).group())
     missing = [cells for cells in lines if "missing" in cells[1]]
     assert missing and missing[0][0] == "tasks/*.acc of *" and "no row matches" in missing[0][-1]
 
 
 def test_more_gated_rows_than_fit_are_counted(monkeypatch):
-    monkeypatch.setattr(verdict_section, "OPEN_ROWS", 2)
-    monkeypatch.setattr(verdict_section, "FOLDED_ROWS", 3)
+    monkeypatch.setattr(verdict_part, "OPEN_ROWS", 2)
+    monkeypatch.setattr(verdict_part, "FOLDED_ROWS", 3)
     rows = judged(failing()).candidates[0].rows
     beyond = sum(row.status in ("red", "missing", "amber") for row in rows)
-    page = render_page(failing(), judged(failing()))
+    page = page_text(failing(), judged(failing()))
     assert (
         f"{beyond - 2} more, less severe, are in" in page
         and f"{len(rows) - beyond - 3} more, less severe, are in" in page
@@ -662,18 +660,18 @@ def test_more_gated_rows_than_fit_are_counted(monkeypatch):
 
 def test_pass_says_that_nothing_is_open():
     generous = tuple(rule.model_copy(update={"tolerance": 99.0}) for rule in default_policy().rules)
-    page = render_page(small_comparison(), judged(small_comparison(), rules=generous))
+    page = page_text(small_comparison(), judged(small_comparison(), rules=generous))
     shown = plain(section(page, "verdict"))
     assert "✓ PASS" in shown and "No row is beyond its tolerance, not settled or missing." in shown
 
 
 def test_a_single_checkpoint_has_no_verdict_section():
-    page = render_page(single_run())
+    page = page_text(single_run())
     assert 'id="verdict"' not in page and 'id="diagnosis"' not in page and 'id="series"' not in page
 
 
 def test_diagnosis_says_status_sentence_evidence_and_rule(page):
-    found = small_comparison().diagnoses
+    found = as_report(small_comparison()).diagnoses
     articles = re.findall(r'<article class="diagnosis">.*?</article>', page, re.S)
     assert len(articles) == len(found) > 4 and {each.status for each in found} > {"found"}
     for each, article in zip(found, articles, strict=True):
@@ -691,11 +689,11 @@ def test_diagnosis_says_status_sentence_evidence_and_rule(page):
 def test_mismatches_are_at_the_top():
     spoilt = copy.copy(small_comparison())
     spoilt.mismatches = ["pooling is mean in base and last in alignx (layers)"]
-    page = render_page(spoilt, judged(spoilt))
+    page = page_text(spoilt, judged(spoilt))
     place = page.index("Compared in spite of 1 difference")
     assert place < page.index('id="findings"') and page.index(spoilt.mismatches[0]) < page.index("<nav")
     assert "No warnings." not in page
-    assert "Compared in spite of" not in render_page(small_comparison())
+    assert "Compared in spite of" not in page_text(small_comparison())
 
 
 def test_series_has_trajectories_and_names_the_first_failure():
@@ -703,7 +701,7 @@ def test_series_has_trajectories_and_names_the_first_failure():
     verdict = judged(comparison)
     series = make_series(comparison, verdict)
     assert series.first_failure.label == "step-300"
-    page = render_page(comparison, verdict)
+    page = page_text(comparison, verdict)
     shown = section(page, "series")
     assert series.sentence in plain(shown) and "first at step-300" not in shown
     drawings = re.findall(r"<figure>.*?</figure>", shown, re.S)
@@ -732,13 +730,13 @@ def test_series_has_trajectories_and_names_the_first_failure():
 def test_no_series_without_being_asked():
     comparison = copy.copy(steps(6))
     comparison.series = False
-    page = render_page(comparison, judged(comparison))
+    page = page_text(comparison, judged(comparison))
     assert 'id="series"' not in page and "trajectory-0" not in page
 
 
 def test_a_long_series_shows_few_steps_in_detail_and_says_so():
     comparison = steps(12, INTERFACE[:2])
-    page = render_page(comparison, judged(comparison))
+    page = page_text(comparison, judged(comparison))
     shown = section(page, "series")
     assert len(rows_of(re.search(r'<table class="steps">.*?</table>', shown, re.S).group())) == 13
     detail = [
@@ -858,7 +856,7 @@ def test_in_a_browser(tmp_path):
     own = [i for i, row in enumerate(rows) if (row.metric, row.language) == ("precision_at_1", "deu_Latn")]
     rows[own[2]] = dataclasses.replace(rows[own[2]], ci_low=None, ci_high=None)  # a gap in the band
     comparison.series, comparison.mismatches = True, ["a_field_with_a_long_name_" * 5]
-    page = render_page(comparison, judged(comparison))
+    page = page_text(comparison, judged(comparison))
     page = page.replace(
         "<head>", "<head><script>window.failures=[];addEventListener('error',(e)=>failures.push(e.message))</script>", 1
     )
@@ -909,4 +907,4 @@ def test_the_references_own_rate_stands_beside_an_off_target_rate_under_its_name
         null=0.03,
         higher_is_better=False,
     )
-    assert _floor(own, own, "a", {}) == (0.03, "the references themselves 0.030")
+    assert floor_of(own, own, "a", {}) == (0.03, "the references themselves 0.030")

@@ -14,14 +14,23 @@ from dataclasses import replace
 
 import pytest
 from helpers.comparisons import INTERFACE, large_comparison, single_run, small_comparison
+from helpers.reports import (
+    as_report,
+    console_text,
+    csv_text,
+    github_text,
+    json_text,
+    junit_text,
+    markdown_text,
+    page_text,
+)
 
 from alignx_eval import wording
 from alignx_eval.comparison.compare import compare
 from alignx_eval.comparison.contrasts import list_contrasts
 from alignx_eval.judgement.gate import describe_row, judge
 from alignx_eval.judgement.policy import default_policy
-from alignx_eval.render import console, github, junit, markdown, tables, view
-from alignx_eval.render.html.page import render as render_page
+from alignx_eval.render import console, markdown, view
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\x1b[31m\x00\ud800 | `code` @user\r\n# heading"
 
@@ -31,12 +40,12 @@ def comparison(control: bool = True):
 
 
 def width(text: str) -> int:
-    return max(console._cells(line) for line in text.splitlines())
+    return max(console.columns_of(line) for line in text.splitlines())
 
 
 def test_console_fits_80_columns_and_30_lines_with_the_findings_first():
     verdict = judge(comparison(), default_policy())
-    text = console.render(comparison(), verdict, report_path="run/report.html", next_command="alignx-eval report run")
+    text = console_text(comparison(), verdict, report_path="run/report.html", next_command="alignx-eval report run")
     body = [line for line in text.splitlines() if not line.startswith(("Report", "Next"))]
     assert width("\n".join(body)) <= 80
     assert len(text.splitlines()) <= 30
@@ -55,14 +64,14 @@ def test_console_fits_80_columns_and_30_lines_with_the_findings_first():
 
 
 def test_every_rendering_shows_the_same_headline_numbers():
-    headlines = comparison().headlines
+    headlines = as_report(comparison()).headlines
     assert [headline.metric for headline in headlines] == [
         "precision_at_1", "bleu", "chrf++", "off_target_rate", "bits_per_byte", "next_sentence.acc"
     ]  # fmt: skip
-    screen = console.render(comparison()).replace("-", "−")
-    summary = markdown.render(comparison()).replace("\\", "")
-    page = " ".join(re.sub("<[^>]*>", " ", render_page(comparison())).split())
-    document = json.loads(tables.render_json(comparison()))["headlines"]
+    screen = console_text(comparison()).replace("-", "−")
+    summary = markdown_text(comparison()).replace("\\", "")
+    page = " ".join(re.sub("<[^>]*>", " ", page_text(comparison())).split())
+    document = json.loads(json_text(comparison()))["headlines"]
     for headline, written in zip(headlines, document, strict=True):
         assert written["sentence"] == headline.sentence and written["value"] == headline.value
         for change in headline.changes:
@@ -71,10 +80,10 @@ def test_every_rendering_shows_the_same_headline_numbers():
 
 
 def test_a_checkpoint_alone_shows_its_headline_numbers():
-    screen = console.render(single_run())
+    screen = console_text(single_run())
     assert "precision@1 (peak: layer 3)" in screen and "language-ID probe, layer 6" in screen
     assert "bits per byte (worst: zho_Hans)" in screen
-    texts = [screen.replace("-", "−"), markdown.render(single_run()).replace("\\", ""), render_page(single_run())]
+    texts = [screen.replace("-", "−"), markdown_text(single_run()).replace("\\", ""), page_text(single_run())]
     found = view.measured(single_run())
     assert [each.row.metric for each in found] == [
         "precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "chrf++", *["next_sentence.acc"] * len(INTERFACE)
@@ -105,24 +114,24 @@ def test_what_is_not_to_be_judged_is_no_claim_anywhere():
     ]
     results["alignx"]["language_modelling"] = replace(one, rows=rows)
     found = compare(results, base="base", candidates=["alignx"], control="tuned", corpus=comparison().corpus)
-    bleu = next(headline for headline in found.headlines if headline.metric == "bleu")
+    bleu = next(headline for headline in as_report(found).headlines if headline.metric == "bleu")
     assert [change.word for change in bleu.changes] == ["better", "no-claim"]  # the control was measured well
     claim = f"against base (what training changed) no claim: base: {reason} (eng_Latn to deu_Latn, and 17 more)"
     assert claim in bleu.sentence and "against tuned" in bleu.sentence
-    bits = next(headline for headline in found.headlines if headline.metric == "bits_per_byte")
+    bits = next(headline for headline in as_report(found).headlines if headline.metric == "bits_per_byte")
     assert bits.scope == "mean of 9 of 10 languages" and "mean of 9 of 10 languages: alignx" in bits.sentence
     assert bits.sentence.endswith("Left out: alignx: 12 % of the bytes are unknown (tur_Latn).")
-    screen, summary, page = console.render(found), markdown.render(found), render_page(found)
+    screen, summary, page = console_text(found), markdown_text(found), page_text(found)
     assert "bits per byte (9 of 10)" in screen
     assert f"no claim: base: {reason}" in " ".join(screen.split())
     assert f"no claim: base: {reason}" in summary and f"no verdict, base: {reason}" in summary
     page = " ".join(re.sub("<[^>]*>", " ", page).split())
     assert f"no claim base: {reason}" in page and f"no verdict, base: {reason}" in page
     alone = compare({"base": results["base"]}, base="base", candidates=[])
-    for text in (console.render(alone), markdown.render(alone), render_page(alone)):
+    for text in (console_text(alone), markdown_text(alone), page_text(alone)):
         assert f"not to be judged: {reason}" in " ".join(text.split())
     only = compare({name: results[name] for name in ("base", "alignx")}, base="base", candidates=["alignx"])
-    assert f"BLEU: no claim: base: {reason} (eng_Latn to deu_Latn, and 17 more)." in only.findings
+    assert f"BLEU: no claim: base: {reason} (eng_Latn to deu_Latn, and 17 more)." in as_report(only).findings
 
 
 def test_the_references_own_rate_stands_beside_the_off_target_rate():
@@ -134,14 +143,14 @@ def test_the_references_own_rate_stands_beside_the_off_target_rate():
         mean = replace(rows[-1], metric="off_target_rate", language=None, other_language=None, null=0.033)
         results[name]["translation"] = replace(suite, rows=[*rows, mean])
     found = compare(results, base="base", candidates=["alignx"], corpus=comparison().corpus)
-    off_target = next(headline for headline in found.headlines if headline.metric == "off_target_rate")
+    off_target = next(headline for headline in as_report(found).headlines if headline.metric == "off_target_rate")
     assert (
         off_target.references_rate == pytest.approx(0.033)
         and "the references' own rate is 0.033" in off_target.sentence
     )
-    assert "off-target rate of the references themselves: 0.033" in console.render(found)
-    assert "references' own rate 0.033" in markdown.render(found)
-    page = render_page(found).replace("&#39;", "'")
+    assert "off-target rate of the references themselves: 0.033" in console_text(found)
+    assert "references' own rate 0.033" in markdown_text(found)
+    page = page_text(found).replace("&#39;", "'")
     assert "references' own rate 0.033" in page and "<b>0.033" not in page
     table = re.search(r'aria-label="off-target rate, alignx − base">.*?</table>', page, re.S)
     assert "References' own rate: 0.033." in page and table is not None
@@ -152,7 +161,7 @@ def test_the_references_own_rate_stands_beside_the_off_target_rate():
         if row.row.metric == "off_target_rate"
     )
     alone = compare({"alignx": results["alignx"]}, base="alignx", candidates=[], corpus=comparison().corpus)
-    for text in (console.render(alone), markdown.render(alone), render_page(alone).replace("&#39;", "'")):
+    for text in (console_text(alone), markdown_text(alone), page_text(alone).replace("&#39;", "'")):
         assert "references' own rate 0.033" in " ".join(text.split())
 
 
@@ -165,20 +174,20 @@ def test_each_suite_says_on_which_text_it_stands():
         (both, f", on 60 parallel lines of interface (test split) in 10 languages, and {tasks}."),
     ):
         found = compare(results, base="base", candidates=["alignx"], corpus=comparison().corpus)
-        assert said in found.sentence
+        assert said in as_report(found).sentence
         verdict = judge(found, default_policy())
         alone = compare({"alignx": results["alignx"]}, base="alignx", candidates=[], corpus=comparison().corpus)
         shown = [
             render(each, verdict)
             for each in (found,)
-            for render in (console.render, markdown.render, render_page, junit.render)
+            for render in (console_text, markdown_text, page_text, junit_text)
         ]
-        shown += [render(alone) for render in (console.render, markdown.render, render_page)]
+        shown += [render(alone) for render in (console_text, markdown_text, page_text)]
         for text in shown:
             text = " ".join(text.replace("\\", "").split())
             assert tasks in text
             assert ("parallel lines of interface" in text) == (results is both)
-        page = render_page(found)
+        page = page_text(found)
         assert ("alignx-eval comparison, interface test" in page) == (results is both)
         assert ("Home Assistant" in page) == (results is both)
 
@@ -203,25 +212,25 @@ def test_every_warning_and_every_note_is_in_every_rendering():
         "base, tuned, alignx: a revision is not pinned",
     ]
     assert found.warnings[:4] == [f"alignx: {text}" for text in own] and environment in found.warnings
-    assert found.sentence.endswith(f"There are {len(found.warnings)} warnings.")
+    assert as_report(found).sentence.endswith(f"There are {len(found.warnings)} warnings.")
     verdict = judge(found, default_policy())
     alone = compare(
         {"alignx": results["alignx"]}, base="alignx", candidates=[], checkpoints=facts, corpus=comparison().corpus
     )
     shown = {
-        "console": console.render(found, verdict),
-        "markdown": markdown.render(found, verdict),
-        "html": render_page(found, verdict),
-        "json": tables.render_json(found, verdict),
-        "junit": junit.render(found, verdict),
-        "annotations": github.render(found, verdict),
+        "console": console_text(found, verdict),
+        "markdown": markdown_text(found, verdict),
+        "html": page_text(found, verdict),
+        "json": json_text(found, verdict),
+        "junit": junit_text(found, verdict),
+        "annotations": github_text(found, verdict),
     }
     for rendering, text in shown.items():
         text = " ".join(html_text.unescape(text.replace('\\"', '"').replace("\\_", "_").replace("%25", "%")).split())
         for sentence in (*found.warnings[:4], environment, *notes):
             assert sentence in text, (rendering, sentence)
-    for render in (console.render, markdown.render, render_page, tables.render_json):
-        text = " ".join(render_page(alone).split())
+    for render in (console_text, markdown_text, page_text, json_text):
+        text = " ".join(render(alone).split())
         assert (
             own[0] in text and "the sentinel adapter of alignx was merged" in text and "There are 4 warnings" in text
         ), render
@@ -238,34 +247,34 @@ def test_every_warning_and_every_note_is_in_every_rendering():
 
 def test_console_narrow_and_wide_labels():
     wide = copy.copy(comparison())
-    wide.findings = wide.warnings = ["模型" * 80]
+    wide.warnings = ["模型" * 80]
     wide.control = "对照" * 30
-    assert width(console.render(wide, width=60)) <= 60
+    assert width(console_text(wide, width=60)) <= 60
 
 
 def test_console_colour_and_NO_COLOR(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert "\033[" in console.render(comparison(), colour=True)
+    assert "\033[" in console_text(comparison(), colour=True)
     monkeypatch.setenv("NO_COLOR", "1")
-    assert "\033" not in console.render(comparison(), colour=True)
+    assert "\033" not in console_text(comparison(), colour=True)
 
 
 def test_without_a_control_every_renderer_says_so():
     none = comparison(False)
-    for text in (console.render(none), markdown.render(none), render_page(none)):
+    for text in (console_text(none), markdown_text(none), page_text(none)):
         assert "not evidence" in " ".join(text.split()) and "effect of alignment" in " ".join(text.split()).lower()
         assert "Effect of alignment:" not in text
     assert view.no_control_sentence(comparison()) is None
 
 
 def test_S5_no_evidence_is_never_called_equal():
-    for text in (console.render(comparison()), markdown.render(comparison())):
+    for text in (console_text(comparison()), markdown_text(comparison())):
         assert not re.search(r"\b(equal|identical|the same score)\b", text)
 
 
 def test_S11_counts_of_rows_are_data_and_no_headline():
     together = comparison()
-    document = json.loads(tables.render_json(together))
+    document = json.loads(json_text(together))
     assert len(document["counts"]) == 2
     for counts in document["counts"]:
         rows = [
@@ -277,7 +286,7 @@ def test_S11_counts_of_rows_are_data_and_no_headline():
         for verdict in view.VERDICTS:
             assert counts[verdict] == sum(row.verdict == verdict for row in rows)
         # Rows of one suite are not independent: no headline is made of how many there are.
-        for text in (console.render(together), markdown.render(together), render_page(together)):
+        for text in (console_text(together), markdown_text(together), page_text(together)):
             assert f"{counts['better']} better" not in text and f"<dd>{counts['better']}</dd>" not in text
 
 
@@ -285,9 +294,9 @@ def test_S9_a_checkpoint_with_itself():
     results = single_run().results["alignx"]
     same = compare({"a": results, "b": results}, base="a", candidates=["b"])
     assert view.count_verdicts(same.rows)["better"] == view.count_verdicts(same.rows)["worse"] == 0
-    screen = console.render(same)
+    screen = console_text(same)
     assert "none is below" in screen and "no evidence" in screen and not re.search(r"\b(better|worse)\b", screen)
-    assert not re.search(r"[-−]0\.0+(?!\d)", markdown.render(same))  # no minus before a zero
+    assert not re.search(r"[-−]0\.0+(?!\d)", markdown_text(same))  # no minus before a zero
 
 
 def test_json_has_a_schema_version_and_no_nan():
@@ -298,12 +307,12 @@ def test_json_has_a_schema_version_and_no_nan():
     def refuse(constant):
         raise AssertionError(constant)
 
-    document = json.loads(tables.render_json(spoilt), parse_constant=refuse)
+    document = json.loads(json_text(spoilt), parse_constant=refuse)
     assert document["schema_version"] == 1
     assert document["comparison_rows"][0]["difference"] is None
     assert len(document["comparison_rows"]) == len(spoilt.rows)
-    page = render_page(spoilt).rpartition("<script>")[0]  # the script itself may say Infinity
-    for text in (page, markdown.render(spoilt), console.render(spoilt), tables.render_csv(spoilt)):
+    page = page_text(spoilt).rpartition("<script>")[0]  # the script itself may say Infinity
+    for text in (page, markdown_text(spoilt), console_text(spoilt), csv_text(spoilt)):
         assert not re.search(r"\b(nan|inf|infinity)\b", text, re.I), re.search(
             r".{40}\b(nan|inf|infinity)\b.{40}", text, re.I
         )
@@ -311,18 +320,18 @@ def test_json_has_a_schema_version_and_no_nan():
 
 
 def test_csv_reads_back():
-    lines = list(csv.DictReader(io.StringIO(tables.render_csv(comparison()))))
+    lines = list(csv.DictReader(io.StringIO(csv_text(comparison()))))
     assert len(lines) == len(comparison().rows)
     for line, row in zip(lines, comparison().rows, strict=True):
         assert line["verdict"] == row.verdict and line["suite"] == row.suite
         assert (float(line["difference"]) if line["difference"] else None) == row.difference
         assert (line["language"] or None) == row.language
-    single = list(csv.DictReader(io.StringIO(tables.render_csv(single_run()))))
+    single = list(csv.DictReader(io.StringIO(csv_text(single_run()))))
     assert single and single[0]["checkpoint"] == "alignx"
 
 
 def test_markdown_findings_first_and_balanced_details():
-    text = markdown.render(comparison())
+    text = markdown_text(comparison())
     parts = ["## Findings", "✓ better", "## Worst languages", "## Price", "## Diagnosis", "Alignment by layer, layer 3"]
     assert [text.index(part) for part in parts] == sorted(text.index(part) for part in parts)
     assert text.count("<details>") == text.count("</details>") > 0
@@ -334,7 +343,7 @@ def test_markdown_findings_first_and_balanced_details():
 
 
 def test_markdown_names_the_layer_that_training_changed_most():
-    text = markdown.render(comparison())
+    text = markdown_text(comparison())
     for start in ("What training changed, alignx against base", "Effect of alignment, alignx against tuned"):
         line = next(
             line
@@ -344,14 +353,14 @@ def test_markdown_names_the_layer_that_training_changed_most():
         assert line.endswith("debiased CKA 0.880 \\[0.870, 0.890\\] (mean of 10 languages, n = 60, 30 clusters).")
     without = copy.copy(comparison())
     without.layer_similarity = []
-    assert "layer against layer" not in markdown.render(without)
+    assert "layer against layer" not in markdown_text(without)
 
 
 def test_S14_markdown_stays_under_the_limit_and_says_what_is_missing(monkeypatch):
     big = large_comparison(languages=51, blocks=4, lines=4)
-    assert len(markdown.render(big).encode()) < 900_000
+    assert len(markdown_text(big).encode()) < 900_000
     monkeypatch.setattr(markdown, "MAXIMUM_BYTES", 20_000)
-    text = markdown.render(big)
+    text = markdown_text(big)
     assert (
         len(text.encode()) < 20_000
         and "parts were left out" in text
@@ -361,19 +370,18 @@ def test_S14_markdown_stays_under_the_limit_and_says_what_is_missing(monkeypatch
 
 def test_S14_hostile_text_in_console_and_markdown():
     bad = copy.deepcopy(comparison())
-    bad.findings = [HOSTILE]
     bad.warnings = [HOSTILE]
-    bad.sentence = HOSTILE
-    for text in (console.render(bad), markdown.render(bad)):
+    bad = replace(as_report(bad), findings=[HOSTILE], sentence=HOSTILE)
+    for text in (console_text(bad), markdown_text(bad)):
         text.encode("utf-8")
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]", text)
-    summary = markdown.render(bad)
+    summary = markdown_text(bad)
     assert "<img" not in summary and "@user" not in summary and "\n# heading" not in summary and "`code`" not in summary
 
 
 def test_single_checkpoint():
     single = single_run()
-    for text in (console.render(single), markdown.render(single), render_page(single)):
+    for text in (console_text(single), markdown_text(single), page_text(single)):
         assert "without a comparison" in " ".join(text.split())
         assert "✓ better" not in text and "Worst languages" not in text
 

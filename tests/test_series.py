@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alignx_eval.comparison.compare import compare
+from alignx_eval.comparison.contrasts import contrasts_of
 from alignx_eval.comparison.means import mean_difference
 from alignx_eval.comparison.paired_items import point_of
 from alignx_eval.comparison.rows import Comparison
@@ -155,7 +156,7 @@ def test_S8_trajectories_are_means_of_the_rows_paired_with_the_base():
                 if (row.candidate_name, row.metric, row.layer) == (label, trajectory.metric, trajectory.layer)
                 and row.language is not None
             ]
-            mean = mean_difference(comparison, rows)
+            mean = mean_difference(comparison, contrasts_of(comparison, label)[-1], rows)
             assert mean is not None and (point.label, point.n, point.clusters) == (label, LINES, LINES // 2)
             assert point.value == pytest.approx(np.mean([row.candidate for row in rows]))
             assert base.value == pytest.approx(np.mean([row.base for row in rows]))

@@ -1,3 +1,5 @@
+"""Cluster-robust means and ratios: against statsmodels, closed forms and simulation."""
+
 import math
 
 import numpy as np

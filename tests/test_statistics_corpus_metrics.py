@@ -1,3 +1,5 @@
+"""BLEU and chrF from sentence statistics: against sacreBLEU's own scores."""
+
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF

@@ -1,3 +1,5 @@
+"""Delete-a-cluster jackknife: against closed forms, scoring anew, and simulation."""
+
 import numpy as np
 import pytest
 from scipy import stats

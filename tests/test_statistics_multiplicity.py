@@ -1,3 +1,5 @@
+"""Benjamini-Hochberg, intervals after selection and power: against statsmodels, and what they promise by simulation."""
+
 import numpy as np
 import pytest
 from scipy import stats

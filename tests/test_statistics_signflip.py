@@ -1,3 +1,5 @@
+"""Sign-flip and swap tests: against enumeration, SciPy and sacreBLEU, and their size by simulation."""
+
 import itertools
 import math
 

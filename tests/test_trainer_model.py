@@ -22,13 +22,14 @@ from alignx_trainer.step import (
     accumulate_gradients,
     alignment_loss,
     check_logits,
+    checkpoint_activations,
     seed_micro_batch,
 )
 from alignx_trainer.tokenize import Batch, collate
 from alignx_trainer.train import train
 from helpers import tiny_models
 from helpers.models import tiny_model, tiny_tokenizer
-from helpers.training import Stopped, corpus_folder, recipe_for  # noqa: F401
+from helpers.training import Stopped, recipe_for
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -283,7 +284,7 @@ def test_gradient_caching_with_dropout_is_one_graph_with_the_random_state_replay
 
 
 def checkpointed(model: Any) -> Any:
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpoint_activations(model)
     return model.train()
 
 

@@ -18,7 +18,7 @@ from alignx_trainer.model import train_tokenizer
 from alignx_trainer.order import Order
 from alignx_trainer.records import Stream
 from alignx_trainer.train import train
-from helpers.training import corpus_folder, recipe_for  # noqa: F401
+from helpers.training import recipe_for
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint

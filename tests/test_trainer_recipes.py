@@ -16,7 +16,7 @@ from alignx_trainer.config import ACCELERATE, RECIPES, load_recipe
 from alignx_trainer.order import Order
 from alignx_trainer.records import Stream
 from helpers.models import tiny_model, tiny_tokenizer
-from helpers.training import corpus_folder, recipe_for  # noqa: F401
+from helpers.training import recipe_for
 
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 from alignx_eval.errors import InputError

@@ -39,7 +39,7 @@ from alignx_trainer.tokenize import Sample, collate
 from alignx_trainer.train import train
 from alignx_trainer.validation import Measured, over_aligned
 from helpers.encoding import WORDS as WORDS_OF_TOKENIZER
-from helpers.kills import Operations, forked, fresh, memory  # noqa: F401
+from helpers.kills import Operations, forked
 from helpers.models import tiny_model, tiny_tokenizer
 from helpers.training import WORDS, Stopped
 

@@ -120,7 +120,7 @@ def compare(
         if not main:  # the main process does the rest
             return
         from alignx_eval.comparison.compare import compare as compare_results
-        from alignx_eval.judgement.gate import judge
+        from alignx_eval.judgement.report import make_report
         from alignx_eval.judgement.series import order_steps
 
         labels, checkpoints = ready.labels, ready.checkpoints
@@ -139,14 +139,14 @@ def compare(
         )
         # After the check that the results compare at all.
         comparison.layer_similarity = compare_layers(directory, results, labels[0], measured, tuned, settings, display)
-        verdict = judge(comparison, rules[0], policy_name=rules[1], enforced=enforced)
+        report = make_report(comparison, rules[0], policy_name=rules[1], enforced=enforced)
         directory.write_manifest({**directory.manifest, "mismatches": comparison.mismatches})
         # The reports in the directory are of all that it holds, also where this command asked for less of it.
-        whole, its_verdict = comparison, verdict
+        whole = report
         if set(directory.manifest["options"]["suites"]) != set(settings.suites):
-            whole = read_comparison(directory, settings)
-            its_verdict = judge(whole, rules[0], policy_name=rules[1], enforced=enforced)
-        write_reports(whole, its_verdict, directory.path, settings)
-        write_outputs(comparison, verdict, settings, display, report=directory.path / "report.html")
+            whole = make_report(read_comparison(directory, settings), rules[0], policy_name=rules[1], enforced=enforced)
+        write_reports(whole, directory.path, settings)
+        write_outputs(report, settings, display, page=directory.path / "report.html")
     if enforced:
-        raise typer.Exit(verdict.exit_code(strict=settings.strict))
+        assert report.verdict is not None
+        raise typer.Exit(report.verdict.exit_code(strict=settings.strict))

@@ -49,6 +49,7 @@ def gate(
     from alignx_eval.cli.output import check_outputs, write_outputs
     from alignx_eval.errors import InputError
     from alignx_eval.judgement.gate import judge
+    from alignx_eval.judgement.report import report_of
     from alignx_eval.run_directory import RunDirectory
     from alignx_eval.sources import check_finished, read_comparison, read_finished, read_policy
 
@@ -82,5 +83,5 @@ def gate(
                 seed=measured.seed,
             )
         verdict = judge(comparison, rules, policy_name=name, enforced=True)
-        write_outputs(comparison, verdict, settings, display)
+        write_outputs(report_of(comparison, verdict), settings, display)
     raise typer.Exit(verdict.exit_code(strict=settings.strict))

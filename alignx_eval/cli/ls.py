@@ -92,7 +92,7 @@ def _suites() -> list[list[str]]:
 def _metrics() -> list[list[str]]:
     from alignx_eval.metrics import METRICS
 
-    return [[name, text] for name, (_, text) in METRICS.items()]
+    return [[name, card.about] for name, card in METRICS.items()]
 
 
 def _checkpoints() -> list[list[str]]:

@@ -15,50 +15,44 @@ from alignx_eval.files import atomic_write
 from alignx_eval.settings import Settings
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison.rows import Comparison
-    from alignx_eval.judgement.gate import Verdict
+    from alignx_eval.judgement.report import Report
 
 
-def write_reports(comparison: Comparison, verdict: Verdict | None, folder: Path, settings: Settings) -> None:
-    """report.html, summary.md and, where there is a `verdict`, junit.xml into the run directory `folder`."""
-    for name in ("report.html", "summary.md", *(["junit.xml"] if verdict is not None else [])):
-        atomic_write(folder / name, _render(comparison, verdict, Path(name).suffix, settings))
+def write_reports(report: Report, folder: Path, settings: Settings) -> None:
+    """report.html, summary.md and, where there is a verdict, junit.xml into the run directory `folder`."""
+    for name in ("report.html", "summary.md", *(["junit.xml"] if report.verdict is not None else [])):
+        atomic_write(folder / name, _render(report, Path(name).suffix, settings))
 
 
 def write_outputs(
-    comparison: Comparison,
-    verdict: Verdict | None,
+    report: Report,
     settings: Settings,
     display: Display,
     *,
-    report: Path | None = None,
+    page: Path | None = None,
     next_command: str | None = None,
 ) -> None:
-    """The files of -o, and the first screen to stdout, which names the page `report`, else the first one of -o.
-
-    `verdict` is None for a checkpoint alone.
-    """
+    """The files of -o, and the first screen to stdout, which names the `page`, else the first one of -o."""
     from alignx_eval.render import console
 
     for output in settings.output:
-        atomic_write(Path(output).expanduser(), _render(comparison, verdict, Path(output).suffix, settings))
+        atomic_write(Path(output).expanduser(), _render(report, Path(output).suffix, settings))
         display.say(f"wrote {output}")
     width = shutil.get_terminal_size((80, 24)).columns if sys.stdout.isatty() else 80
     screen = console.render(
-        comparison,
-        verdict,
-        report_path=str(report)
-        if report is not None
+        report,
+        report_path=str(page)
+        if page is not None
         else next((name for name in settings.output if name.endswith(".html")), None),
         next_command=next_command,
         width=min(max(width, 60), 110),
         colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
     )
     sys.stdout.write(screen)
-    if settings.annotations and verdict is not None:
+    if settings.annotations and report.verdict is not None:
         from alignx_eval.render import github
 
-        sys.stdout.write(github.render(comparison, verdict, strict=settings.strict))
+        sys.stdout.write(github.render(report, strict=settings.strict))
     sys.stdout.flush()
 
 
@@ -81,21 +75,19 @@ def _check_folder(what: str, folder: Path) -> None:
         raise InputError(f"{what}: the folder {folder} cannot be written to")
 
 
-def _render(comparison: Comparison, verdict: Verdict | None, suffix: str, settings: Settings) -> str:
+def _render(report: Report, suffix: str, settings: Settings) -> str:
     if suffix == ".html":
-        from alignx_eval.render.html import page as html
+        from alignx_eval.render.html import page
 
-        return html.render(comparison, verdict)
+        return page.render(report)
     if suffix == ".md":
         from alignx_eval.render import markdown
 
-        return markdown.render(comparison, verdict)
+        return markdown.render(report)
     if suffix == ".xml":
         from alignx_eval.render import junit
 
-        if verdict is None:
-            raise InputError("JUnit needs a comparison: one checkpoint alone has no verdict")
-        return junit.render(comparison, verdict, strict=settings.strict)
+        return junit.render(report, strict=settings.strict)
     from alignx_eval.render import tables
 
-    return tables.render_json(comparison, verdict) if suffix == ".json" else tables.render_csv(comparison, verdict)
+    return tables.render_json(report) if suffix == ".json" else tables.render_csv(report)

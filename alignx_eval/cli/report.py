@@ -34,7 +34,7 @@ def report(
     from alignx_eval.cli.display import Display
     from alignx_eval.cli.output import check_outputs, write_outputs, write_reports
     from alignx_eval.errors import InputError
-    from alignx_eval.judgement.gate import judge
+    from alignx_eval.judgement.report import make_report
     from alignx_eval.run_directory import RunDirectory
     from alignx_eval.sources import read_comparison, read_policy, unfinished
 
@@ -53,15 +53,12 @@ def report(
             display.say(
                 f"{run_directory}: {why}; the report shows what is there, and the same command again goes on with it"
             )
-        comparison = read_comparison(directory, settings)
         enforced = bool((directory.manifest.get("policy") or {}).get("enforced"))
-        verdict = judge(comparison, rules, policy_name=name, enforced=enforced) if comparison.candidates else None
+        found = make_report(read_comparison(directory, settings), rules, policy_name=name, enforced=enforced)
         if writable:
-            write_reports(comparison, verdict, directory.path, settings)
+            write_reports(found, directory.path, settings)
         else:
             display.say(
                 f"{run_directory}: cannot be written to, so the reports in it were not made again; those of -o are"
             )
-        write_outputs(
-            comparison, verdict, settings, display, report=directory.path / "report.html" if writable else None
-        )
+        write_outputs(found, settings, display, page=directory.path / "report.html" if writable else None)

@@ -52,6 +52,7 @@ def run(
     from alignx_eval.cli.display import Display
     from alignx_eval.cli.output import write_outputs, write_reports
     from alignx_eval.errors import InputError
+    from alignx_eval.judgement.report import make_report
     from alignx_eval.pipeline import measure, plan, run_directory
     from alignx_eval.sources import read_comparison, read_reference
 
@@ -82,8 +83,8 @@ def run(
         )
         # The reports in the directory are of all that it holds, also where this command asked for less of it.
         more = set(directory.manifest["options"]["suites"]) != set(settings.suites)
-        write_reports(read_comparison(directory, settings) if more else comparison, None, directory.path, settings)
+        report = make_report(comparison)
+        whole = make_report(read_comparison(directory, settings)) if more else report
+        write_reports(whole, directory.path, settings)
         next_command = shlex.join(["alignx-eval", "compare", str(directory.path), "CANDIDATE"])
-        write_outputs(
-            comparison, None, settings, display, report=directory.path / "report.html", next_command=next_command
-        )
+        write_outputs(report, settings, display, page=directory.path / "report.html", next_command=next_command)

@@ -27,9 +27,15 @@ import numpy as np
 
 from alignx_eval.comparison.comparable import check_comparable
 from alignx_eval.comparison.paired_items import PairedItems, clusters_of, point_of
-from alignx_eval.comparison.rows import MINIMUM_CLUSTERS, Comparison, ComparisonRow, ContrastKind, RowVerdict
+from alignx_eval.comparison.rows import (
+    MINIMUM_CLUSTERS,
+    Comparison,
+    ComparisonRow,
+    ContrastKind,
+    RowVerdict,
+    pivot_of,
+)
 from alignx_eval.errors import NotComparableError
-from alignx_eval.judgement.findings import describe, find, find_headlines
 from alignx_eval.results import Items, LayerSimilarity, Row, SuiteResult
 from alignx_eval.statistics.clustered import Estimate
 from alignx_eval.statistics.multiplicity import benjamini_hochberg
@@ -78,6 +84,7 @@ def compare(
         seed=seed,
         series=series,
         layer_similarity=[each for each in layer_similarity if {each.reference, each.candidate} <= set(labels)],
+        pivot=pivot_of({label: results[label] for label in labels}),
     )
     suites = list(dict.fromkeys(suite for label in labels for suite in results[label]))
     for candidate in candidates:
@@ -96,12 +103,6 @@ def compare(
         for warning in result.warnings
     ]
     comparison.warnings += _missing_warnings(comparison.rows)
-    comparison.sentence = describe(comparison)
-    comparison.headlines = find_headlines(comparison)
-    comparison.findings = find(comparison)
-    from alignx_eval.judgement.diagnosis import diagnose  # which reads this module
-
-    comparison.diagnoses = diagnose(comparison)
     return comparison
 
 

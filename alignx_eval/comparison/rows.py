@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, TypeVar
 
+from alignx_eval.languages import DEFAULT_PIVOT
 from alignx_eval.results import LayerSimilarity, Row, SuiteResult
-
-if TYPE_CHECKING:
-    from alignx_eval.judgement.evidence import Diagnosis
-    from alignx_eval.judgement.findings import Headline
-
-
-def own_rate(row: ComparisonRow | Row) -> str:
-    """ ", references' own rate 0.012" for an off-target rate: what the same rule finds in the reference translations; else empty."""
-    return f", references' own rate {row.null:.3f}" if row.metric == "off_target_rate" and row.null is not None else ""
-
-
-def labels(comparison: Comparison) -> list[str]:
-    """Labels of all checkpoints: base, control, candidates."""
-    ordered = [comparison.base, comparison.control, *comparison.candidates]
-    known = [label for label in ordered if label]
-    return list(dict.fromkeys([*known, *comparison.results]))
-
 
 # Below this many independent clusters neither the t interval nor the power of a sign flip deserves a verdict.
 MINIMUM_CLUSTERS = 10
 
-
 ContrastKind = Literal["candidate-base", "candidate-control"]
-
-
 RowVerdict = Literal["better", "worse", "no-evidence", "insufficient-data", "no-direction"]
 
 
@@ -83,7 +65,11 @@ class ComparisonRow:
 
 @dataclass(slots=True)
 class Comparison:
-    """All that renderers read. Labels in `base`, `candidates`, `control` are keys of `results` and `checkpoints`."""
+    """The numbers of a comparison. Labels in `base`, `candidates`, `control` are keys of `results` and `checkpoints`.
+
+    `mismatches` are the differences of the fingerprints that --allow-mismatch let pass; `series` says that the candidates are steps of one
+    training, in order; `pivot` is the language that the suites paired all others with.
+    """
 
     base: str
     candidates: list[str]
@@ -93,24 +79,35 @@ class Comparison:
     checkpoints: dict[str, dict[str, Any]]
     corpus: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
-    mismatches: list[str] = field(
-        default_factory=list
-    )  # differences of the fingerprints that --allow-mismatch let pass
-    headlines: list[Headline] = field(default_factory=list)
-    findings: list[str] = field(default_factory=list)  # in sentences, the headlines too
-    diagnoses: list[Diagnosis] = field(default_factory=list)
-    sentence: str = ""
+    mismatches: list[str] = field(default_factory=list)
     alpha: float = 0.05
     seed: int = 0
-    series: bool = False  # whether the candidates are steps of one training, in order
+    series: bool = False
     layer_similarity: list[LayerSimilarity] = field(default_factory=list)
+    pivot: str = DEFAULT_PIVOT
 
 
-def own_language(comparison: Comparison, row: ComparisonRow | Row) -> str | None:
+AnyRow = TypeVar("AnyRow", ComparisonRow, Row)
+
+
+def labels(comparison: Comparison) -> list[str]:
+    """Labels of all checkpoints: base, control, candidates."""
+    ordered = [comparison.base, comparison.control, *comparison.candidates]
+    known = [label for label in ordered if label]
+    return list(dict.fromkeys([*known, *comparison.results]))
+
+
+def pivot_of(results: Mapping[str, Mapping[str, SuiteResult]]) -> str:
+    """The language that the suites paired all others with, by their fingerprints; English where none of them says."""
+    recorded = (result.fingerprint.get("pivot") for suites in results.values() for result in suites.values())
+    return next((str(pivot) for pivot in recorded if pivot), DEFAULT_PIVOT)
+
+
+def own_language(row: ComparisonRow | Row, pivot: str) -> str | None:
     """The language a row is about: of a pair, the one that is not the pivot; None for a mean over languages."""
     if is_mean(row):
         return None
-    if row.language == pivot_language(comparison) and row.other_language:
+    if row.language == pivot and row.other_language:
         return row.other_language
     return row.language
 
@@ -120,6 +117,8 @@ def is_mean(row: ComparisonRow | Row) -> bool:
     return row.language is None or (row.suite == "translation" and row.other_language is None)
 
 
-def pivot_language(comparison: Comparison) -> str:
-    """The language that all others are paired with: the one in the corpus description, else English."""
-    return str(comparison.corpus.get("pivot") or "eng_Latn")
+def details(rows: Iterable[AnyRow]) -> list[AnyRow]:
+    """The rows of single languages or directions, without the means that a suite reports beside them."""
+    rows = list(rows)
+    pairs = [row for row in rows if row.language is not None and row.other_language is not None]
+    return pairs or [row for row in rows if row.language is not None]

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from alignx_eval.comparison.compare import compare
 from alignx_eval.comparison.means import align_layer
-from alignx_eval.comparison.rows import Comparison, own_language
+from alignx_eval.comparison.rows import Comparison, own_language, pivot_of
 from alignx_eval.errors import InputError, NotComparableError
 from alignx_eval.files import atomic_write
 from alignx_eval.judgement.gate import Verdict, deciding_rule, describe_row, judge
@@ -157,7 +157,7 @@ def make(
     layer = str(facts["align_layer"]) if facts["align_layer"] is not None else None
     # Without a recorded align layer (a base), any layer may become that of a candidate.
     layers = sorted({row.layer for row in rows if row.layer is not None})
-    keys = _gated_keys(rows, policy, corpus, [layer] if layer in layers else [None, *layers])
+    keys = _gated_keys(rows, policy, pivot_of({"": results}), [layer] if layer in layers else [None, *layers])
     if not keys:
         measured = ", ".join(results) or "nothing"
         raise InputError(
@@ -222,8 +222,8 @@ def compare_with(
     policy = policy or baseline.policy
     rows = [row for result in results.values() for row in result.rows]
     # The layer is the candidate's; where none was measured, the baseline's, whose rows are then missing.
-    layer = _layer(rows, checkpoint) or _layer(baseline.rows, baseline.checkpoint)
-    keys = _gated_keys([*baseline.rows, *rows], policy, corpus, [layer])
+    layer = align_layer(checkpoint, rows)[0] or align_layer(baseline.checkpoint, baseline.rows)[0]
+    keys = _gated_keys([*baseline.rows, *rows], policy, pivot_of({label: results}), [layer])
     sides = {
         baseline.label: {
             suite: replace(result, rows=[row for row in result.rows if row.key in keys])
@@ -394,25 +394,14 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _gated_keys(
-    rows: Iterable[Row], policy: Policy, corpus: Mapping[str, Any], layers: Iterable[str | None]
-) -> set[str]:
+def _gated_keys(rows: Iterable[Row], policy: Policy, pivot: str, layers: Iterable[str | None]) -> set[str]:
     """Keys of the rows that the policy gates where any of `layers` is the align layer."""
-    context = Comparison(base="", candidates=[], control=None, rows=[], results={}, checkpoints={}, corpus=dict(corpus))
     return {
         row.key
         for row in rows
         for layer in layers or [None]
-        if deciding_rule(policy, row, language=own_language(context, row), layer=layer) is not None
+        if deciding_rule(policy, row, language=own_language(row, pivot), layer=layer) is not None
     }
-
-
-def _layer(rows: Sequence[Row], checkpoint: Mapping[str, Any]) -> str | None:
-    """The layer that the gate takes for a checkpoint with these rows."""
-    context = Comparison(
-        base="", candidates=[], control=None, rows=[], results={}, checkpoints={"": dict(checkpoint)}, corpus={}
-    )
-    return align_layer(context, rows, "")[0]
 
 
 def _name_checkpoint(baseline: Baseline) -> str:

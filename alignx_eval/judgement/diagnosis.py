@@ -7,10 +7,10 @@
     price                    the training took more than the control's
 
 Every rule has three answers. `found`: what it looks for is established. `not-found`: it is not, and the intervals rule out as much as would
-matter (`NOTICEABLE`), so this is more than the absence of evidence. `cannot-tell`: neither, or a part was not measured.
+matter (`metrics.py`, noticeable), so this is more than the absence of evidence. `cannot-tell`: neither, or a part was not measured.
 
-"Established" is, for a row of one language or direction, its verdict (p adjusted within its suite); for a mean, the 95 % interval of
-`findings.mean_difference`; for the language probe, which has no verdict, the 95 % intervals before and after the final norm both.
+"Established" is, for a row of one language or direction and for a mean, its verdict (p adjusted within its suite); for the language probe,
+which has no verdict, the 95 % intervals before and after the final norm both.
 That intervals rule a loss out in every one of many rows needs no adjustment: all of them have to hold (Berger 1982).
 """
 
@@ -18,41 +18,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alignx_eval.comparison.costs import AMOUNTS, amount, amounts, own_cost, own_stages
-from alignx_eval.comparison.rows import Comparison, own_language, pivot_language
+from alignx_eval.comparison.contrasts import contrasts_of
+from alignx_eval.comparison.costs import cost_ratios, own_costs, total
+from alignx_eval.comparison.rows import Comparison, own_language
 from alignx_eval.judgement.evidence import (
-    _N,
     MORE_THAN_CONTROL,
+    Case,
     Diagnosis,
     Evidence,
+    Group,
     Status,
-    _Case,
-    _case,
-    _Group,
-    _group,
-    _group_sign,
-    _identity_sign,
-    _in_order,
-    _mean_sign,
-    _row_evidence,
-    _size_of,
-    _sizes_of_means,
-    _stage_evidence,
-    _task_metrics,
-    _two,
+    group_sign,
+    identity_sign,
+    in_order,
+    make_case,
+    make_group,
+    mean_sign,
+    row_evidence,
+    size_of,
+    sizes_of_means,
+    stage_evidence,
+    task_metrics,
+    two,
 )
-from alignx_eval.metrics import TITLES
-from alignx_eval.wording import _count, join
+from alignx_eval.metrics import METRICS
+from alignx_eval.wording import AMOUNTS, amount, amounts, count, join
 
 CEILING = 0.95  # a reference with a higher precision@1 leaves alignment too little to gain
+_N = {name: f"{card.noticeable:g}" for name, card in METRICS.items() if card.noticeable is not None}
 
 
 RULES: dict[str, str] = {
     "over-alignment": (
         "Found where the mean over languages of precision@1 at the align layer, BLEU, chrF++, the off-target rate or bits per byte "
-        "improved (95 % interval on the good side of 0) and at least one of these is established: language identity falls (balanced "
+        "improved (adjusted p) and at least one of these is established: language identity falls (balanced "
         "accuracy of the language probe in the last state: intervals before and after the final norm both below 0), the off-target rate "
-        "rises (in a direction by adjusted p, or its mean by its interval), bits per byte of a language rise (adjusted p); not found where "
+        "rises (in a direction or on average, adjusted p), bits per byte of a language rise (adjusted p); not found where "
         f"precision@1 gains less than {_N['precision_at_1']} (upper end of its interval) and no other mean improved, or where the "
         f"intervals of all three rule out losses above {_N['probe_balanced_accuracy']}, {_N['off_target_rate']} and {_N['bits_per_byte']}."
     ),
@@ -62,16 +63,16 @@ RULES: dict[str, str] = {
     ),
     "hidden-losers": (
         "Found where the mean over languages of precision@1 at the align layer, BLEU, chrF++, the off-target rate, bits per byte or a task "
-        "improved (95 % interval on the good "
-        "side of 0) and at least one language got worse in it (adjusted p); not found where no mean improved, or where the intervals of "
+        "improved (adjusted p) "
+        "and at least one language got worse in it (adjusted p); not found where no mean improved, or where the intervals of "
         f"all languages under those that did rule out a loss above {_N['precision_at_1']} in precision@1, {_N['bleu']} in BLEU and chrF++, "
-        f"{_N['off_target_rate']} in the off-target rate, {_N['bits_per_byte']} in bits per byte, {_N['task']} in a task."
+        f"{_N['off_target_rate']} in the off-target rate, {_N['bits_per_byte']} in bits per byte, {_N['acc']} in a task."
     ),
     "loss-in-english": (
         "Found where English (the pivot) got worse in its own bits per byte or tasks (adjusted p), or in the mean of BLEU, chrF++ or the "
-        "off-target rate of translation into it (95 % interval); not found where bits per byte and translation were measured and all "
+        "off-target rate of translation into it (adjusted p); not found where bits per byte and translation were measured and all "
         f"intervals rule out a loss above {_N['bits_per_byte']} in bits per byte, {_N['bleu']} in BLEU and chrF++, "
-        f"{_N['off_target_rate']} in the off-target rate, {_N['task']} in a task."
+        f"{_N['off_target_rate']} in the off-target rate, {_N['acc']} in a task."
     ),
     "price": (
         "Found where the candidate's own training stages, those that the base does not share, took more than "
@@ -85,9 +86,7 @@ def diagnose(comparison: Comparison) -> list[Diagnosis]:
     """All rules on each candidate: against the control where there is one, else the base; losers and English against both."""
     found = []
     for candidate in comparison.candidates:
-        cases = [_case(comparison, candidate, comparison.base, "candidate-base")]
-        if comparison.control is not None and comparison.control != candidate:
-            cases.insert(0, _case(comparison, candidate, comparison.control, "candidate-control"))
+        cases = [make_case(comparison, contrast) for contrast in contrasts_of(comparison, candidate)]
         found += [_over_alignment(cases[0]), _insufficient_alignment(cases[0])]
         found += [_hidden_losers(case) for case in cases]
         found += [_loss_in_english(case) for case in cases]
@@ -96,18 +95,18 @@ def diagnose(comparison: Comparison) -> list[Diagnosis]:
 
 
 # --- the rules -------------------------------------------------------------------------------------------------------------------
-def _over_alignment(case: _Case) -> Diagnosis:
+def _over_alignment(case: Case) -> Diagnosis:
     rule, precision = "over-alignment", case.group("precision_at_1")
     gains = [group for group in case.groups if group.improved and group.metric.suite != "tasks"]
     signs = [
-        _identity_sign(case),
-        _group_sign(case.group("off_target_rate"), with_mean=True),
-        _group_sign(case.group("bits_per_byte")),
+        identity_sign(case),
+        group_sign(case.group("off_target_rate"), with_mean=True),
+        group_sign(case.group("bits_per_byte")),
     ]
     lost, others = [sign for sign in signs if sign.lost], [sign for sign in signs if not sign.lost]
     shown = (gains or [group for group in [precision] if group.mean is not None])[:3]
-    evidence = [group.mean_evidence() for group in shown] + _in_order(lost) + _in_order(others)
-    sizes = _sizes_of_means(shown) + [size for sign in signs for size in sign.sizes]
+    evidence = [group.mean_evidence() for group in shown] + in_order(lost) + in_order(others)
+    sizes = sizes_of_means(shown) + [size for sign in signs for size in sign.sizes]
     gain = "; ".join(group.mean_text() for group in shown) or precision.missing()
     losses, rest = ("; ".join(sign.text for sign in part) for part in (lost, others))
     beside = f". Beside that: {rest}" if rest else ""
@@ -129,36 +128,40 @@ def _over_alignment(case: _Case) -> Diagnosis:
     return case.diagnosis(rule, "cannot-tell", text, evidence, sizes)
 
 
-def _little_gain(precision: _Group) -> bool:
+def _little_gain(precision: Group) -> bool:
     """Whether the interval of the mean rules out a noticeable gain, and a gain was possible."""
     if precision.mean is None or precision.mean.base >= CEILING:
         return False
     return -precision.metric.at_least(precision.mean.estimate) < precision.metric.noticeable
 
 
-def _insufficient_alignment(case: _Case) -> Diagnosis:
+def _insufficient_alignment(case: Case) -> Diagnosis:
     rule, group = "insufficient-alignment", case.group("precision_at_1")
     unknown = "whether alignment is insufficient cannot be told"
     if group.mean is None:
         return case.diagnosis(rule, "cannot-tell", f"{unknown}: {group.missing()}", [])
     estimate, metric = group.mean.estimate, group.metric
-    layers = [row for row in case.rows if row.suite == "layers" and row.ci_low is not None and row.language is None]
+    layers = [
+        row for row in case.contrast.rows if row.suite == "layers" and row.ci_low is not None and row.language is None
+    ]
     middle = "precision@1, mean of the middle half of the layers above layer 0"
     evidence = [group.mean_evidence()]
     evidence += [
-        _row_evidence(row, "debiased CKA, mean")
+        row_evidence(row, "debiased CKA, mean")
         for row in layers
         if row.metric == "cka_debiased" and row.layer == case.layer
     ]
-    evidence += [_row_evidence(row, middle) for row in layers if row.metric == "precision_at_1_middle_gain"]
+    evidence += [row_evidence(row, middle) for row in layers if row.metric == "precision_at_1_middle_gain"]
     evidence += [
-        _row_evidence(row, TITLES["precision_at_1"])
+        row_evidence(row, METRICS["precision_at_1"].title)
         for row in sorted(group.judged, key=lambda row: row.difference or 0.0)
     ]
     gain, limit = -metric.at_most(estimate), f"the {metric.noticeable:g} that counts as a gain"
     status: Status = "cannot-tell"
     if group.mean.base >= CEILING:
-        text = f"{unknown}, as {case.reference} is near the ceiling with {group.mean.base:.3f}: {group.mean_text()}"
+        text = (
+            f"{unknown}, as {case.contrast.other} is near the ceiling with {group.mean.base:.3f}: {group.mean_text()}"
+        )
     elif _little_gain(group):
         status, text = (
             "found",
@@ -169,14 +172,14 @@ def _insufficient_alignment(case: _Case) -> Diagnosis:
             "not-found",
             f"no insufficient alignment: {group.mean_text()}; even the lower end of the interval is above {limit}",
         )
-    elif gain > 0:
+    elif group.improved:
         text = f"{unknown}: {group.mean_text()}; a gain is established, but the interval does not tell whether it reaches {limit}"
     else:
         text = f"{unknown}: {group.mean_text()}; no evidence of a gain, but the interval leaves room for {limit}"
-    return case.diagnosis(rule, status, text, evidence, [_size_of(estimate)])
+    return case.diagnosis(rule, status, text, evidence, [size_of(estimate)])
 
 
-def _hidden_losers(case: _Case) -> Diagnosis:
+def _hidden_losers(case: Case) -> Diagnosis:
     rule = "hidden-losers"
     measured = [group for group in case.groups if group.mean is not None]
     improved = [group for group in measured if group.improved]
@@ -192,22 +195,22 @@ def _hidden_losers(case: _Case) -> Diagnosis:
         text = "no hidden losers, as no mean is established to have improved: " + "; ".join(
             group.mean_text() for group in measured
         )
-        text += f". In the open, {_count(worse, 'result')} of single languages got worse" if worse else ""
+        text += f". In the open, {count(worse, 'result')} of single languages got worse" if worse else ""
         return case.diagnosis(
-            rule, "not-found", text, [group.mean_evidence() for group in measured], _sizes_of_means(measured)
+            rule, "not-found", text, [group.mean_evidence() for group in measured], sizes_of_means(measured)
         )
-    signs = {group.metric.name: _group_sign(group) for group in improved}
+    signs = {group.metric.name: group_sign(group) for group in improved}
     hiding = [group for group in improved if signs[group.metric.name].lost]
     unclear = [group for group in improved if not signs[group.metric.name].ruled_out]
     shown = hiding or unclear or improved
     texts = "; ".join(
         f"{group.mean_text()}, {'but' if hiding else 'and'} it {signs[group.metric.name].claim}" for group in shown
     )
-    evidence = [group.mean_evidence() for group in shown[:3]] + _in_order([signs[group.metric.name] for group in shown])
-    sizes = _sizes_of_means(shown) + [size for group in shown for size in signs[group.metric.name].sizes]
+    evidence = [group.mean_evidence() for group in shown[:3]] + in_order([signs[group.metric.name] for group in shown])
+    sizes = sizes_of_means(shown) + [size for group in shown for size in signs[group.metric.name].sizes]
     if hiding:
-        codes = sorted({str(own_language(case.comparison, row)) for group in hiding for row in group.worse})
-        losers = f"{_count(len(codes), 'language')} ({', '.join(codes[:8])}{', ...' if len(codes) > 8 else ''})"
+        codes = sorted({str(own_language(row, case.comparison.pivot)) for group in hiding for row in group.worse})
+        losers = f"{count(len(codes), 'language')} ({', '.join(codes[:8])}{', ...' if len(codes) > 8 else ''})"
         return case.diagnosis(rule, "found", f"{losers} lost under a mean that improved: {texts}", evidence, sizes)
     if not unclear:
         return case.diagnosis(
@@ -219,20 +222,22 @@ def _hidden_losers(case: _Case) -> Diagnosis:
     return case.diagnosis(rule, "cannot-tell", text, evidence, sizes)
 
 
-def _loss_in_english(case: _Case) -> Diagnosis:
-    """On the pivot, which is English wherever the command line made the comparison; its code is shown."""
-    rule, pivot = "loss-in-english", pivot_language(case.comparison)
-    own = [row for row in case.rows if row.language == pivot and row.other_language is None]
-    into = [row for row in case.rows if row.language is not None and row.other_language == pivot]
-    tasks = [_group(case.comparison, metric, own) for metric in _task_metrics(own)]
-    signs = [_group_sign(_group(case.comparison, case.group("bits_per_byte").metric, own), of=pivot)]
+def _loss_in_english(case: Case) -> Diagnosis:
+    """On the pivot, which is English unless another was chosen; its code is shown."""
+    rule, pivot = "loss-in-english", case.comparison.pivot
+    own = [row for row in case.contrast.rows if row.language == pivot and row.other_language is None]
+    into = [row for row in case.contrast.rows if row.language is not None and row.other_language == pivot]
+    tasks = [make_group(case.comparison, case.contrast, metric, own) for metric in task_metrics(own)]
+    signs = [group_sign(make_group(case.comparison, case.contrast, case.group("bits_per_byte").metric, own), of=pivot)]
     signs += [
-        _mean_sign(_group(case.comparison, case.group(name).metric, into), f"translation into {pivot}")
+        mean_sign(
+            make_group(case.comparison, case.contrast, case.group(name).metric, into), f"translation into {pivot}"
+        )
         for name in ("bleu", "chrf++", "off_target_rate")
     ]
-    signs += [_group_sign(group, of=pivot) for group in tasks]
+    signs += [group_sign(group, of=pivot) for group in tasks]
     lost, others = [sign for sign in signs if sign.lost], [sign for sign in signs if not sign.lost]
-    evidence = _in_order(lost) + _in_order(others)
+    evidence = in_order(lost) + in_order(others)
     sizes = [size for sign in signs for size in sign.sizes]
     losses = "; ".join(sign.text for sign in lost)
     rest = "; ".join([sign.text for sign in others] + ([] if tasks else [f"no task in {pivot} was measured"]))
@@ -246,12 +251,12 @@ def _loss_in_english(case: _Case) -> Diagnosis:
     return case.diagnosis(rule, "cannot-tell", text, evidence, sizes)
 
 
-def _price(cases: Sequence[_Case]) -> Diagnosis:
+def _price(cases: Sequence[Case]) -> Diagnosis:
     """`cases`: against the control, where there is one, then against the base."""
     rule, case = "price", cases[0]
-    own_training = own_stages(case.comparison, case.candidate)
-    own = own_cost(own_training)
-    evidence = [_stage_evidence(case.candidate, stage) for stage in own_training]
+    own_training = own_costs(case.comparison, case.contrast.candidate)
+    own = total(own_training)
+    evidence = [stage_evidence(cost) for cost in own_training]
     if not own:
         why = (
             "its stages record no time, tokens, FLOPs or memory"
@@ -261,35 +266,37 @@ def _price(cases: Sequence[_Case]) -> Diagnosis:
         return case.diagnosis(rule, "cannot-tell", f"the price cannot be told: {why}", evidence)
     took = f"its own training took {amounts(own)}"
     gains = [text for each in reversed(cases) for text in _price_of_gain(each, own)]
-    sizes = _sizes_of_means(each.group("precision_at_1") for each in cases) if gains else []
+    sizes = sizes_of_means(each.group("precision_at_1") for each in cases) if gains else []
     gained = f". {'. '.join(gains)}" if gains else ""
-    if case.contrast == "candidate-base":
+    if case.contrast.kind == "candidate-base":
         missing = [title for name, title in AMOUNTS.items() if name not in own]
         text = took + (f" ({join(missing)} not recorded)" if missing else "")
         text += "; without a control, what plain training on as many tokens takes, and gains, is not known"
         return case.diagnosis(rule, "found", text + gained, evidence, sizes)
-    control_training = own_stages(case.comparison, case.reference)
-    control = own_cost(control_training)
-    evidence += [_stage_evidence(case.reference, stage) for stage in control_training]
-    ratios = {name: own[name] / control[name] for name in AMOUNTS if name in own and control.get(name, 0) > 0}
+    control_training = own_costs(case.comparison, case.contrast.other)
+    control = total(control_training)
+    evidence += [stage_evidence(cost) for cost in control_training]
+    ratios = cost_ratios(own, control)
     if not ratios:
-        text = f"whether it cost more than {case.reference} cannot be told, as nothing is recorded for both; {took}"
+        text = (
+            f"whether it cost more than {case.contrast.other} cannot be told, as nothing is recorded for both; {took}"
+        )
         return case.diagnosis(rule, "cannot-tell", text + gained, evidence, sizes)
     by_ratio = sorted(ratios, key=lambda name: -ratios[name])
     evidence = [
         Evidence(
             row=None,
-            text=f"{AMOUNTS[name]}: {_two(name, own[name], 'against', control[name])}, {ratios[name]:.2f} times",
+            text=f"{AMOUNTS[name]}: {two(name, own[name], 'against', control[name])}, {ratios[name]:.2f} times",
         )
         for name in by_ratio
     ] + evidence
     text = join(
         [
-            f"{ratios[name]:.2f} times the {AMOUNTS[name]} ({_two(name, own[name], 'against', control[name])})"
+            f"{ratios[name]:.2f} times the {AMOUNTS[name]} ({two(name, own[name], 'against', control[name])})"
             for name in by_ratio
         ]
     )
-    devices = [{str(stage.get("device")) for stage in training} for training in (own_training, control_training)]
+    devices = [{str(cost.device) for cost in training} for training in (own_training, control_training)]
     if "seconds" in ratios and devices[0] != devices[1]:
         text += f"; the devices differ ({join(sorted(devices[0]))} and {join(sorted(devices[1]))}), so the times do not compare"
     missing = [title for name, title in AMOUNTS.items() if name not in ratios]
@@ -308,33 +315,30 @@ def _price(cases: Sequence[_Case]) -> Diagnosis:
     )
 
 
-def _price_of_gain(case: _Case, own: dict[str, float]) -> list[str]:
+def _price_of_gain(case: Case, own: dict[str, float]) -> list[str]:
     """What +0.01 of precision@1 took, where the gain is established: of the whole training over the base, of the extra over the control.
 
     The interval is that of the gain; the amounts are of one run and have none.
     """
     group = case.group("precision_at_1")
-    if group.mean is None or not group.improved:
+    if group.mean is None or not group.improved or (group.mean.estimate.ci_low or 0) <= 0:
         return []
     spent, how = own, "took"
-    if case.contrast == "candidate-control":
-        control = own_cost(own_stages(case.comparison, case.reference))
-        spent = {
-            name: own[name] - control[name]
-            for name in own
-            if control.get(name, 0) > 0 and own[name] / control[name] > MORE_THAN_CONTROL
-        }
+    if case.contrast.kind == "candidate-control":
+        control = total(own_costs(case.comparison, case.contrast.other))
+        ratios = cost_ratios(own, control)
+        spent = {name: own[name] - control[name] for name, ratio in ratios.items() if ratio > MORE_THAN_CONTROL}
         how = "took an extra"
     estimate = group.mean.estimate
-    assert estimate.ci_low is not None and estimate.ci_high is not None
+    assert estimate.ci_low is not None and estimate.ci_high is not None  # of a mean that improved
     price = {
         name: [spent[name] * 0.01 / gain for gain in (estimate.value, estimate.ci_high, estimate.ci_low)]
         for name in spent
     }
     prices = [
-        f"{amount(name, price[name][0])} ({_two(name, price[name][1], 'to', price[name][2])})"
+        f"{amount(name, price[name][0])} ({two(name, price[name][1], 'to', price[name][2])})"
         for name in ("seconds", "tokens", "flops")
         if name in price
     ]
-    gain = f"Precision@1 gained {group.metric.interval(estimate)} over {case.reference}"
+    gain = f"Precision@1 gained {group.metric.interval(estimate)} over {case.contrast.other}"
     return [f"{gain}, so each +0.01 {how} {join(prices)}"] if prices else []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from alignx_eval.comparison.costs import amount, amounts, own_cost
-from alignx_eval.comparison.means import CONTRAST_MEANING, MeanDifference, align_layer, details, mean_difference
-from alignx_eval.comparison.rows import MINIMUM_CLUSTERS, Comparison, ComparisonRow, ContrastKind, own_rate
-from alignx_eval.metrics import NOTICEABLE, NOTICEABLE_IN_TASKS, TITLES, _decimals
+from alignx_eval.comparison.contrasts import Contrast
+from alignx_eval.comparison.costs import Cost, total
+from alignx_eval.comparison.means import MeanDifference, align_layer, mean_difference
+from alignx_eval.comparison.rows import MINIMUM_CLUSTERS, Comparison, ComparisonRow, ContrastKind, details
+from alignx_eval.metrics import metric_card
 from alignx_eval.statistics.clustered import Estimate
-from alignx_eval.wording import _count, _size, counted, signed
+from alignx_eval.wording import amount, amounts, count, counted, interval_text, number, own_rate, p_text, sample_size
 
 Status = Literal["found", "not-found", "cannot-tell"]
 
@@ -20,9 +21,6 @@ MAXIMUM_EVIDENCE = 8
 
 
 MORE_THAN_CONTROL = 1.05  # ratio; times of two runs of one recipe differ by a few percent
-
-
-_N = {name: f"{value:g}" for name, value in NOTICEABLE.items()} | {"task": f"{NOTICEABLE_IN_TASKS:g}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +36,8 @@ class Diagnosis:
     """A rule's answer on one candidate against one reference.
 
     `evidence`: first what the rule presupposes (a gain), then the worst of each kind of loss, then the others, worst first; `more` counts
-    what was left out. The worst is the one farthest beyond `NOTICEABLE`: the loss where one is established, else the largest loss that
-    the interval leaves possible.
+    what was left out. The worst is the one farthest beyond what is noticeable: the loss where one is established, else the largest loss
+    that the interval leaves possible.
     """
 
     rule: str
@@ -54,7 +52,7 @@ class Diagnosis:
 
 # --- what the rules look at ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
-class _Metric:
+class Measure:
     suite: str
     name: str
     title: str
@@ -63,7 +61,9 @@ class _Metric:
 
     @property
     def noticeable(self) -> float:
-        return NOTICEABLE.get(self.name, NOTICEABLE_IN_TASKS)
+        limit = metric_card(self.name).noticeable
+        assert limit is not None, self.name
+        return limit
 
     @property
     def worsening(self) -> str:
@@ -88,17 +88,19 @@ class _Metric:
 
     def interval(self, of: ComparisonRow | Estimate) -> str:
         """ "+0.031 [+0.010, +0.052]"."""
-        return _interval(of, _decimals(self.name))
+        value = of.difference if isinstance(of, ComparisonRow) else of.value
+        return interval_text(value, of.ci_low, of.ci_high, self.name)
 
-    def number(self, value: float) -> str:
-        return f"{value:.{_decimals(self.name)}f}"
+    def size(self, value: float) -> str:
+        """The size of a loss, with the decimals of a difference."""
+        return f"{value:.{metric_card(self.name).difference_decimals}f}"
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class Group:
     """The rows of one metric by language or direction: those with a verdict, the others, and the mean of those with an interval."""
 
-    metric: _Metric
+    metric: Measure
     judged: list[ComparisonRow]
     unjudged: list[ComparisonRow]
     mean: MeanDifference | None  # None also where it has too few clusters
@@ -122,12 +124,17 @@ class _Group:
     @property
     def improved(self) -> bool:
         """Whether the mean is established to have improved."""
-        return self.mean is not None and self.metric.at_most(self.mean.estimate) < 0
+        return self.mean is not None and self.mean.verdict == "better"
+
+    @property
+    def got_worse(self) -> bool:
+        """Whether the mean is established to have got worse."""
+        return self.mean is not None and self.mean.verdict == "worse"
 
     def missing(self, title: str | None = None) -> str:
         """Why nothing can be said: "BLEU was not measured"."""
         rows = [*self.unjudged, *self.judged]
-        why = f"could not be judged ({_few(rows[0])})" if rows else "was not measured"
+        why = f"could not be judged ({few(rows[0])})" if rows else "was not measured"
         return f"{self.metric.title if title is None else title} {why}"
 
     def mean_text(self) -> str:
@@ -138,17 +145,20 @@ class _Group:
 
     def mean_evidence(self) -> Evidence:
         assert self.mean is not None
-        values = f"from {self.metric.number(self.mean.base)} to {self.metric.number(self.mean.candidate)}"
-        return Evidence(row=None, text=f"{self.mean_text()}, {values}, {_size([_size_of(self.mean.estimate)])}")
+        values = f"from {number(self.mean.base, self.metric.name)} to {number(self.mean.candidate, self.metric.name)}"
+        size = sample_size([size_of(self.mean.estimate)])
+        return Evidence(row=None, text=f"{self.mean_text()}, {values}, {p_text(self.mean.p_adjusted)}, {size}")
 
     def row_evidence(self, row: ComparisonRow) -> tuple[float, Evidence]:
         """With its rank: the loss in units of what is noticeable, the largest possible one where none is established."""
         loss = self.metric.loss(row.difference or 0.0) if row.verdict == "worse" else self.metric.at_most(row)
-        return loss / self.metric.noticeable, _row_evidence(row, TITLES.get(self.metric.name, self.metric.title))
+        return loss / self.metric.noticeable, row_evidence(
+            row, metric_card(self.metric.name).title if self.metric.suite != "tasks" else self.metric.title
+        )
 
 
 @dataclass(slots=True)
-class _Sign:
+class Sign:
     """What one part of a rule saw: a loss established, a noticeable loss ruled out, or neither."""
 
     title: str = ""
@@ -164,96 +174,100 @@ class _Sign:
 
 
 @dataclass(frozen=True, slots=True)
-class _Case:
+class Case:
     """One candidate against one reference, with the headline metrics, precision@1 first."""
 
     comparison: Comparison
-    candidate: str
-    reference: str
-    contrast: ContrastKind
-    rows: list[ComparisonRow]
+    contrast: Contrast
     layer: str | None
-    groups: list[_Group]
+    groups: list[Group]
 
-    def group(self, name: str) -> _Group:
+    def group(self, name: str) -> Group:
         return next(group for group in self.groups if group.metric.name == name)
 
     def diagnosis(
         self, rule: str, status: Status, text: str, evidence: Sequence[Evidence], sizes: Iterable[tuple[int, int]] = ()
     ) -> Diagnosis:
-        size = f" ({_size(sizes)})" if sizes else ""
+        size = f" ({sample_size(sizes)})" if sizes else ""
+        contrast = self.contrast
         return Diagnosis(
             rule=rule,
-            candidate=self.candidate,
-            reference=self.reference,
-            contrast=self.contrast,
+            candidate=contrast.candidate,
+            reference=contrast.other,
+            contrast=contrast.kind,
             status=status,
-            sentence=f"{self.candidate} against {self.reference} ({CONTRAST_MEANING[self.contrast]}): {text}{size}.",
+            sentence=f"{contrast.candidate} against {contrast.other} ({contrast.meaning}): {text}{size}.",
             evidence=tuple(evidence[:MAXIMUM_EVIDENCE]),
             more=max(0, len(evidence) - MAXIMUM_EVIDENCE),
         )
 
 
-def _case(comparison: Comparison, candidate: str, reference: str, contrast: ContrastKind) -> _Case:
-    rows = [
-        row
-        for row in comparison.rows
-        if (row.candidate_name, row.base_name, row.contrast) == (candidate, reference, contrast)
-    ]
-    layer, layer_title = align_layer(comparison, rows, candidate)
+def make_case(comparison: Comparison, contrast: Contrast) -> Case:
+    layer, layer_title = align_layer(comparison.checkpoints.get(contrast.candidate, {}), contrast.rows)
     metrics = [
-        _Metric("layers", "precision_at_1", f"precision@1 at {layer_title or 'the align layer'}", "direction", True)
+        Measure(suite, name, metric_card(name).title, unit, bool(metric_card(name).higher_is_better))
+        for suite, name, unit in (
+            ("layers", "precision_at_1", "direction"),
+            ("translation", "bleu", "direction"),
+            ("translation", "chrf++", "direction"),
+            ("translation", "off_target_rate", "direction"),
+            ("language_modelling", "bits_per_byte", "language"),
+        )
     ]
-    metrics += [_Metric("translation", name, TITLES[name], "direction", True) for name in ("bleu", "chrf++")]
-    metrics.append(_Metric("translation", "off_target_rate", TITLES["off_target_rate"], "direction", False))
-    metrics.append(_Metric("language_modelling", "bits_per_byte", TITLES["bits_per_byte"], "language", False))
-    metrics += _task_metrics(rows)
+    metrics[0] = replace(metrics[0], title=f"{metrics[0].title} at {layer_title or 'the align layer'}")
+    metrics += task_metrics(contrast.rows)
     groups = [
-        _group(
+        make_group(
             comparison,
+            contrast,
             metric,
-            [row for row in rows if metric.suite != "layers" or (layer is not None and row.layer == layer)],
+            [row for row in contrast.rows if metric.suite != "layers" or (layer is not None and row.layer == layer)],
         )
         for metric in metrics
     ]
-    return _Case(comparison, candidate, reference, contrast, rows, layer, groups)
+    return Case(comparison, contrast, layer, groups)
 
 
-def _task_metrics(rows: Sequence[ComparisonRow]) -> list[_Metric]:
+def task_metrics(rows: Sequence[ComparisonRow]) -> list[Measure]:
     tasks = [
         row for row in rows if row.suite == "tasks" and row.language is not None and row.higher_is_better is not None
     ]
     directions = {row.metric: bool(row.higher_is_better) for row in tasks}
-    return [_Metric("tasks", name, name, "language", higher) for name, higher in directions.items()]
+    return [Measure("tasks", name, name, "language", higher) for name, higher in directions.items()]
 
 
-def _group(comparison: Comparison, metric: _Metric, rows: Sequence[ComparisonRow]) -> _Group:
-    chosen = details([row for row in rows if (row.suite, row.metric) == (metric.suite, metric.name)])
+def make_group(comparison: Comparison, contrast: Contrast, metric: Measure, rows: Sequence[ComparisonRow]) -> Group:
+    """The rows of `metric` among `rows`, with their mean."""
+    chosen = details(row for row in rows if (row.suite, row.metric) == (metric.suite, metric.name))
     if metric.unit == "direction":  # the means into and out of the pivot are no directions
         chosen = [row for row in chosen if row.language is not None and row.other_language is not None]
-    mean = mean_difference(comparison, chosen)
-    if mean is not None and (mean.estimate.ci_low is None or mean.estimate.clusters < MINIMUM_CLUSTERS):
+    mean = mean_difference(comparison, contrast, chosen)
+    if mean is not None and (mean.estimate.ci_low is None or mean.verdict == "insufficient-data"):
         mean = None
     judged = [row for row in chosen if row.p_adjusted is not None and row.ci_low is not None]
-    return _Group(metric, judged, [row for row in chosen if row not in judged], mean)
+    return Group(metric, judged, [row for row in chosen if row not in judged], mean)
 
 
 # --- the parts of a rule ---------------------------------------------------------------------------------------------------------
-def _identity_sign(case: _Case) -> _Sign:
+def identity_sign(case: Case) -> Sign:
     """Language identity in the last state: a fall is claimed only where both sides of the final norm show it."""
-    rows = {row.layer: row for row in case.rows if row.metric == "probe_balanced_accuracy" and row.layer is not None}
+    rows = {
+        row.layer: row
+        for row in case.contrast.rows
+        if row.metric == "probe_balanced_accuracy" and row.layer is not None
+    }
     title = "language identity in the last state"
     after = next((row for layer, row in rows.items() if layer.endswith("+norm")), None)
     before = rows.get(str(after.layer).removesuffix("+norm")) if after is not None else None
     if before is None or after is None:
-        return _Sign(title, "was not measured")
+        return Sign(title, "was not measured")
     for row in (before, after):
         if row.ci_low is None or row.clusters < MINIMUM_CLUSTERS:
-            return _Sign(title, f"could not be judged ({_few(row)})")
-    metric = _Metric("language_id", "probe_balanced_accuracy", "language identity, probe accuracy", "language", True)
+            return Sign(title, f"could not be judged ({few(row)})")
+    metric = Measure("language_id", "probe_balanced_accuracy", "language identity, probe accuracy", "language", True)
     fell = [metric.at_least(row) > 0 for row in (before, after)]
     largest = max(metric.at_most(before), metric.at_most(after))
-    sign = _Sign(
+    sign = Sign(
         title,
         lost=all(fell),
         ruled_out=not all(fell) and largest <= metric.noticeable,
@@ -261,63 +275,67 @@ def _identity_sign(case: _Case) -> _Sign:
     )
     for row in (before, after):
         loss = metric.loss(row.difference or 0.0) if sign.lost else metric.at_most(row)
-        sign.evidence.append((loss / metric.noticeable, _row_evidence(row, metric.title)))
+        sign.evidence.append((loss / metric.noticeable, row_evidence(row, metric.title)))
     numbers = f"probe accuracy {metric.interval(before)} before the final norm, {metric.interval(after)} after it"
     if sign.lost:
-        fallen = _fallen_recall(case, str(before.layer), str(after.layer))
-        sign.evidence += [(0.0, _row_evidence(row, "language identity, recall")) for row in fallen[:2]]
+        fallen = fallen_recall(case, str(before.layer), str(after.layer))
+        sign.evidence += [(0.0, row_evidence(row, "language identity, recall")) for row in fallen[:2]]
         most = f", most of all in {fallen[0].language}" if fallen else ""
-        sign.claim = f"fell{most} ({numbers}{_small(metric, largest)})"
+        sign.claim = f"fell{most} ({numbers}{small(metric, largest)})"
     elif any(fell):
         sign.claim = (
-            f"fell on one side of the final norm only, so no fall is claimed ({numbers}{_beyond(metric, largest)})"
+            f"fell on one side of the final norm only, so no fall is claimed ({numbers}{beyond(metric, largest)})"
         )
     elif largest < 0:
         sign.claim = f"rose ({numbers})"
     else:
-        sign.claim = f"shows no evidence of a fall ({numbers}{_beyond(metric, largest)})"
+        sign.claim = f"shows no evidence of a fall ({numbers}{beyond(metric, largest)})"
     return sign
 
 
-def _fallen_recall(case: _Case, before: str, after: str) -> list[ComparisonRow]:
+def fallen_recall(case: Case, before: str, after: str) -> list[ComparisonRow]:
     """Languages that the probe recognises less on both sides of the final norm, the largest fall first; descriptive, not adjusted."""
-    fallen = [row for row in case.rows if row.metric == "probe_recall" and row.ci_high is not None and row.ci_high < 0]
+    fallen = [
+        row
+        for row in case.contrast.rows
+        if row.metric == "probe_recall" and row.ci_high is not None and row.ci_high < 0
+    ]
     earlier = {row.language for row in fallen if row.layer == before}
     return sorted(
         (row for row in fallen if row.layer == after and row.language in earlier), key=lambda row: row.difference or 0.0
     )
 
 
-def _group_sign(group: _Group, *, with_mean: bool = False, of: str = "") -> _Sign:
+def group_sign(group: Group, *, with_mean: bool = False, of: str = "") -> Sign:
     """Whether a language or direction got worse, or, `with_mean`, their mean did. `of`: the one language that the group is about."""
     metric, worse, rest = group.metric, group.worse, group.open
     title = metric.title + (f" of {of}" if of else "")
     if not group.judged:
-        return _Sign(title, group.missing("").strip())
-    mean = group.mean if with_mean and group.mean is not None and metric.at_least(group.mean.estimate) > 0 else None
+        return Sign(title, group.missing("").strip())
+    mean = group.mean if with_mean and group.got_worse else None
     first = (worse or rest)[0]
     largest = max((metric.at_most(row) for row in rest), default=0.0)
     lost = bool(worse) or mean is not None
     ruled_out = not lost and largest <= metric.noticeable and group.complete
-    sign = _Sign(title, lost=lost, ruled_out=ruled_out, sizes=[(first.n, first.clusters)])
+    sign = Sign(title, lost=lost, ruled_out=ruled_out, sizes=[(first.n, first.clusters)])
     sign.evidence = [group.row_evidence(row) for row in (worse if lost else rest[:3])]
     if mean is not None:
         sign.evidence.append((metric.loss(mean.estimate.value) / metric.noticeable, group.mean_evidence()))
         sign.evidence.sort(key=lambda each: -each[0])
-        sign.sizes.append(_size_of(mean.estimate))
-    total = _count(len(group.judged), metric.unit)
+        sign.sizes.append(size_of(mean.estimate))
+    total = count(len(group.judged), metric.unit)
     if worse:
         where = (
-            f"in {len(worse)} of {total}, {'most in ' if len(worse) > 1 else ''}{_place(first)} " if not of else "by "
+            f"in {len(worse)} of {total}, {'most in ' if len(worse) > 1 else ''}{place(first)} " if not of else "by "
         )
-        sign.claim = f"{metric.worsened} {where}{metric.interval(first)}, {_p(first)}"
+        sign.claim = f"{metric.worsened} {where}{metric.interval(first)}, {p_text(first.p_adjusted)}"
     elif not any(row.se for row in rest):
         sign.claim = f"is as it was in every item{'' if of else f' of {total}'}"
     elif of:
         sign.claim = f"{metric.interval(first)}, {'better' if largest < 0 else f'no evidence of a {metric.worsening}'}"
     elif largest > 0 and mean is None:
         limit = f", above the limit of {metric.noticeable:g}" if largest > metric.noticeable else ""
-        room = f"up to {metric.number(largest)} remains possible in {_place(first)}{limit}"
+        room = f"up to {metric.size(largest)} remains possible in {place(first)}{limit}"
         sign.claim = f"is not shown to {metric.worsening} in any of {total} ({room})"
     else:
         excluded = "" if mean is not None else f" (every interval excludes a {metric.worsening})"
@@ -325,7 +343,7 @@ def _group_sign(group: _Group, *, with_mean: bool = False, of: str = "") -> _Sig
             f"is not shown to {metric.worsening} in any of {total}{' alone' if mean is not None else ''}{excluded}"
         )
     if of and not lost:
-        sign.claim += _beyond(metric, largest)
+        sign.claim += beyond(metric, largest)
     if mean is not None:
         sign.claim += (
             f"{', and' if worse else ', but'} {metric.worsened} on average by {metric.interval(mean.estimate)}"
@@ -334,105 +352,88 @@ def _group_sign(group: _Group, *, with_mean: bool = False, of: str = "") -> _Sig
         established = [metric.at_most(row) for row in worse] + (
             [metric.at_most(mean.estimate)] if mean is not None else []
         )
-        sign.claim += _small(metric, max(established))
+        sign.claim += small(metric, max(established))
     if group.unjudged:
-        places = [_place(row) for row in group.unjudged]
+        places = [place(row) for row in group.unjudged]
         sign.claim += f" ({len(places)} not judged: {', '.join(places[:3])}{', ...' if len(places) > 3 else ''})"
     return sign
 
 
-def _mean_sign(group: _Group, what: str) -> _Sign:
+def mean_sign(group: Group, what: str) -> Sign:
     """Whether the mean of a group got worse. `what`: what the mean is of, "translation into eng_Latn"."""
     metric, title = group.metric, f"{group.metric.title} of {what}"
     if group.mean is None:
-        return _Sign(title, group.missing("").strip())
+        return Sign(title, group.missing("").strip())
     estimate = group.mean.estimate
-    lost, largest = metric.at_least(estimate) > 0, metric.at_most(estimate)
+    lost, largest = group.got_worse, metric.at_most(estimate)
     ruled_out = not lost and largest <= metric.noticeable and group.complete
-    sign = _Sign(title, lost=lost, ruled_out=ruled_out, sizes=[_size_of(estimate)])
+    sign = Sign(title, lost=lost, ruled_out=ruled_out, sizes=[size_of(estimate)])
     rank = (metric.loss(estimate.value) if lost else largest) / metric.noticeable
     sign.evidence = [(rank, Evidence(row=None, text=f"{what}: {group.mean_evidence().text}"))]
     sign.claim = f"{metric.interval(estimate)}, mean of {counted(group.mean.rows, group.mean.of, metric.unit)}, "
     sign.claim += (
-        f"worse{_small(metric, largest)}"
+        f"worse{small(metric, largest)}"
         if lost
         else "better"
-        if largest < 0
+        if group.improved
         else f"no evidence of a {metric.worsening}"
     )
-    sign.claim += "" if lost else _beyond(metric, largest)
+    sign.claim += "" if lost else beyond(metric, largest)
     return sign
 
 
 # --- wording ---------------------------------------------------------------------------------------------------------------------
-def _in_order(signs: Sequence[_Sign]) -> list[Evidence]:
+def in_order(signs: Sequence[Sign]) -> list[Evidence]:
     """The worst of each sign, then the others; both worst first."""
     heads = sorted((sign.evidence[0] for sign in signs if sign.evidence), key=lambda each: -each[0])
     tails = sorted((each for sign in signs for each in sign.evidence[1:]), key=lambda each: -each[0])
     return [evidence for _, evidence in heads + tails]
 
 
-def _row_evidence(row: ComparisonRow, title: str) -> Evidence:
+def row_evidence(row: ComparisonRow, title: str) -> Evidence:
     """ "off-target rate eng_Latn -> deu_Latn +0.031 [+0.010, +0.052], adj. p 0.004, n = 452, 261 clusters"."""
-    decimals = _decimals(row.metric)
-    place = "".join([f", layer {row.layer}" if row.layer is not None else "", f" {_place(row)}" if _place(row) else ""])
-    return Evidence(
-        row=row,
-        text=f"{title}{place} {_interval(row, decimals)}, {_p(row)}, {_size([(row.n, row.clusters)])}{own_rate(row)}",
-    )
+    where = "".join([f", layer {row.layer}" if row.layer is not None else "", f" {place(row)}" if place(row) else ""])
+    numbers = interval_text(row.difference, row.ci_low, row.ci_high, row.metric)
+    size = sample_size([(row.n, row.clusters)])
+    return Evidence(row=row, text=f"{title}{where} {numbers}, {p_text(row.p_adjusted)}, {size}{own_rate(row)}")
 
 
-def _p(row: ComparisonRow) -> str:
-    if row.p_adjusted is None:
-        return "no adj. p"
-    return "adj. p < 0.001" if row.p_adjusted < 0.001 else f"adj. p {row.p_adjusted:.3f}"
+def stage_evidence(cost: Cost) -> Evidence:
+    recorded = amounts(total([cost])) or "nothing recorded"
+    device = f", {cost.device}" if cost.device else ""
+    return Evidence(row=None, text=f"{cost.checkpoint}, stage {cost.stage}: {recorded}{device}")
 
 
-def _interval(of: ComparisonRow | Estimate, decimals: int) -> str:
-    """ "+0.031 [+0.010, +0.052]"; an end that is not 0 is not rounded to it."""
-    low, high = (
-        f"{end:+.1g}" if end and not round(end, decimals) else signed(end, decimals) for end in (of.ci_low, of.ci_high)
-    )
-    value = of.difference if isinstance(of, ComparisonRow) else of.value
-    return f"{signed(value, decimals)} [{low}, {high}]"
-
-
-def _stage_evidence(label: str, stage: dict[str, Any]) -> Evidence:
-    recorded = amounts(own_cost([stage])) or "nothing recorded"
-    device = f", {stage['device']}" if stage.get("device") else ""
-    return Evidence(row=None, text=f"{label}, stage {stage.get('stage') or '?'}: {recorded}{device}")
-
-
-def _small(metric: _Metric, largest: float) -> str:
+def small(metric: Measure, largest: float) -> str:
     """A note on an established loss that is too small to matter wherever in its interval the truth lies."""
     return f", yet below the limit of {metric.noticeable:g}" if largest < metric.noticeable else ""
 
 
-def _beyond(metric: _Metric, largest: float) -> str:
+def beyond(metric: Measure, largest: float) -> str:
     """A note on a loss that is not established, but not ruled out either."""
     if largest <= metric.noticeable:
         return ""
-    return f", up to {metric.number(largest)} remains possible, above the limit of {metric.noticeable:g}"
+    return f", up to {metric.size(largest)} remains possible, above the limit of {metric.noticeable:g}"
 
 
-def _few(row: ComparisonRow) -> str:
+def few(row: ComparisonRow) -> str:
     few = f"{row.clusters} clusters, a verdict needs {MINIMUM_CLUSTERS}"
     return row.reason or (few if row.clusters < MINIMUM_CLUSTERS else "no statistics per item")
 
 
-def _two(name: str, first: float, word: str, second: float) -> str:
+def two(name: str, first: float, word: str, second: float) -> str:
     """ "3.2 against 3.4 min": two amounts, with one unit where it is the same."""
     one, other = amount(name, first), amount(name, second)
     return f"{one.split(' ')[0] if one.split(' ')[1:] == other.split(' ')[1:] else one} {word} {other}"
 
 
-def _place(row: ComparisonRow) -> str:
+def place(row: ComparisonRow) -> str:
     return f"{row.language} -> {row.other_language}" if row.other_language else row.language or ""
 
 
-def _size_of(estimate: Estimate) -> tuple[int, int]:
+def size_of(estimate: Estimate) -> tuple[int, int]:
     return estimate.n, estimate.clusters
 
 
-def _sizes_of_means(groups: Iterable[_Group]) -> list[tuple[int, int]]:
-    return [_size_of(group.mean.estimate) for group in groups if group.mean is not None]
+def sizes_of_means(groups: Iterable[Group]) -> list[tuple[int, int]]:
+    return [size_of(group.mean.estimate) for group in groups if group.mean is not None]

@@ -1,36 +1,43 @@
 """What a comparison says, in sentences: one that tells what was compared, and short findings computed from its rows and items.
 
-A finding over several languages or directions is the plain mean of their rows, and its interval is that of the same mean: one cluster
-(document) is left out of all of them at once, because translations of a line are not independent (delete-a-cluster jackknife). An
-interval that holds 0 is worded as no evidence, never as equality. The headline numbers are computed once (`Comparison.headlines`), and
-every rendering shows these.
+A finding over several languages or directions is the plain mean of their rows, with the interval and the verdict of that mean
+(`comparison.means`). What has no verdict is worded as no evidence, never as equality. The headline numbers are computed once
+(`Report.headlines`), and every rendering shows these.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import numpy as np
 
-from alignx_eval.comparison.costs import AMOUNTS, amounts, cost_ratios, costs_of
-from alignx_eval.comparison.means import (
-    CONTRAST_MEANING,
-    RETRIEVAL,
-    MeanDifference,
-    _sign,
-    align_layer,
+from alignx_eval.comparison.contrasts import CONTRAST_MEANING, Contrast, contrasts_of
+from alignx_eval.comparison.costs import cost_ratios, costs_of
+from alignx_eval.comparison.means import MeanDifference, align_layer, mean_difference
+from alignx_eval.comparison.rows import (
+    MINIMUM_CLUSTERS,
+    Comparison,
+    ComparisonRow,
+    ContrastKind,
     details,
-    mean_difference,
+    own_language,
 )
-from alignx_eval.comparison.rows import own_rate
+from alignx_eval.metrics import metric_card
 from alignx_eval.statistics.clustered import Estimate
-from alignx_eval.wording import counted, join, signed
-
-if TYPE_CHECKING:
-    from alignx_eval.comparison.rows import Comparison, ComparisonRow
-
+from alignx_eval.wording import (
+    AMOUNTS,
+    amounts,
+    count,
+    counted,
+    interval_text,
+    join,
+    number,
+    own_rate,
+    sample_size,
+    sentence_case,
+)
 
 TASKS_NAMED = 6
 
@@ -42,11 +49,11 @@ Word = Literal["better", "worse", "no-evidence", "no-claim"]
 class Change:
     """A headline number against one reference.
 
-    `word` goes by the 95 % interval of the mean. It is "no-claim", with the reason, where fewer than half of the rows may be judged (`mean`
-    is then None) or where there are too few clusters. Of a mean over some of the rows, `reason` says why the others are left out.
+    `word` is the verdict of the mean. It is "no-claim", with the reason, where fewer than half of the rows may be judged (`mean` is then
+    None) or where there are too few clusters. Of a mean over some of the rows, `reason` says why the others are left out.
     """
 
-    contrast: Literal["candidate-base", "candidate-control"]
+    contrast: ContrastKind
     reference: str
     mean: MeanDifference | None
     word: Word
@@ -67,7 +74,6 @@ class Headline:
     title: str
     unit: str  # what the mean is over: "direction", "language" or "task"
     higher_is_better: bool
-    decimals: int
     changes: tuple[Change, ...]
     references_rate: float | None = None
 
@@ -88,13 +94,13 @@ class Headline:
         reasons = list(dict.fromkeys(change.reason for change in self.changes if change.reason))
         if self.value is None:
             return f"{self.title}: no claim: {'; '.join(reasons)}."
-        parts = [f"{self.candidate} {self.value:.{self.decimals}f}"]
+        parts = [f"{self.candidate} {number(self.value, self.metric)}"]
         for change in self.changes:
-            known = "" if change.mean is None else f" {change.mean.base:.{self.decimals}f}"
+            known = "" if change.mean is None else f" {number(change.mean.base, self.metric)}"
             against = f"against {change.reference}{known} ({CONTRAST_MEANING[change.contrast]})"
-            parts.append(f"{against} {_outcome(change, self.decimals)}")
+            parts.append(f"{against} {_outcome(change, self.metric)}")
         if self.references_rate is not None:
-            parts.append(f"the references' own rate is {self.references_rate:.{self.decimals}f}")
+            parts.append(f"the references' own rate is {number(self.references_rate, self.metric)}")
         partly = [change.reason for change in self.changes if change.reason and change.word != "no-claim"]
         left_out = f" Left out: {partly[0]}." if partly else ""
         return f"{', '.join(filter(None, (self.title, self.scope)))}: {'; '.join(parts)}.{left_out}"
@@ -110,7 +116,6 @@ class HeadlineMetric:
     title: str
     unit: str
     higher_is_better: bool
-    decimals: int
 
     def rows(self, rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
         """Those of single languages or directions; of a task without languages, its one row."""
@@ -121,20 +126,18 @@ class HeadlineMetric:
 def headline_metrics(rows: Sequence[ComparisonRow], layer: str | None, layer_title: str) -> list[HeadlineMetric]:
     """The headlines of a comparison with these rows; one accuracy a task, the plain one."""
     found = [
-        HeadlineMetric(
-            "layers",
-            "precision_at_1",
-            layer,
-            f"Retrieval of translations (precision@1) at {layer_title}",
-            "direction",
-            True,
-            3,
-        ),
-        HeadlineMetric("translation", "bleu", None, "BLEU", "direction", True, 2),
-        HeadlineMetric("translation", "chrf++", None, "chrF++", "direction", True, 2),
-        HeadlineMetric("translation", "off_target_rate", None, "Off-target rate", "direction", False, 3),
-        HeadlineMetric("language_modelling", "bits_per_byte", None, "Bits per byte", "language", False, 3),
+        HeadlineMetric(suite, metric, None, sentence_case(card.title), unit, bool(card.higher_is_better))
+        for suite, metric, unit in (
+            ("layers", "precision_at_1", "direction"),
+            ("translation", "bleu", "direction"),
+            ("translation", "chrf++", "direction"),
+            ("translation", "off_target_rate", "direction"),
+            ("language_modelling", "bits_per_byte", "language"),
+        )
+        for card in [metric_card(metric)]
     ]
+    retrieval = f"Retrieval of translations ({metric_card('precision_at_1').title}) at {layer_title}"
+    found[0] = replace(found[0], layer=layer, title=retrieval)
     tasks = [row for row in rows if row.suite == "tasks" and row.higher_is_better is not None]
     with_languages = {row.metric for row in tasks if row.language is not None}
     second = {f"{row.metric}_norm" for row in tasks if row.metric.endswith(".acc")}
@@ -143,7 +146,7 @@ def headline_metrics(rows: Sequence[ComparisonRow], layer: str | None, layer_tit
     }.items():
         title = f"{metric.removesuffix('.acc')}, accuracy" if metric.endswith(".acc") else metric
         unit = "language" if metric in with_languages else "task"
-        found.append(HeadlineMetric("tasks", metric, None, title, unit, higher_is_better, 3))
+        found.append(HeadlineMetric("tasks", metric, None, title, unit, higher_is_better))
     return found
 
 
@@ -168,8 +171,8 @@ def describe(comparison: Comparison) -> str:
 
 def warning_count(comparison: Comparison) -> str:
     """ " There are 2 warnings.", or empty."""
-    count = len(comparison.warnings)
-    return f" There {'is 1 warning' if count == 1 else f'are {count} warnings'}." if count else ""
+    warnings = len(comparison.warnings)
+    return f" There {'is' if warnings == 1 else 'are'} {count(warnings, 'warning')}." if warnings else ""
 
 
 def text_measured(comparison: Comparison) -> str:
@@ -218,84 +221,65 @@ def _documents(by_language: dict[str | None, int]) -> str:
     return f"{size} documents{where}"
 
 
-def find(comparison: Comparison) -> list[str]:
+def find(comparison: Comparison, headlines: Sequence[Headline]) -> list[str]:
     """Findings on each candidate: its headlines in sentences, then what was lost; then the price."""
     found: list[str] = []
     for candidate in comparison.candidates:
-        found += [headline.sentence for headline in comparison.headlines if headline.candidate == candidate]
-        contrasts = _contrasts(comparison, candidate)
+        found += [headline.sentence for headline in headlines if headline.candidate == candidate]
+        contrasts = [contrast for contrast in contrasts_of(comparison, candidate) if contrast.rows]
         found += _last_layer(comparison, candidate, contrasts)
         found += [
-            f"{candidate} against {reference} ({CONTRAST_MEANING[contrast]}): {_losses(comparison, rows)}"
-            for contrast, reference, rows in contrasts
+            f"{candidate} against {contrast.other} ({contrast.meaning}): {_losses(comparison, contrast)}"
+            for contrast in contrasts
         ]
     return found + [text for candidate in comparison.candidates if (text := _price(comparison, candidate))]
-
-
-# Kind, label of the reference, rows.
-Contrasts = Sequence[tuple[Literal["candidate-base", "candidate-control"], str, list["ComparisonRow"]]]
-
-
-def _contrasts(comparison: Comparison, candidate: str) -> Contrasts:
-    """Those of a candidate that have rows, the effect of alignment first."""
-    found: list[tuple[Literal["candidate-base", "candidate-control"], str, list[ComparisonRow]]] = []
-    if comparison.control is not None:
-        found.append(("candidate-control", comparison.control, []))
-    found.append(("candidate-base", comparison.base, []))
-    for row in comparison.rows:
-        for contrast, reference, rows in found:
-            if (row.candidate_name, row.base_name, row.contrast) == (candidate, reference, contrast):
-                rows.append(row)
-    return [each for each in found if each[2]]
 
 
 def find_headlines(comparison: Comparison) -> list[Headline]:
     """The headline numbers of every candidate, each computed here and nowhere else."""
     found = []
     for candidate in comparison.candidates:
-        contrasts = _contrasts(comparison, candidate)
-        every = [row for _, _, rows in contrasts for row in rows]
-        for metric in headline_metrics(every, *align_layer(comparison, every, candidate)):
-            headline = _headline(
-                comparison, candidate, metric, [(kind, name, metric.rows(rows)) for kind, name, rows in contrasts]
-            )
+        contrasts = [contrast for contrast in contrasts_of(comparison, candidate) if contrast.rows]
+        every = [row for contrast in contrasts for row in contrast.rows]
+        facts = comparison.checkpoints.get(candidate, {})
+        for metric in headline_metrics(every, *align_layer(facts, every)):
+            headline = _headline(comparison, candidate, metric, contrasts)
             if headline is not None:
                 found.append(headline)
     return found
 
 
-def _headline(comparison: Comparison, candidate: str, metric: HeadlineMetric, contrasts: Contrasts) -> Headline | None:
+def _headline(
+    comparison: Comparison, candidate: str, metric: HeadlineMetric, contrasts: Sequence[Contrast]
+) -> Headline | None:
     """None where nothing of it was measured for the candidate and a reference."""
-    contrasts = [
-        each for each in contrasts if any(row.base is not None and row.candidate is not None for row in each[2])
-    ]
-    if not contrasts:
+    sides = [(contrast, metric.rows(contrast.rows)) for contrast in contrasts]
+    sides = [side for side in sides if any(row.base is not None and row.candidate is not None for row in side[1])]
+    if not sides:
         return None
-    judged = [{row.key for row in rows if row.se is not None} for _, _, rows in contrasts]
+    judged = [{row.key for row in rows if row.se is not None} for _, rows in sides]
     # The same languages against base and control, else the candidate would have two values.
-    enough = [keys for keys, (_, _, rows) in zip(judged, contrasts, strict=True) if keys and 2 * len(keys) >= len(rows)]
+    enough = [keys for keys, (_, rows) in zip(judged, sides, strict=True) if keys and 2 * len(keys) >= len(rows)]
     common = set.intersection(*enough) if enough else set()
     changes = []
-    for (contrast, reference, rows), keys in zip(contrasts, judged, strict=True):
-        mean = (
-            mean_difference(comparison, [row for row in rows if row.key in common], of=len(rows))
-            if keys in enough
-            else None
-        )
+    for (contrast, rows), keys in zip(sides, judged, strict=True):
+        mean = None
+        if keys in enough:
+            mean = mean_difference(comparison, contrast, [row for row in rows if row.key in common], of=len(rows))
         # Of a row that has a verdict here, the reason is that of the other contrast.
-        others = [row for _, _, other in contrasts for row in other if row.key not in common and row.se is None]
+        others = [row for _, other in sides for row in other if row.key not in common and row.se is None]
         reason = _why([row for row in rows if row.se is None] or others)
         word: Word = "no-claim"
         if mean is None:
             reason = reason or "no statistics per item"
-        elif mean.estimate.clusters < _minimum_clusters():
-            reason = f"{mean.estimate.clusters} clusters, a claim needs {_minimum_clusters()}"
+        elif mean.verdict in ("better", "worse", "no-evidence"):
+            word = mean.verdict
         else:
-            word = _word(mean.estimate, metric.higher_is_better)
-        changes.append(Change(contrast, reference, mean, word, reason))
+            reason = mean.reason or reason
+        changes.append(Change(contrast.kind, contrast.other, mean, word, reason))
     rates = [
         row.null
-        for row in contrasts[0][2]
+        for row in sides[0][1]
         if metric.metric == "off_target_rate" and row.null is not None and row.key in common
     ]
     return Headline(
@@ -304,12 +288,6 @@ def _headline(comparison: Comparison, candidate: str, metric: HeadlineMetric, co
         changes=tuple(changes),
         references_rate=float(np.mean(rates)) if rates else None,
     )
-
-
-def _minimum_clusters() -> int:
-    from alignx_eval.comparison.rows import MINIMUM_CLUSTERS  # which reads this module
-
-    return MINIMUM_CLUSTERS
 
 
 def _why(rows: Sequence[ComparisonRow]) -> str:
@@ -323,69 +301,75 @@ def _why(rows: Sequence[ComparisonRow]) -> str:
     return (first.reason or "no interval").removeprefix("no verdict, ") + (f" ({where})" if where else "")
 
 
-def _word(estimate: Estimate, higher_is_better: bool) -> Word:
-    sign = _sign(estimate)
-    return "no-evidence" if sign == 0 else "better" if (sign > 0) == higher_is_better else "worse"
-
-
-def _outcome(change: Change, decimals: int) -> str:
+def _outcome(change: Change, metric: str) -> str:
     """ "better: +0.162 [+0.141, +0.183], n = 500, 480 clusters", or why there is no claim."""
     if change.mean is None:
         return f"no claim: {change.reason}"
-    numbers = _numbers(change.mean.estimate, decimals)
+    numbers = _numbers(change.mean.estimate, metric)
     if change.word == "no-claim":
         return f"no claim ({change.reason}): {numbers}"
     return f"{'no evidence of a difference' if change.word == 'no-evidence' else change.word}: {numbers}"
 
 
-def _numbers(estimate: Estimate, decimals: int) -> str:
+def _numbers(estimate: Estimate, metric: str) -> str:
     """ "+0.162 [+0.141, +0.183], n = 500, 480 clusters"."""
-    interval = "without interval"
-    if estimate.ci_low is not None and estimate.ci_high is not None:
-        interval = f"[{signed(estimate.ci_low, decimals)}, {signed(estimate.ci_high, decimals)}]"
-    return f"{signed(estimate.value, decimals)} {interval}, n = {estimate.n}, {estimate.clusters} clusters"
+    numbers = interval_text(estimate.value, estimate.ci_low, estimate.ci_high, metric)
+    return f"{numbers}, {sample_size([(estimate.n, estimate.clusters)])}"
 
 
-def _last_layer(comparison: Comparison, candidate: str, contrasts: Contrasts) -> list[str]:
-    """Retrieval in the last state, before and after the final norm: a change is claimed only where both show it."""
+def _last_layer(comparison: Comparison, candidate: str, contrasts: Sequence[Contrast]) -> list[str]:
+    """Retrieval in the last state, before and after the final norm: a change is claimed only where both show it.
+
+    Neither direction is better there, so the rows have no verdict and the 95 % intervals decide.
+    """
+    metric = "precision_at_1"  # raw cosine, both directions
+    nothing = "no evidence of a difference"
+    words = {
+        1: ("higher", "translations are closer"),
+        -1: ("lower", "translations are further apart"),
+        0: (nothing,) * 2,
+    }
     parts = []
-    for contrast, reference, rows in contrasts:
-        retrieval = details(
-            [row for row in rows if row.suite == "layers" and row.metric in RETRIEVAL and row.layer is not None]
-        )
+    for contrast in contrasts:
+        retrieval = [row for row in contrast.rows if (row.suite, row.metric) == ("layers", metric) and row.layer]
         numbered = [int(row.layer) for row in retrieval if row.layer is not None and row.layer.isdigit()]
-        before = mean_difference(
-            comparison, [row for row in retrieval if row.layer in ("L", str(max(numbered, default=None)))]
+        before, after = (
+            mean_difference(comparison, contrast, details(row for row in retrieval if row.layer in layers))
+            for layers in (
+                {"L", str(max(numbered, default=None))},
+                {row.layer for row in retrieval if str(row.layer).endswith("+norm")},
+            )
         )
-        after = mean_difference(comparison, [row for row in retrieval if str(row.layer).endswith("+norm")])
         if before is None or after is None:
             continue
-        signs = {_sign(before.estimate), _sign(after.estimate)}
-        claim = "the two do not agree on a change, so none is claimed"
-        if before.estimate.clusters < _minimum_clusters():
-            claim = f"no claim ({before.estimate.clusters} clusters, a claim needs {_minimum_clusters()})"
-        elif len(signs) == 1:
-            claim = {
-                -1: "translations are further apart",
-                1: "translations are closer",
-                0: "no evidence of a difference",
-            }[signs.pop()]
-        words = {-1: "lower", 1: "higher", 0: "no evidence of a difference"}
-        outcomes = [f"{words[_sign(each)]}: {_numbers(each, 3)}" for each in (before.estimate, after.estimate)]
-        meaning = CONTRAST_MEANING[contrast]
+        signs = [_sign(each.estimate) for each in (before, after)]
+        claim = words[signs[0]][1] if len(set(signs)) == 1 else "the two do not agree on a change, so none is claimed"
+        if before.estimate.clusters < MINIMUM_CLUSTERS:
+            claim = f"no claim ({before.estimate.clusters} clusters, a claim needs {MINIMUM_CLUSTERS})"
+        outcomes = [
+            f"{words[sign][0]}: {_numbers(each.estimate, metric)}"
+            for sign, each in zip(signs, (before, after), strict=True)
+        ]
         parts.append(
-            f"against {reference} ({meaning}) {claim} (before the final norm {outcomes[0]}; after it {outcomes[1]})"
+            f"against {contrast.other} ({contrast.meaning}) {claim} (before the final norm {outcomes[0]}; after it "
+            f"{outcomes[1]})"
         )
     return [f"Retrieval of translations in the last layer, {candidate}: {'; '.join(parts)}."] if parts else []
 
 
-def _losses(comparison: Comparison, rows: list[ComparisonRow]) -> str:
+def _sign(estimate: Estimate) -> int:
+    """1 or -1 where the interval lies on one side of 0, else 0."""
+    if estimate.ci_low is None or estimate.ci_high is None or estimate.ci_low <= 0 <= estimate.ci_high:
+        return 0
+    return 1 if estimate.value > 0 else -1
+
+
+def _losses(comparison: Comparison, contrast: Contrast) -> str:
     """Which languages got worse in what a user of the model meets: translation, language modelling, tasks."""
-    suites = ("translation", "language_modelling", "tasks")
     judged = [
         row
-        for suite in suites
-        for row in details([row for row in rows if row.suite == suite])
+        for suite in ("translation", "language_modelling", "tasks")
+        for row in details(row for row in contrast.rows if row.suite == suite)
         if row.p_adjusted is not None
     ]
     if not judged:
@@ -400,23 +384,16 @@ def _losses(comparison: Comparison, rows: list[ComparisonRow]) -> str:
     if not worse:
         unseen = "a loss below the minimum detectable effect of its row cannot be seen"
         return f"{size}, none is worse at adjusted p < {comparison.alpha:g}; {unseen}."
-    pivot = comparison.corpus.get("pivot") or "eng_Latn"
     by_language: dict[str, list[str]] = {}
     for row in worse:
-        code = row.other_language if row.language == pivot and row.other_language else row.language
-        decimals = 2 if row.metric.startswith(("bleu", "chrf")) else 3
         direction = f" {row.language} to {row.other_language}" if row.other_language else ""
-        interval = f"[{signed(row.ci_low, decimals)}, {signed(row.ci_high, decimals)}]"
-        by_language.setdefault(str(code), []).append(
-            f"{row.metric}{direction} {signed(row.difference, decimals)} {interval}{own_rate(row)}"
-        )
-    shown = [
-        f"{code} ({', '.join(details[:3])}{', ...' if len(details) > 3 else ''})"
-        for code, details in by_language.items()
-    ]
+        numbers = interval_text(row.difference, row.ci_low, row.ci_high, row.metric)
+        told = f"{row.metric}{direction} {numbers}{own_rate(row)}"
+        by_language.setdefault(str(own_language(row, comparison.pivot)), []).append(told)
+    shown = [f"{code} ({', '.join(told[:3])}{', ...' if len(told) > 3 else ''})" for code, told in by_language.items()]
     more = f"; and {len(shown) - 5} more languages" if len(shown) > 5 else ""
-    count = f"{len(worse)} {'is' if len(worse) == 1 else 'are'} worse"
-    return f"{size}, {count} at adjusted p < {comparison.alpha:g}: {'; '.join(shown[:5])}{more}."
+    losers = f"{len(worse)} {'is' if len(worse) == 1 else 'are'} worse"
+    return f"{size}, {losers} at adjusted p < {comparison.alpha:g}: {'; '.join(shown[:5])}{more}."
 
 
 def _price(comparison: Comparison, candidate: str) -> str:

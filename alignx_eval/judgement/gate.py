@@ -26,13 +26,15 @@ from typing import Literal
 
 import numpy as np
 
+from alignx_eval.comparison.contrasts import contrasts_of
 from alignx_eval.comparison.means import align_layer
-from alignx_eval.comparison.rows import MINIMUM_CLUSTERS, Comparison, ComparisonRow, own_language, own_rate
+from alignx_eval.comparison.rows import MINIMUM_CLUSTERS, Comparison, ComparisonRow, own_language
 from alignx_eval.errors import InputError
 from alignx_eval.judgement.policy import Level, Policy, Rule
 from alignx_eval.results import Row
 from alignx_eval.statistics.clustered import lower_bound, one_sided_p
 from alignx_eval.statistics.multiplicity import benjamini_hochberg
+from alignx_eval.wording import own_rate, p_text, sample_size, signed, size
 
 Status = Literal["red", "amber", "green", "grey", "missing"]
 
@@ -181,17 +183,13 @@ def deciding_rule(policy: Policy, row: ComparisonRow | Row, *, language: str | N
 
 
 def _judge_candidate(comparison: Comparison, policy: Policy, candidate: str, reference: str) -> CandidateVerdict:
-    contrast = f"candidate-{policy.against}"
-    own = [
-        row
-        for row in comparison.rows
-        if (row.candidate_name, row.base_name, row.contrast) == (candidate, reference, contrast)
-    ]
-    layer, _ = align_layer(comparison, own, candidate)
+    contrasts = contrasts_of(comparison, candidate)
+    own = next((each.rows for each in contrasts if each.kind == f"candidate-{policy.against}"), ())
+    layer, _ = align_layer(comparison.checkpoints.get(candidate, {}), own)
     used: set[int] = set()
     rows: list[GateRow] = []
     for row in own:
-        language = own_language(comparison, row)
+        language = own_language(row, comparison.pivot)
         rule = deciding_rule(policy, row, language=language, layer=layer)
         if rule is None:
             continue
@@ -330,17 +328,16 @@ def describe_row(gated: GateRow) -> str:
     row = gated.row
     if row is None or gated.loss is None or gated.tolerance is None:
         return gated.key
-    decimals = 2 if row.metric.startswith(("bleu", "chrf")) else 3
     about = " to ".join(code for code in (row.language, row.other_language) if code) or "mean"
     layer = f" at layer {row.layer}" if row.layer is not None else ""
-    changed = f"lost {gated.loss:.{decimals}f}" if gated.loss >= 0 else f"gained {-gated.loss:.{decimals}f}"
-    bound = f", at least {gated.loss_at_least:.{decimals}f}" if gated.loss_at_least is not None else ""
-    if gated.status == "amber" and gated.loss_at_most is not None:
-        bound = f", at most {gated.loss_at_most:.{decimals}f}"
-    p = (
-        f"adj. p {'< 0.001' if gated.p_adjusted < 0.001 else f'{gated.p_adjusted:.3f}'}, "
-        if gated.p_adjusted is not None
+    changed = f"{'lost' if gated.loss >= 0 else 'gained'} {size(gated.loss, row.metric)}"
+    bound = (
+        f", at least {signed(gated.loss_at_least, row.metric).removeprefix('+')}"
+        if gated.loss_at_least is not None
         else ""
     )
-    size = f"{p}n = {row.n}, {row.clusters} clusters{own_rate(row)}"
-    return f"{row.metric} {about}{layer} {changed}, tolerance {gated.tolerance:g}{bound} ({size})"
+    if gated.status == "amber" and gated.loss_at_most is not None:
+        bound = f", at most {signed(gated.loss_at_most, row.metric).removeprefix('+')}"
+    p = f"{p_text(gated.p_adjusted)}, " if gated.p_adjusted is not None else ""
+    numbers = f"{p}{sample_size([(row.n, row.clusters)])}{own_rate(row)}"
+    return f"{row.metric} {about}{layer} {changed}, tolerance {gated.tolerance:g}{bound} ({numbers})"

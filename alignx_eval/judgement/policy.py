@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from alignx_eval.errors import InputError
+from alignx_eval.metrics import METRICS, SUITES
 
 POLICY_FORMAT: Literal["alignx-eval gate policy"] = "alignx-eval gate policy"
 
@@ -95,8 +96,6 @@ class Policy(BaseModel):
 
     @model_validator(mode="after")
     def _known_names(self) -> Policy:
-        from alignx_eval.metrics import SUITES
-
         for rule in self.rules:
             if rule.suite not in SUITES:
                 raise ValueError(f"unknown suite {rule.suite!r}; known: {', '.join(SUITES)}")
@@ -143,12 +142,12 @@ min_n: 100               # rows with fewer items are grey: not judged
 protected: [eng_Latn]    # must be shown to lose less than the tolerance
 require_all: false       # true (a file's default): a rule or a protected language without any row makes the gate incomplete
 rules:                   # the last rule that matches a row decides; tolerances are in the metric's own units
-  - {{suite: language_modelling, metric: bits_per_byte, tolerance: 0.02}}
-  - {{suite: translation, metric: chrf++, tolerance: 1.0}}
-  - {{suite: translation, metric: bleu, tolerance: 1.0}}
-  - {{suite: translation, metric: off_target_rate, tolerance: 0.02}}
-  - {{suite: tasks, metric: "*.acc", tolerance: 0.02}}
-  - {{suite: layers, metric: precision_at_1, tolerance: 0.02, level: warn}}
+  - {{suite: language_modelling, metric: bits_per_byte, tolerance: {METRICS["bits_per_byte"].tolerated}}}
+  - {{suite: translation, metric: chrf++, tolerance: {METRICS["chrf++"].tolerated}}}
+  - {{suite: translation, metric: bleu, tolerance: {METRICS["bleu"].tolerated}}}
+  - {{suite: translation, metric: off_target_rate, tolerance: {METRICS["off_target_rate"].tolerated}}}
+  - {{suite: tasks, metric: "*.acc", tolerance: {METRICS["acc"].tolerated}}}
+  - {{suite: layers, metric: precision_at_1, tolerance: {METRICS["precision_at_1"].tolerated}, level: warn}}
 """
 
 

@@ -1,7 +1,7 @@
 """Checkpoints of one training, in order: how the headline numbers moved, and the first step at which the gate would have failed. Pure.
 
 A trajectory is the mean over languages or directions of one metric, over the same ones at every step, each step paired with the base
-(`findings.mean_difference`). Every step is compared with the base and judged by itself: neither intervals nor p values are adjusted for
+(`comparison.means`). Every step is compared with the base and judged by itself: neither intervals nor p values are adjusted for
 the number of steps, so over many steps a chance failure is likelier than alpha.
 """
 
@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from alignx_eval.comparison.contrasts import Contrast, contrasts_of
 from alignx_eval.comparison.means import align_layer, mean_difference
-from alignx_eval.judgement.findings import headline_metrics
+from alignx_eval.judgement.findings import HeadlineMetric, headline_metrics
 from alignx_eval.judgement.gate import OUTCOMES, WORDS, Outcome
 from alignx_eval.wording import counted, join
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison.rows import Comparison, ComparisonRow
+    from alignx_eval.comparison.rows import Comparison
     from alignx_eval.judgement.gate import CandidateVerdict, Verdict
 
 
@@ -60,7 +61,6 @@ class Trajectory:
     title: str
     note: str  # what was averaged, and how the layer was chosen
     higher_is_better: bool
-    decimals: int
     points: tuple[Point, ...]
 
 
@@ -150,46 +150,39 @@ def _sentence(
 
 
 def _trajectories(comparison: Comparison) -> list[Trajectory]:
-    own = {
-        label: [
-            row
-            for row in comparison.rows
-            if (row.candidate_name, row.base_name, row.contrast) == (label, comparison.base, "candidate-base")
-        ]
-        for label in comparison.candidates
-    }
-    every = [row for rows in own.values() for row in rows]
+    own = {label: contrasts_of(comparison, label)[-1] for label in comparison.candidates}  # against the base
+    every = [row for contrast in own.values() for row in contrast.rows]
     # One layer for all steps, else a curve could rise because the layer changed.
     recorded = {label: comparison.checkpoints.get(label, {}).get("align_layer") for label in comparison.candidates}
     named = [label for label in comparison.candidates if recorded[label] is not None]
     last = named[-1] if named else comparison.candidates[-1]
-    layer, layer_title = align_layer(comparison, every, last)
+    layer, layer_title = align_layer(comparison.checkpoints.get(last, {}), every)
     layer_note = ""
     if len(set(recorded.values())) > 1:
         layer_note = f"; not all steps record the same align layer: all are shown at that of {last}, the gate judges each at its own"
     found = []
     for metric in headline_metrics(every, layer, layer_title):
-        points, count, of = _points(comparison, {label: metric.rows(rows) for label, rows in own.items()})
+        points, count, of = _points(comparison, metric, own)
         if points:
             note = "" if metric.unit == "task" else f"mean of {counted(count, of, metric.unit)}"
             note += layer_note if metric.suite == "layers" else ""
             of_metric = metric.suite, metric.metric, metric.layer, metric.title
-            found.append(Trajectory(*of_metric, note, metric.higher_is_better, metric.decimals, points))
+            found.append(Trajectory(*of_metric, note, metric.higher_is_better, points))
     return found
 
 
 def _points(
-    comparison: Comparison, chosen: Mapping[str, Sequence[ComparisonRow]]
+    comparison: Comparison, metric: HeadlineMetric, own: Mapping[str, Contrast]
 ) -> tuple[tuple[Point, ...], int, int]:
     """Points of the base and all steps, over the rows that every measured step has, the number of these, and of how many; or nothing."""
+    chosen = {label: metric.rows(contrast.rows) for label, contrast in own.items()}
     keys = [{row.key for row in rows if row.se is not None} for rows in chosen.values()]
     of = len({row.key for rows in chosen.values() for row in rows})
-    measured = [
-        each for each in keys if each and 2 * len(each) >= of
-    ]  # a step that could hardly be judged does not shrink the others
+    # A step that could hardly be judged does not shrink the others.
+    measured = [each for each in keys if each and 2 * len(each) >= of]
     common = set.intersection(*measured) if measured else set()
     means = {
-        label: mean_difference(comparison, [row for row in rows if row.key in common], of=of)
+        label: mean_difference(comparison, own[label], [row for row in rows if row.key in common], of=of)
         for label, rows in chosen.items()
     }
     count = max((mean.rows for mean in means.values() if mean is not None), default=0)

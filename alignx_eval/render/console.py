@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from alignx_eval import wording
 from alignx_eval.comparison.contrasts import Contrast, list_contrasts
-from alignx_eval.comparison.costs import AMOUNTS, amount, cost_ratios, costs_of
-from alignx_eval.comparison.rows import own_rate
+from alignx_eval.comparison.costs import cost_ratios, costs_of
 from alignx_eval.judgement.findings import text_measured
 from alignx_eval.judgement.gate import WORDS as OUTCOME_WORDS
 from alignx_eval.judgement.gate import describe_row
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from alignx_eval.comparison.rows import Comparison
     from alignx_eval.judgement.findings import Headline
     from alignx_eval.judgement.gate import GateRow, Verdict
+    from alignx_eval.judgement.report import Report
 
 _STYLES = {
     "bold": "1", "better": "34", "worse": "31", "no-evidence": "0", "insufficient-data": "2", "no-claim": "33",
@@ -40,8 +40,7 @@ Style = Callable[[str, str], str]
 
 
 def render(
-    comparison: Comparison,
-    verdict: Verdict | None = None,
+    report: Report,
     *,
     report_path: str | None = None,
     next_command: str | None = None,
@@ -49,19 +48,16 @@ def render(
     colour: bool = False,
 ) -> str:
     """Plain text of at most `width` columns (paths and commands are never broken). `NO_COLOR` in the environment beats `colour`."""
+    comparison, verdict = report.comparison, report.verdict
     style = _painter(colour and not os.environ.get("NO_COLOR"))
     blocks: list[list[str]] = []
     if verdict is not None and verdict.enforced:
         blocks.append(_gate(verdict, width, style))
-    if verdict is not None and comparison.series:
-        from alignx_eval.judgement.series import make_series
-
-        blocks.append(
-            [style("bold", line) for line in _wrap(f"Series: {make_series(comparison, verdict).sentence}", width)]
-        )
+    if report.series is not None:
+        blocks.append([style("bold", line) for line in _wrap(f"Series: {report.series.sentence}", width)])
     if comparison.mismatches:
         blocks.append(_mismatches(comparison, width, style))
-    blocks.append(_changes(comparison, width, style) if comparison.candidates else _measured(comparison, width, style))
+    blocks.append((_changes if comparison.candidates else _measured)(report, width, style))
     if comparison.warnings:
         blocks.append(_warnings(comparison, width, style))
     note = view.no_control_sentence(comparison)
@@ -71,7 +67,7 @@ def render(
     if comparison.candidates:
         rest += _worst_languages(comparison, width, style)
         rest += [line for candidate in _shown(comparison) for line in _price(comparison, candidate, width)]
-        rest += _diagnosis(comparison, width, style)
+        rest += _diagnosis(report, width, style)
     if verdict is not None and not verdict.enforced:
         rest.append(_gate_in_short(verdict, width))
     ends = [("Report  ", report_path), ("Next    ", next_command)]
@@ -95,7 +91,7 @@ def _gate_in_short(verdict: Verdict, width: int) -> str:
             f"{OUTCOME_WORDS[verdict.outcome]}, {', '.join(told) or f'{sum(of_rows.values())} rows within tolerance'}"
         )
     title = view.gate_title(verdict)
-    if _cells(title) > width // 2:  # a long path must not push the outcome out of the line
+    if columns_of(title) > width // 2:  # a long path must not push the outcome out of the line
         title = view.gate_title(replace(verdict, policy_name=f"...{verdict.policy_name[-width // 4 :]}"))
     return _fit(" ".join(_ascii(f"{title}: {said}").split()), width)
 
@@ -140,30 +136,31 @@ def _shown(comparison: Comparison) -> list[str]:
     return comparison.candidates[-1:] if comparison.series else comparison.candidates[:CANDIDATES]
 
 
-def _changes(comparison: Comparison, width: int, style: Style) -> list[str]:
+def _changes(report: Report, width: int, style: Style) -> list[str]:
     """The headline numbers of each contrast, a line each; of several candidates only those of the first contrast."""
+    comparison = report.comparison
     shown = _shown(comparison)
-    sizes = view.headline_sizes(headline for headline in comparison.headlines if headline.candidate in shown)
+    sizes = view.headline_sizes(headline for headline in report.headlines if headline.candidate in shown)
     lines = _wrap(f"Means and 95 % intervals{f' ({sizes})' if sizes else ''}{text_measured(comparison)}.", width)
     for contrast in (each for each in list_contrasts(comparison) if each.candidate in shown):
         if len(shown) > 1 and contrast.kind != list_contrasts(comparison)[0].kind:
             continue
         lines += [style("bold", line) for line in _wrap(f"{contrast.title}: {contrast.formula}", width)]
-        lines += _headlines(comparison, contrast, width, style)
+        lines += _headlines(report, contrast, width, style)
     # The texts are the same for all checkpoints, so one line is enough.
-    rate = next((each.references_rate for each in comparison.headlines if each.references_rate is not None), None)
+    rate = next((each.references_rate for each in report.headlines if each.references_rate is not None), None)
     if rate is not None:
         lines.append(f"  off-target rate of the references themselves: {wording.number(rate)}")
     left_out = len(comparison.candidates) - len(shown)
     return lines + ([f"  ({left_out} more candidates in the report)"] if left_out else [])
 
 
-def _headlines(comparison: Comparison, contrast: Contrast, width: int, style: Style) -> list[str]:
-    found = view.changes_of(comparison, contrast)
+def _headlines(report: Report, contrast: Contrast, width: int, style: Style) -> list[str]:
+    found = view.changes_of(report, contrast)
     if not found:
         return ["  nothing that both were measured with has enough data"]
     titles = [_ascii(_short_title(headline)) for headline, _ in found[:HEADLINES]]
-    widest = max(map(_cells, titles))
+    widest = max(map(columns_of, titles))
     lines = []
     for (headline, change), title in zip(found, titles, strict=False):
         text = f"  {_padded(title, widest)} no claim: {change.reason}"
@@ -182,20 +179,20 @@ def _short_title(headline: Headline) -> str:
     return view.headline_title(headline) + partly
 
 
-def _measured(comparison: Comparison, width: int, style: Style) -> list[str]:
+def _measured(report: Report, width: int, style: Style) -> list[str]:
     """One checkpoint alone: its headline numbers with interval and n."""
-    lines = _wrap(view.title_sentence(comparison), width)
-    found = view.measured(comparison)
+    lines = _wrap(report.sentence, width)
+    found = view.measured(report.comparison)
     if not found:
         return [*lines, "", "  No suite gave a headline number; the report has every number."]
     titles = [_ascii(each.title) for each in found[:MEASURED]]
     numbers = [_ascii(view.measured_numbers(each.row)) for each in found[:MEASURED]]
-    widest, widest_number = max(map(_cells, titles)), max(map(len, numbers))
+    widest, widest_number = max(map(columns_of, titles)), max(map(len, numbers))
     lines += ["", style("bold", f"  {_padded('', widest)} {'value, 95 % interval'.ljust(widest_number)}    n")]
     for each, title, number in zip(found, titles, numbers, strict=False):
         lines += _wrap_table(f"  {_padded(title, widest)} {number.ljust(widest_number)} {each.row.n:>4}", width)
         for text in filter(None, (each.beside, f"not to be judged: {each.row.unjudged}" if each.row.unjudged else "")):
-            if _cells(f"{lines[-1]}  {text}") <= width:
+            if columns_of(f"{lines[-1]}  {text}") <= width:
                 lines[-1] += f"  {_ascii(text)}"
             else:
                 lines += _wrap(text, width, "    ", "    ")
@@ -204,7 +201,7 @@ def _measured(comparison: Comparison, width: int, style: Style) -> list[str]:
 
 def _wrap_table(line: str, width: int) -> list[str]:
     """A line of columns, which is broken only where it does not fit."""
-    return [line] if _cells(line) <= width else _wrap(line, width, "  ", "    ")
+    return [line] if columns_of(line) <= width else _wrap(line, width, "  ", "    ")
 
 
 def _warnings(comparison: Comparison, width: int, style: Style) -> list[str]:
@@ -225,8 +222,8 @@ def _price(comparison: Comparison, candidate: str, width: int) -> list[str]:
         return []
     ratios = cost_ratios(own, control)
     parts = [
-        f"{amount(name, own[name])}{f' ({ratios[name]:.2f})' if name in ratios else ''}"
-        for name in AMOUNTS
+        f"{wording.amount(name, own[name])}{f' ({ratios[name]:.2f})' if name in ratios else ''}"
+        for name in wording.AMOUNTS
         if name in own
     ]
     title = f"Price{f' of {candidate}' if len(comparison.candidates) > 1 else ''}"
@@ -246,25 +243,25 @@ def _worst_languages(comparison: Comparison, width: int, style: Style) -> list[s
     for code, row in worst:
         about = view.pair_title(row) if row.other_language else f"{view.language_name(code)} ({code})"
         numbers = f"{wording.difference(row.difference, row.metric)} {view.interval(row)}".rstrip()
-        text = f"{about}: {view.row_title(row)} {numbers} {view.WORDS[row.verdict]}{own_rate(row)}"
+        text = f"{about}: {view.row_title(row)} {numbers} {view.WORDS[row.verdict]}{wording.own_rate(row)}"
         lines += [style(row.verdict, line) for line in _wrap(text, width, "  ", "    ")]
     return lines if worst else [*lines, "  none is below in any metric that has an interval"]
 
 
-def _diagnosis(comparison: Comparison, width: int, style: Style) -> list[str]:
+def _diagnosis(report: Report, width: int, style: Style) -> list[str]:
     """Which rules found something, each with the worst of its contrasts; the evidence is in the report."""
-    shown = view.worst_diagnoses(comparison.diagnoses)
+    shown = view.worst_diagnoses(report.diagnoses)
     parts = []
     for status, word in view.DIAGNOSIS_WORDS.items():
         by_rule: dict[str, list[str]] = {}
         for each in shown:
             if each.status == status:
                 by_rule.setdefault(each.rule, []).append(each.candidate)
-        several = len(comparison.candidates) > 1
+        several = len(report.comparison.candidates) > 1
         names = [f"{rule} ({', '.join(candidates)})" if several else rule for rule, candidates in by_rule.items()]
         if names:
             parts.append(f"{word}: {', '.join(names)}")
-    text = f"Diagnosis, evidence in the report: {'; '.join(parts)}"
+    text = f"Diagnosis: {'; '.join(parts)}"
     found = "found" if any(each.status == "found" for each in shown) else "not-found"
     return [style(found, line) for line in _wrap(text, width, "", "  ")] if shown else []
 
@@ -280,7 +277,7 @@ def _ascii(text: str) -> str:
     return wording.clean(text).replace("−", "-").replace("→", "to").replace("–", "?")
 
 
-def _cells(text: str) -> int:
+def columns_of(text: str) -> int:
     """Columns that `text` takes on a terminal."""
     return sum(
         0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
@@ -288,13 +285,13 @@ def _cells(text: str) -> int:
 
 
 def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _cells(text))
+    return text + " " * (width - columns_of(text))
 
 
 def _fit(text: str, width: int) -> str:
-    if _cells(text) <= width:
+    if columns_of(text) <= width:
         return text
-    while _cells(text) > width - 3:
+    while columns_of(text) > width - 3:
         text = text[:-1]
     return text + "..."
 

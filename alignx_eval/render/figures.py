@@ -15,12 +15,12 @@ from alignx_eval.render.svg import (
     RIGHT,
     WIDTH,
     Band,
-    _frame,
-    _marker,
-    _vertical_line,
     band_path,
+    frame,
     line_path,
+    marker,
     nice_ticks,
+    vertical_line,
     x_position,
     y_position,
 )
@@ -47,7 +47,7 @@ def line_figure(
 
     `styles` gives each series its number: colour, dash and marker hang on the CSS classes s0, s1, ...
     """
-    out = _frame(identity, title, description, low, high, ticks)
+    out = frame(identity, title, description, low, high, ticks)
     every = max(1, math.ceil(len(layers) / 9))
     labelled = [i for i, layer in enumerate(layers) if "+" not in layer and i % every == 0]
     if layers and "+" in layers[-1]:  # its label needs room
@@ -68,7 +68,7 @@ def line_figure(
     for layer, label in marked:
         if layer in layers:
             x = x_position(list(layers).index(layer), len(layers))
-            out += _vertical_line(x, label)
+            out += vertical_line(x, label)
     used: list[float] = []
     names: list[str] = []  # drawn last, so that their halo keeps them legible on the lines
     for name, value in levels:
@@ -98,7 +98,7 @@ def line_figure(
             for index, height in enumerate(curve):
                 if height is not None:
                     x, y = x_position(index, len(layers)), y_position(height, low, high)
-                    out.append(_marker(number, x, y, f"{name}, layer {layers[index]}: {height:.3f}"))
+                    out.append(marker(number, x, y, f"{name}, layer {layers[index]}: {height:.3f}"))
         out.append("</g>")
     out += [*names, "</svg>"]
     return "".join(out)
@@ -125,7 +125,7 @@ def trajectory_figure(
     numbers = [value for value in values if value is not None] + [end for ends in intervals if ends for end in ends]
     ticks = nice_ticks(min(numbers), max(numbers), 4)
     low, high = ticks[0], ticks[-1]
-    out = _frame(identity, title, description, low, high, ticks)
+    out = frame(identity, title, description, low, high, ticks)
     # Labels as wide as they are on a phone, where the figure is small and its text large.
     shown = [name if len(name) <= 13 else f"…{name[-12:]}" for name in steps]
     room = max(2, int((WIDTH - LEFT - RIGHT) / (10 * max(map(len, shown)) + 14)))
@@ -140,7 +140,7 @@ def trajectory_figure(
     if values[0] is not None:
         out.append(f'<path class="level" d="M{LEFT} {y_position(values[0], low, high):.1f}H{WIDTH - RIGHT}"/>')
     if failure is not None:
-        out += _vertical_line(x_position(failure[0], len(steps)), failure[1])
+        out += vertical_line(x_position(failure[0], len(steps)), failure[1])
     bars = [
         f"M{x_position(index, len(steps)):.1f} {y_position(ends[0], low, high):.1f}V{y_position(ends[1], low, high):.1f}"
         for index, ends in enumerate(intervals)

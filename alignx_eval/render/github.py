@@ -10,18 +10,21 @@ from alignx_eval.judgement.gate import describe_row
 from alignx_eval.render import view
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison.rows import Comparison
-    from alignx_eval.judgement.gate import GateRow, Verdict
+    from alignx_eval.judgement.gate import GateRow
+    from alignx_eval.judgement.report import Report
 
 MAXIMUM = 10  # GitHub shows ten annotations of a kind for a step
 MAXIMUM_MESSAGE = 4000  # characters
 
 
-def render(comparison: Comparison, verdict: Verdict, *, strict: bool = False) -> str:
+def render(report: Report, *, strict: bool = False) -> str:
     """At most ten lines: the verdict, the warnings, the allowed mismatches, how the checkpoints were opened, the worst rows.
 
-    `strict`: what is not settled is an error too. Where the exit code does not follow the verdict, nothing is an error.
+    The report must have a verdict. `strict`: what is not settled is an error too. Where the exit code does not follow the verdict,
+    nothing is an error.
     """
+    comparison, verdict = report.comparison, report.verdict
+    assert verdict is not None
     kinds = {"fail": "error", "incomplete": "error", "inconclusive": "error" if strict else "warning", "pass": "notice"}
     kind = kinds[verdict.outcome] if verdict.enforced else kinds[verdict.outcome].replace("error", "warning")
     title = (

@@ -12,23 +12,30 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from alignx_eval import wording
+from alignx_eval.errors import InputError
 from alignx_eval.judgement.gate import describe_row
 from alignx_eval.render import view
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison.rows import Comparison
-    from alignx_eval.judgement.gate import CandidateVerdict, GateRow, Verdict
+    from alignx_eval.judgement.gate import CandidateVerdict, GateRow
+    from alignx_eval.judgement.report import Report
 
 # What a test case holds beside its output: (element, type), or None where it passed.
 Result = tuple[str, str] | None
 _COUNTED = (("failures", "failure"), ("errors", "error"), ("skipped", "skipped"))
 
 
-def render(comparison: Comparison, verdict: Verdict, *, strict: bool = False) -> str:
-    """XML 1.0 in the form that Jenkins, GitLab and GitHub actions read; characters that XML cannot hold become U+FFFD."""
+def render(report: Report, *, strict: bool = False) -> str:
+    """XML 1.0 in the form that Jenkins, GitLab and GitHub actions read; characters that XML cannot hold become U+FFFD.
+
+    Raises InputError where one checkpoint alone was measured.
+    """
+    verdict = report.verdict
+    if verdict is None:
+        raise InputError("JUnit needs a comparison: one checkpoint alone has no verdict")
     root = ET.Element("testsuites", name="alignx-eval")
     for candidate in verdict.candidates:
-        root.append(_verdict_suite(comparison, verdict, candidate, strict))
+        root.append(_verdict_suite(report, candidate, strict))
         by_metric: dict[str, list[GateRow]] = {}
         for gated in candidate.rows:
             by_metric.setdefault(
@@ -41,7 +48,9 @@ def render(comparison: Comparison, verdict: Verdict, *, strict: bool = False) ->
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _verdict_suite(comparison: Comparison, verdict: Verdict, candidate: CandidateVerdict, strict: bool) -> ET.Element:
+def _verdict_suite(report: Report, candidate: CandidateVerdict, strict: bool) -> ET.Element:
+    comparison, verdict = report.comparison, report.verdict
+    assert verdict is not None
     who = _who(candidate)
     suite = ET.Element("testsuite", name=_line(f"{who}: verdict"))
     n = [gated.row.n for gated in candidate.rows if gated.row is not None]
@@ -57,7 +66,7 @@ def _verdict_suite(comparison: Comparison, verdict: Verdict, candidate: Candidat
         *((f"rows of level {level}", view.status_counts(candidate, level)) for level in view.levels(candidate)),
         ("n", _range(n)),
         ("enforced", "yes" if verdict.enforced else "no"),
-        ("compared", view.title_sentence(comparison)),
+        ("compared", report.sentence),
         *(("warning", warning) for warning in comparison.warnings),
         *(("mismatch", mismatch) for mismatch in comparison.mismatches),
         *(("opened", note) for note in view.opening_notes(comparison)),
@@ -70,7 +79,7 @@ def _verdict_suite(comparison: Comparison, verdict: Verdict, candidate: Candidat
         "inconclusive": ("failure", "inconclusive") if strict else ("skipped", ""),
         "pass": None,
     }
-    output = [candidate.sentence, view.rule_line(verdict), view.title_sentence(comparison)]
+    output = [candidate.sentence, view.rule_line(verdict), report.sentence]
     output += [f"warning: {warning}" for warning in comparison.warnings]
     output += [f"measured differently, and compared all the same: {mismatch}" for mismatch in comparison.mismatches]
     output += [f"opened: {note}" for note in view.opening_notes(comparison)]

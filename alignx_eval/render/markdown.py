@@ -8,18 +8,20 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from alignx_eval import wording
-from alignx_eval.comparison.contrasts import CONTRAST_TITLES, Contrast, list_contrasts
+from alignx_eval.comparison.contrasts import CONTRAST_TITLES, Contrast, contrasts_of, list_contrasts
 from alignx_eval.comparison.costs import own_costs
 from alignx_eval.comparison.means import table_layer
-from alignx_eval.comparison.rows import own_rate
+from alignx_eval.comparison.rows import labels
 from alignx_eval.judgement.gate import STATUSES
 from alignx_eval.judgement.gate import WORDS as OUTCOME_WORDS
-from alignx_eval.metrics import SUITE_TITLES, metric_title
+from alignx_eval.metrics import SUITE_TITLES, metric_card
 from alignx_eval.render import view
 
 if TYPE_CHECKING:
     from alignx_eval.comparison.rows import Comparison, ComparisonRow
     from alignx_eval.judgement.gate import GateRow, Verdict
+    from alignx_eval.judgement.report import Report
+    from alignx_eval.judgement.series import Series
 
 # A job summary on GitHub is dropped as a whole beyond 1 MiB.
 MAXIMUM_BYTES = 900_000
@@ -27,13 +29,13 @@ WORST = 10
 MISMATCHES = 20
 
 
-def render(comparison: Comparison, verdict: Verdict | None = None) -> str:
+def render(report: Report) -> str:
     """GitHub-flavoured Markdown of at most `MAXIMUM_BYTES` bytes; what does not fit is counted in a visible note."""
-    lines = _head(comparison, verdict)
+    lines = _head(report)
     tail = ["", "Every number is in `results.json` beside this file; `report.html` has the curves and the samples.", ""]
     left_out: list[str] = []
     size = _size(lines) + _size(tail) + 2000
-    for title, block in _sections(comparison, verdict):
+    for title, block in _sections(report):
         if size + _size(block) > MAXIMUM_BYTES:
             left_out.append(title)
             continue
@@ -47,8 +49,9 @@ def render(comparison: Comparison, verdict: Verdict | None = None) -> str:
     return wording.clean("\n".join(lines + tail))
 
 
-def _head(comparison: Comparison, verdict: Verdict | None) -> list[str]:
+def _head(report: Report) -> list[str]:
     """What is never left out: the outcome where it is enforced, warnings, mismatches, what was compared, how checkpoints were opened."""
+    comparison, verdict = report.comparison, report.verdict
     lines = [f"# {_text(_title(comparison))}", ""]
     if verdict is not None and verdict.enforced:
         lines = [
@@ -62,7 +65,7 @@ def _head(comparison: Comparison, verdict: Verdict | None) -> list[str]:
     lines += _callout(
         "Measured differently, and compared all the same (`--allow-mismatch`):", comparison.mismatches, MISMATCHES
     )
-    lines += [_text(view.title_sentence(comparison)), ""]
+    lines += [_text(report.sentence), ""]
     note = view.no_control_sentence(comparison)
     lines += [f"> {_text(note)}", ""] if note else []
     notes = view.opening_notes(comparison)
@@ -83,21 +86,21 @@ def _outcome(verdict: Verdict) -> str:
     return f"{view.OUTCOME_MARKS[verdict.outcome]} {OUTCOME_WORDS[verdict.outcome]}"
 
 
-def _sections(comparison: Comparison, verdict: Verdict | None) -> Iterator[tuple[str, list[str]]]:
+def _sections(report: Report) -> Iterator[tuple[str, list[str]]]:
     """(title, lines), the most important first."""
-    contrasts = list_contrasts(comparison)
-    yield "Findings", _findings(comparison)
-    if verdict is not None and comparison.series:
-        yield "Series", _series(comparison, verdict)
-    for contrast in contrasts[:1]:
+    comparison, verdict = report.comparison, report.verdict
+    yield "Findings", _findings(report)
+    if report.series is not None:
+        yield "Series", _series(report.series)
+    for contrast in list_contrasts(comparison)[:1]:
         yield "Worst languages", _worst_languages(comparison, contrast)
     costs = _costs(comparison)
     if costs:
         yield "Price", costs
     if verdict is not None:
         yield "Gate", _gate(verdict)
-    if comparison.diagnoses:
-        yield "Diagnosis", _diagnosis(comparison)
+    if report.diagnoses:
+        yield "Diagnosis", _diagnosis(report)
     for candidate in verdict.candidates if verdict is not None else ():
         title = f"All {len(candidate.rows)} gated rows: {candidate.candidate} against {candidate.reference}"
         if candidate.rows:
@@ -106,11 +109,12 @@ def _sections(comparison: Comparison, verdict: Verdict | None) -> Iterator[tuple
         yield title, _folded(title, table)
 
 
-def _findings(comparison: Comparison) -> list[str]:
+def _findings(report: Report) -> list[str]:
     """The headline numbers as tables, then what else was found, in sentences."""
+    comparison = report.comparison
     lines = ["## Findings", ""]
     for candidate in comparison.candidates:
-        lines += _headlines(comparison, candidate)
+        lines += _headlines(report, candidate)
     if not comparison.candidates:
         found = view.measured(comparison)
         lines += ["| number | value | 95 % interval | n | beside it |", "|---|---:|---|---:|---|"] if found else []
@@ -122,19 +126,20 @@ def _findings(comparison: Comparison) -> list[str]:
                 f"| {_text(each.title)} | {_text(value)} | {f'[{interval}' if interval else ''} | {each.row.n} | {_text(beside)} |"
             )
         lines.append("")
-    others = [f"- {_text(finding)}" for finding in view.other_findings(comparison)]
+    others = [f"- {_text(finding)}" for finding in view.other_findings(report)]
     for similarity in comparison.layer_similarity:
         title = f"{CONTRAST_TITLES[similarity.contrast]}, {similarity.candidate} against {similarity.reference}"
         others.append(f"- {_text(f'{title}, layer against layer: {view.similarity_sentence(similarity)}')}")
     return [*lines, *others, ""] if others else lines
 
 
-def _headlines(comparison: Comparison, candidate: str) -> list[str]:
+def _headlines(report: Report, candidate: str) -> list[str]:
     """The means of one candidate, the effect of alignment first."""
-    headlines = [headline for headline in comparison.headlines if headline.candidate == candidate]
+    comparison = report.comparison
+    headlines = [headline for headline in report.headlines if headline.candidate == candidate]
     if not headlines:
         return []
-    contrasts = [contrast for contrast in list_contrasts(comparison) if contrast.candidate == candidate]
+    contrasts = contrasts_of(comparison, candidate)
     names = [*dict.fromkeys([comparison.base, *(contrast.other for contrast in contrasts)]), candidate]
     kinds = {contrast.other: contrast.kind for contrast in contrasts}
     head = [f"{contrast.title}: {contrast.formula}" for contrast in contrasts]
@@ -147,7 +152,7 @@ def _headlines(comparison: Comparison, candidate: str) -> list[str]:
         cells = [_text(view.headline_title(headline) + (f" ({note})" if note else ""))]
         by_kind = {change.contrast: change for change in headline.changes}
         for contrast in contrasts:
-            change = by_kind.get(contrast.kind)  # type: ignore[call-overload]
+            change = by_kind.get(contrast.kind)
             cells.append(
                 "–" if change is None else f"{view.MARKS[change.word]} {_text(view.change_text(headline, change))}"
             )
@@ -209,7 +214,7 @@ def _gate_table(rows: Iterable[GateRow]) -> list[str]:
         what = [_text(gated.wanted), "", "–", "–", "", "", "–", "", ""]
         if row is not None:
             what = [
-                _text(view.row_title(row) + own_rate(row)),
+                _text(view.row_title(row) + wording.own_rate(row)),
                 _code(view.pair_title(row)) + (" (protected)" if gated.protected else ""),
                 view.gate_loss(gated),
                 view.gate_tolerance(gated),
@@ -229,11 +234,8 @@ def _status(status: str) -> str:
     return f"{view.STATUS_MARKS[status]} {view.STATUS_WORDS[status]}{colour}"
 
 
-def _series(comparison: Comparison, verdict: Verdict) -> list[str]:
+def _series(series: Series) -> list[str]:
     """The sentence, and a column for each headline mean over the steps."""
-    from alignx_eval.judgement.series import make_series
-
-    series = make_series(comparison, verdict)
     lines = ["## Steps of the training", "", f"**{_text(series.sentence)}**", ""]
     lines += ["| step | gate | " + "".join(f"{_text(each.title)} | " for each in series.trajectories).rstrip()]
     lines += ["|---|---|" + "---|" * len(series.trajectories)]
@@ -244,12 +246,11 @@ def _series(comparison: Comparison, verdict: Verdict) -> list[str]:
         cells = [_text(step.title if step.title == step.label else f"{step.title} ({step.label})"), gate]
         for each in series.trajectories:
             point = each.points[number]
-            text = "–" if point.value is None else f"{point.value:.{each.decimals}f}"
+            text = wording.number(point.value, each.metric)
             if point.difference is not None:
-                text += f" ({point.difference:+.{each.decimals}f}"
-                if point.ci_low is not None and point.ci_high is not None:
-                    text += f" [{point.ci_low:+.{each.decimals}f}, {point.ci_high:+.{each.decimals}f}]"
-                text += f", n {point.n})"
+                ends = wording.between(point.ci_low, point.ci_high, each.metric)
+                change = f"{wording.difference(point.difference, each.metric)} {ends}".rstrip()
+                text += f" ({change}, n {point.n})"
             cells.append(text)
         lines.append("| " + " | ".join(cells) + " |")
     return [
@@ -260,13 +261,14 @@ def _series(comparison: Comparison, verdict: Verdict) -> list[str]:
     ]
 
 
-def _diagnosis(comparison: Comparison) -> list[str]:
+def _diagnosis(report: Report) -> list[str]:
     """A line for each rule, with the rule and the evidence folded below it."""
     from alignx_eval.judgement.diagnosis import RULES
 
     lines = ["## Diagnosis", ""]
-    for each in comparison.diagnoses:
-        title = f"{view.DIAGNOSIS_MARKS[each.status]} <b>{_html(each.rule)}: {view.DIAGNOSIS_WORDS[each.status]}</b>. {_html(each.sentence)}"
+    for each in report.diagnoses:
+        status = f"{view.DIAGNOSIS_MARKS[each.status]} <b>{_html(each.rule)}: {view.DIAGNOSIS_WORDS[each.status]}</b>"
+        title = f"{status}. {_html(each.sentence)}"
         lines += [
             "<details>",
             f"<summary>{title}</summary>",
@@ -285,7 +287,7 @@ def _worst_languages(comparison: Comparison, contrast: Contrast) -> list[str]:
         return [*lines, "None is below in any metric that has an interval.", ""]
     lines += ["| language | metric | difference | 95 % interval | n | verdict |", "|---|---|---:|---|---:|---|"]
     for code, row in worst:
-        what = _text(view.row_title(row) + own_rate(row)) + (
+        what = _text(view.row_title(row) + wording.own_rate(row)) + (
             f" {_code(view.pair_title(row))}" if row.other_language else ""
         )
         numbers = f"{wording.difference(row.difference, row.metric)} | {view.interval(row)} | {row.n}"
@@ -305,7 +307,7 @@ def _title(comparison: Comparison) -> str:
 
 
 def _costs(comparison: Comparison) -> list[str]:
-    costs = own_costs(comparison)
+    costs = [cost for label in labels(comparison) for cost in own_costs(comparison, label)]
     if not costs:
         return []
     lines = [
@@ -334,7 +336,7 @@ def _row_table(contrast: Contrast, rows: Iterable[ComparisonRow]) -> list[str]:
     ]
     for row in rows:
         cells = [
-            _text(metric_title(row.metric) + own_rate(row)),
+            _text(metric_card(row.metric).title + wording.own_rate(row)),
             _code(view.pair_title(row)),
             *(wording.number(value, row.metric) for value in (row.base, row.candidate)),
             wording.difference(row.difference, row.metric),
@@ -369,15 +371,14 @@ def _tables(comparison: Comparison) -> Iterable[tuple[str, list[str]]]:
     if comparison.candidates:
         return
     for suite, result in comparison.results.get(comparison.base, {}).items():
-        layer = table_layer(comparison, comparison.base, result.rows)
+        layer = table_layer(comparison.checkpoints.get(comparison.base, {}), result.rows)
         lines = ["| metric | language | value | 95 % interval | n |", "|---|---|---:|---|---:|"]
         for single in result.rows:
             if single.layer is not None and single.layer != layer:
                 continue
-            ends = [wording.number(end, single.metric) for end in (single.ci_low, single.ci_high) if end is not None]
-            interval = f"[{', '.join(ends)}]" if len(ends) == 2 else _text(single.reason or "")
+            interval = view.value_interval(single) or _text(single.reason or "")
             interval += f", not to be judged: {_text(single.unjudged)}" if single.unjudged else ""
-            title = _text(metric_title(single.metric) + own_rate(single))
+            title = _text(metric_card(single.metric).title + wording.own_rate(single))
             cells = (
                 title,
                 _code(view.pair_title(single)),

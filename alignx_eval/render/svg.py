@@ -67,7 +67,7 @@ def band_path(lower: Sequence[float | None], upper: Sequence[float | None], low:
     return "".join("M" + "L".join(outline) + "Z" for outline in outlines)
 
 
-def _frame(identity: str, title: str, description: str, low: float, high: float, ticks: Sequence[float]) -> list[str]:
+def frame(identity: str, title: str, description: str, low: float, high: float, ticks: Sequence[float]) -> list[str]:
     """The opened figure with its name, and the grid with the labels of the y axis."""
     out = [
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{identity}-t {identity}-d" '
@@ -78,12 +78,12 @@ def _frame(identity: str, title: str, description: str, low: float, high: float,
     for tick in ticks:
         y = y_position(tick, low, high)
         out.append(
-            f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/><text class="tick y" x="{LEFT - 8}" y="{y:.1f}">{_tick(tick, ticks)}</text>'
+            f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/><text class="tick y" x="{LEFT - 8}" y="{y:.1f}">{tick_text(tick, ticks)}</text>'
         )
     return [*out, "</g>"]
 
 
-def _vertical_line(x: float, label: str) -> list[str]:
+def vertical_line(x: float, label: str) -> list[str]:
     right = x > WIDTH * 0.7
     return [
         f'<path class="mark" d="M{x:.1f} {TOP - 8}V{HEIGHT - BOTTOM}"/>',
@@ -92,7 +92,7 @@ def _vertical_line(x: float, label: str) -> list[str]:
     ]
 
 
-def _marker(number: int, x: float, y: float, tip: str) -> str:
+def marker(number: int, x: float, y: float, tip: str) -> str:
     # The same three shapes as in report.js: circle, square, diamond.
     shapes = (
         f"M{x - 3.5:.1f} {y:.1f}a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0",
@@ -102,7 +102,7 @@ def _marker(number: int, x: float, y: float, tip: str) -> str:
     return f'<path d="{shapes[number % 3]}"><title>{html.escape(tip)}</title></path>'
 
 
-def _tick(value: float, ticks: Sequence[float]) -> str:
+def tick_text(value: float, ticks: Sequence[float]) -> str:
     step = abs(ticks[1] - ticks[0]) if len(ticks) > 1 else 1.0
     decimals = max(0, min(6, -math.floor(math.log10(step) + 1e-9)))
     if abs(step * 10**decimals - round(step * 10**decimals)) > 1e-6:
@@ -113,6 +113,6 @@ def _tick(value: float, ticks: Sequence[float]) -> str:
 def swatch(number: int) -> str:
     """The line sample of a legend entry."""
     line = (
-        f'<path class="line s{number % 6}" d="M1 6H33"/><g class="dots s{number % 6}">{_marker(number, 17, 6, "")}</g>'
+        f'<path class="line s{number % 6}" d="M1 6H33"/><g class="dots s{number % 6}">{marker(number, 17, 6, "")}</g>'
     )
     return f'<svg class="swatch" viewBox="0 0 34 12" aria-hidden="true">{line}</svg>'

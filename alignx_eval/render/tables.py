@@ -16,10 +16,11 @@ from alignx_eval.render import view
 from alignx_eval.results import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from alignx_eval.comparison.rows import Comparison, ComparisonRow
+    from alignx_eval.comparison.rows import ComparisonRow
     from alignx_eval.judgement.evidence import Diagnosis
     from alignx_eval.judgement.findings import Headline
     from alignx_eval.judgement.gate import GateRow, Verdict
+    from alignx_eval.judgement.report import Report
 
 COLUMNS = (
     "suite",
@@ -62,13 +63,14 @@ GATE_COLUMNS = (
 )
 
 
-def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
+def render_json(report: Report) -> str:
     """The verdict and the comparison as JSON: counts, rows, and the rows of every checkpoint. Undefined is null, never NaN."""
+    comparison = report.comparison
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "verdict": None if verdict is None else _verdict(verdict),
+        "verdict": None if report.verdict is None else _verdict(report.verdict),
         "mismatches": list(comparison.mismatches),
-        "sentence": view.title_sentence(comparison),
+        "sentence": report.sentence,
         "base": comparison.base,
         "control": comparison.control,
         "candidates": list(comparison.candidates),
@@ -81,11 +83,11 @@ def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
             }
             for contrast in list_contrasts(comparison)
         ],
-        "headlines": [_headline(each) for each in comparison.headlines]
+        "headlines": [_headline(each) for each in report.headlines]
         if comparison.candidates
         else [{"title": each.title, "beside": each.beside, "key": each.row.key} for each in view.measured(comparison)],
-        "diagnoses": [_diagnosis(each) for each in comparison.diagnoses],
-        "findings": list(comparison.findings),
+        "diagnoses": [_diagnosis(each) for each in report.diagnoses],
+        "findings": list(report.findings),
         "warnings": list(comparison.warnings),
         "opened": view.opening_notes(comparison),
         "corpus": comparison.corpus,
@@ -99,10 +101,8 @@ def render_json(comparison: Comparison, verdict: Verdict | None = None) -> str:
             for row in result.rows
         ],
     }
-    if verdict is not None and comparison.series:
-        from alignx_eval.judgement.series import make_series
-
-        document["series"] = dataclasses.asdict(make_series(comparison, verdict))
+    if report.series is not None:
+        document["series"] = dataclasses.asdict(report.series)
     return json.dumps(wording.finite(document), ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
@@ -155,18 +155,19 @@ def _diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
     return {**fields, "evidence": evidence}
 
 
-def render_csv(comparison: Comparison, verdict: Verdict | None = None) -> str:
+def render_csv(report: Report) -> str:
     """Comparison rows as CSV (RFC 4180, header line); of a single checkpoint, its rows. Undefined is an empty field.
 
     `gate_status` and the other gate columns are those of the row itself, and empty where the policy does not gate it; no column repeats
     the verdict on the whole. What the policy wants and nobody measured has a line of its own at the end, with the status "missing"; so
     has a candidate without any gated row, with no status and the verdict's sentence as the reason.
     """
+    comparison = report.comparison
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     if comparison.candidates:
         writer.writerow((*COLUMNS, *GATE_COLUMNS))
-        writer.writerows([_field(cell) for cell in line] for line in _lines(comparison, verdict))
+        writer.writerows([_field(cell) for cell in line] for line in _lines(report))
         return out.getvalue()
     rows = [row for suites in comparison.results.values() for result in suites.values() for row in result.rows]
     names = [field.name for field in dataclasses.fields(rows[0])] if rows else []
@@ -175,7 +176,8 @@ def render_csv(comparison: Comparison, verdict: Verdict | None = None) -> str:
     return out.getvalue()
 
 
-def _lines(comparison: Comparison, verdict: Verdict | None) -> Iterator[list[object]]:
+def _lines(report: Report) -> Iterator[list[object]]:
+    comparison, verdict = report.comparison, report.verdict
     mismatches = "; ".join(comparison.mismatches)
     judged = {} if verdict is None else {candidate.candidate: candidate for candidate in verdict.candidates}
     gated_rows = {

@@ -8,16 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from alignx_eval.comparison.contrasts import Contrast
-from alignx_eval.comparison.means import CONTRAST_MEANING, layer_order, table_layer
-from alignx_eval.comparison.rows import labels, own_rate
-from alignx_eval.comparison.rows import own_language as own_language
-from alignx_eval.judgement.findings import text_measured, warning_count
+from alignx_eval.comparison.contrasts import CONTRAST_MEANING, Contrast
+from alignx_eval.comparison.means import layer_order, table_layer
+from alignx_eval.comparison.rows import labels, own_language
 from alignx_eval.judgement.gate import LEVELS, STATUSES
 from alignx_eval.judgement.gate import WORDS as OUTCOME_WORDS
 from alignx_eval.languages import LANGUAGES
-from alignx_eval.metrics import SUITES, metric_title
-from alignx_eval.wording import _plain, difference, number
+from alignx_eval.metrics import SUITES, metric_card
+from alignx_eval.wording import between, difference, loss, number, own_rate, sample_size
 
 if TYPE_CHECKING:
     from alignx_eval.comparison.rows import Comparison, ComparisonRow
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from alignx_eval.judgement.findings import Change, Headline
     from alignx_eval.judgement.gate import CandidateVerdict, GateRow, Verdict
     from alignx_eval.judgement.policy import Level
+    from alignx_eval.judgement.report import Report
     from alignx_eval.results import LayerSimilarity, Row
 
 
@@ -78,8 +77,8 @@ LEVEL_MEANING = {"block": "a regression fails the gate", "warn": "only shown", "
 
 
 HEADLINE_RULE = (
-    "Better and worse: the interval does not hold 0; it is not adjusted for the number of means. No evidence: it holds 0, and all in it is "
-    "compatible with the data."
+    "Better and worse: p below alpha after adjustment for all results of the suite. The intervals are not adjusted: one that does not hold "
+    "0 can stand beside no evidence. No evidence is not equality: all in the interval is compatible with the data."
 )
 
 
@@ -106,7 +105,7 @@ def worst_first(row: ComparisonRow) -> tuple[int, float]:
 
 def headline_rows(comparison: Comparison, contrast: Contrast) -> list[ComparisonRow]:
     """Rows at the layer that the tables show, and rows without a layer."""
-    layer = table_layer(comparison, contrast.candidate, contrast.rows)
+    layer = table_layer(comparison.checkpoints.get(contrast.candidate, {}), contrast.rows)
     return [row for row in contrast.rows if row.layer is None or row.layer == layer]
 
 
@@ -123,7 +122,7 @@ def worst_languages(comparison: Comparison, contrast: Contrast, count: int = 3) 
             continue
         if row.suite == "language_id" or (row.suite == "layers" and row.metric != "precision_at_1"):
             continue
-        code = own_language(comparison, row)
+        code = own_language(row, comparison.pivot)
         if code is not None and (code not in worst or signed / row.se < worst[code][0]):
             worst[code] = (signed / row.se, row)
     ranked = sorted(worst.items(), key=lambda item: (item[1][0], item[0]))
@@ -141,12 +140,6 @@ def suites(comparison: Comparison) -> list[str]:
 def row_key(row: ComparisonRow | Row) -> str:
     """Identity of the quantity, the same for every checkpoint; equals `Row.key`."""
     return "/".join(part or "-" for part in (row.suite, row.metric, row.layer, row.language, row.other_language))
-
-
-def title_sentence(comparison: Comparison) -> str:
-    """What was compared with what on which text; of a single checkpoint, what was measured."""
-    alone = f"{comparison.base} was measured alone, without a comparison{text_measured(comparison)}."
-    return comparison.sentence or alone + warning_count(comparison)
 
 
 def checkpoint_warnings(comparison: Comparison) -> list[str]:
@@ -215,15 +208,15 @@ def gate_bound(gated: GateRow) -> str:
     if gated.row is None:
         return ""
     if gated.loss_at_least is not None:
-        return f"≥ {_plain(gated.loss_at_least, gated.row.metric)}"
-    return f"≤ {_plain(gated.loss_at_most, gated.row.metric)}" if gated.loss_at_most is not None else ""
+        return f"≥ {loss(gated.loss_at_least, gated.row.metric)}"
+    return f"≤ {loss(gated.loss_at_most, gated.row.metric)}" if gated.loss_at_most is not None else ""
 
 
 def gate_loss(gated: GateRow) -> str:
     """The loss, negative for a gain; as many decimals as a difference of the metric."""
     if gated.loss is None or gated.row is None:
         return "–"
-    return _plain(gated.loss, gated.row.metric)
+    return loss(gated.loss, gated.row.metric)
 
 
 def gate_tolerance(gated: GateRow) -> str:
@@ -275,11 +268,11 @@ def similarity_sentence(similarity: LayerSimilarity) -> str:
 
 
 # --- headline numbers ------------------------------------------------------------------------------------------------------------
-def changes_of(comparison: Comparison, contrast: Contrast) -> list[tuple[Headline, Change]]:
+def changes_of(report: Report, contrast: Contrast) -> list[tuple[Headline, Change]]:
     """The headlines of a contrast."""
     return [
         (headline, change)
-        for headline in comparison.headlines
+        for headline in report.headlines
         for change in headline.changes
         if (headline.candidate, change.contrast, change.reference)
         == (contrast.candidate, contrast.kind, contrast.other)
@@ -288,7 +281,7 @@ def changes_of(comparison: Comparison, contrast: Contrast) -> list[tuple[Headlin
 
 def headline_title(headline: Headline) -> str:
     """ "precision@1, layer 3"."""
-    return metric_title(headline.metric) + (f", layer {headline.layer}" if headline.layer is not None else "")
+    return metric_card(headline.metric).title + (f", layer {headline.layer}" if headline.layer is not None else "")
 
 
 def headline_note(headline: Headline) -> str:
@@ -313,13 +306,9 @@ def change_numbers(headline: Headline, change: Change) -> str:
     """ "+0.153 [+0.105, +0.205]", empty without a mean."""
     if change.mean is None:
         return ""
-    low, high = change.mean.estimate.ci_low, change.mean.estimate.ci_high
-    ends = (
-        ""
-        if low is None or high is None
-        else f" [{difference(low, headline.metric)}, {difference(high, headline.metric)}]"
-    )
-    return difference(change.mean.estimate.value, headline.metric) + ends
+    estimate = change.mean.estimate
+    ends = between(estimate.ci_low, estimate.ci_high, headline.metric)
+    return f"{difference(estimate.value, headline.metric)} {ends}".rstrip()
 
 
 def change_text(headline: Headline, change: Change) -> str:
@@ -332,20 +321,18 @@ def change_text(headline: Headline, change: Change) -> str:
 
 def headline_sizes(headlines: Iterable[Headline]) -> str:
     """ "n = 40, 36 clusters", or the ranges; empty without means."""
-    estimates = [
-        change.mean.estimate for headline in headlines for change in headline.changes if change.mean is not None
-    ]
-    if not estimates:
-        return ""
-    ranges = [sorted({each.n for each in estimates}), sorted({each.clusters for each in estimates})]
-    n, clusters = (str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}" for sizes in ranges)
-    return f"n = {n}, {clusters} clusters"
+    return sample_size(
+        (change.mean.estimate.n, change.mean.estimate.clusters)
+        for headline in headlines
+        for change in headline.changes
+        if change.mean is not None
+    )
 
 
-def other_findings(comparison: Comparison) -> list[str]:
+def other_findings(report: Report) -> list[str]:
     """The findings that are not the sentence of a headline, for renderings that show the headlines as a table."""
-    told = {headline.sentence for headline in comparison.headlines}
-    return [text for text in comparison.findings if text not in told]
+    told = {headline.sentence for headline in report.headlines}
+    return [text for text in report.findings if text not in told]
 
 
 @dataclass(frozen=True, slots=True)
@@ -372,7 +359,7 @@ def measured(comparison: Comparison) -> list[Measured]:
         for row in means(peak, "layers"):
             layer = None if row.value is None else str(round(row.value))
             found += [
-                Measured(f"{metric_title(metric)} (peak: layer {layer})", each)
+                Measured(f"{metric_card(metric).title} (peak: layer {layer})", each)
                 for each in means(metric, "layers", layer)
             ]
     probed = sorted(
@@ -382,12 +369,12 @@ def measured(comparison: Comparison) -> list[Measured]:
     if last := [layer for layer in probed if "+" not in layer][-1:]:
         found += [Measured(row_title(row), row) for row in means("probe_balanced_accuracy", "language_id", last[0])]
     bits = find("bits_per_byte", "language_modelling")
-    found += [Measured(f"{metric_title(row.metric)} (mean)", row) for row in bits if row.language is None]
+    found += [Measured(f"{metric_card(row.metric).title} (mean)", row) for row in bits if row.language is None]
     if by_language := [row for row in bits if row.language is not None and row.value is not None]:
         worst = max(by_language, key=lambda row: row.value or 0.0)
-        found.append(Measured(f"{metric_title(worst.metric)} (worst: {worst.language})", worst))
+        found.append(Measured(f"{metric_card(worst.metric).title} (worst: {worst.language})", worst))
     for metric in ("bleu", "chrf++", "off_target_rate"):
-        found += [Measured(f"{metric_title(metric)} (mean)", row) for row in means(metric, "translation")]
+        found += [Measured(f"{metric_card(metric).title} (mean)", row) for row in means(metric, "translation")]
     tasks = [row for row in rows if row.suite == "tasks" and row.metric.endswith((".acc", ".exact_match"))]
     for metric in dict.fromkeys(row.metric for row in tasks):
         of_task = [row for row in tasks if row.metric == metric]
@@ -407,8 +394,14 @@ def measured_numbers(row: Row) -> str:
     """ "0.611 [0.475, 0.739]", or why there is no number."""
     if row.value is None:
         return f"undefined: {row.reason or 'no reason given'}"
-    ends = [number(end, row.metric) for end in (row.ci_low, row.ci_high) if end is not None]
-    return number(row.value, row.metric) + (f" [{', '.join(ends)}]" if len(ends) == 2 else "")
+    return f"{number(row.value, row.metric)} {value_interval(row)}".rstrip()
+
+
+def value_interval(row: Row) -> str:
+    """The interval of a value in brackets, or empty where there is no valid one."""
+    if row.ci_low is None or row.ci_high is None:
+        return ""
+    return f"[{number(row.ci_low, row.metric)}, {number(row.ci_high, row.metric)}]"
 
 
 def language_name(code: str | None) -> str:
@@ -441,7 +434,7 @@ def pair_title(row: ComparisonRow | Row) -> str:
 
 def row_title(row: ComparisonRow | Row) -> str:
     """Metric with its layer: "precision@1, layer 3"."""
-    return metric_title(row.metric) + (f", layer {row.layer}" if row.layer is not None else "")
+    return metric_card(row.metric).title + (f", layer {row.layer}" if row.layer is not None else "")
 
 
 def interval_or_reason(row: ComparisonRow) -> str:
@@ -451,6 +444,4 @@ def interval_or_reason(row: ComparisonRow) -> str:
 
 def interval(row: ComparisonRow) -> str:
     """The interval of the difference in brackets, or empty where there is no valid one."""
-    if row.ci_low is None or row.ci_high is None:
-        return ""
-    return f"[{difference(row.ci_low, row.metric)}, {difference(row.ci_high, row.metric)}]"
+    return between(row.ci_low, row.ci_high, row.metric)

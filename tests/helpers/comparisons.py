@@ -447,6 +447,6 @@ def large_comparison(languages: int = 51, blocks: int = 24, lines: int = 40) -> 
             )
     return Comparison(
         base="base", candidates=["alignx"], control=None, rows=rows, results=results, corpus=corpus_facts(codes, lines),
-        checkpoints={name: checkpoint_facts(name) for name in results}, findings=["A finding."], sentence="alignx was compared with base.",
+        checkpoints={name: checkpoint_facts(name) for name in results},
         layer_similarity=[similarity("base", "alignx", "candidate-base", codes, blocks=blocks, lines=lines)],
     )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 from alignx_eval.corpora import HUB_PREFIX
 from alignx_eval.errors import InputError, MissingAssetError
-from alignx_eval.languages import _SPELLINGS, resolve_language
+from alignx_eval.languages import SPELLINGS, resolve_language
 from alignx_trainer.config import Source
 
 OPUS_LICENCE = "OPUS-100: no licence stated by its makers, see its sources"
@@ -35,7 +35,7 @@ def short_code(language: str) -> str:
     traditional characters and other second scripts have none. Raises InputError where there is none.
     """
     code = resolve_language(language)
-    for spelling, owner in _SPELLINGS.items():  # the first of several is the one in use: `he`, not the retired `iw`
+    for spelling, owner in SPELLINGS.items():  # the first of several is the one in use: `he`, not the retired `iw`
         if owner == code and len(spelling) == 2:
             return spelling
     raise InputError(f"{code} has no two-letter code, so this data set cannot have it; leave it out of `languages`")

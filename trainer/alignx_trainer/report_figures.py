@@ -117,7 +117,7 @@ def _path(points: Sequence[tuple[int, float | None]], last: int, low: float, hig
 
 def _open_figure(identity: str, title: str, description: str, last: int, ticks: Sequence[float]) -> list[str]:
     """The figure with its name, its grid and an axis of steps from 0 to `last`."""
-    out = svg._frame(identity, title, description, ticks[0], ticks[-1], ticks)
+    out = svg.frame(identity, title, description, ticks[0], ticks[-1], ticks)
     for tick in svg.nice_ticks(0, last, 5):
         if tick == int(tick) and tick <= last:
             x = svg.x_position(int(tick), last + 1)
@@ -180,7 +180,7 @@ def curve_figure(
                     svg.x_position(step, run.steps + 1),
                     svg.y_position(min(high, value / divisor), low, high),
                 )
-                out.append(svg._marker(2, x, y, f"step {step}: {value:.6g}"))
+                out.append(svg.marker(2, x, y, f"step {step}: {value:.6g}"))
         out.append("</g>")
     outside = sum(value / divisor > high * (1 + 1e-9) for value in known)  # a division can land just above a tick
     if outside:
@@ -355,7 +355,7 @@ def _validation_figure(run: Run, shown: Sequence[tuple[int, dict[str, Any]]], nu
     if chance is not None and drawn:
         out.append(f'<path class="level" d="M{svg.LEFT} {svg.y_position(chance, low, high):.1f}H{right}"/>')
     if kept_step(run) != run.steps:
-        out += svg._vertical_line(svg.x_position(kept_step(run), last + 1), f"kept: step {kept_step(run)}")
+        out += svg.vertical_line(svg.x_position(kept_step(run), last + 1), f"kept: step {kept_step(run)}")
     for index, (name, points) in enumerate(series.items()):
         style = 2 + index
         # Intervals of two lines stand beside each other.
@@ -371,7 +371,7 @@ def _validation_figure(run: Run, shown: Sequence[tuple[int, dict[str, Any]]], nu
         )
         for (x, found), (step, _) in zip(places, points, strict=True):
             tip = f"{measure_title(name, shown[-1][1])}, {step_title(step)}: {measure_text(found)}"
-            out.append(svg._marker(style, x, svg.y_position(found.value, low, high), html.escape(tip)))
+            out.append(svg.marker(style, x, svg.y_position(found.value, low, high), html.escape(tip)))
         out.append("</g>")
     keys = [(svg.swatch(2 + index), measure_title(name, shown[-1][1])) for index, name in enumerate(series)]
     return {"title": title, "note": note, "figure": "".join([*out, "</svg>"]), "keys": keys if len(keys) > 1 else []}

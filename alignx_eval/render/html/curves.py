@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignx_eval.comparison.means import layer_order, marked_layer
 from alignx_eval.comparison.rows import labels
-from alignx_eval.metrics import better_direction, metric_note, metric_title
+from alignx_eval.metrics import better_direction, metric_card
 from alignx_eval.render import figures, svg, view
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ COMPARED_WITH = {
 QUANTUM = 10_000  # curve values travel to report.js as whole ten-thousandths
 
 
-def _styles(comparison: Comparison) -> dict[str, int]:
+def line_styles(comparison: Comparison) -> dict[str, int]:
     """Number of the colour, dash and marker of each checkpoint: base 0, control 1, candidates from 2."""
     styles = {comparison.base: 0}
     if comparison.control:
@@ -85,7 +85,7 @@ class _Curve:
         ]
 
 
-def _curves(comparison: Comparison) -> dict[str, Any] | None:
+def curves_section(comparison: Comparison) -> dict[str, Any] | None:
     """Layer curves of every metric that has layers: drawn for the mean over languages, with data to redraw for one pair."""
     found: dict[str, dict[str, dict[tuple[str | None, str | None], dict[str, Row]]]] = {}
     for label in labels(comparison):
@@ -104,7 +104,7 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
         {layer for by in found.values() for pairs in by.values() for rows in pairs.values() for layer in rows},
         key=layer_order,
     )
-    styles = _styles(comparison)
+    styles = line_styles(comparison)
     order = [metric for metric in CURVES if metric in found] + sorted(set(found) - set(CURVES))
     curves = {
         metric: curve for metric in order if (curve := _curve(comparison, metric, found[metric], layers)).defined()
@@ -126,13 +126,13 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
         what = f"mean over {len(curve.pairs)} {unit}" if curve.pairs else "all languages"
         drawn[metric] = {
             "metric": metric,
-            "title": metric_title(metric),
-            "note": metric_note(metric),
+            "title": metric_card(metric).title,
+            "note": metric_card(metric).about,
             "direction": better_direction(curve.row.higher_is_better),
             "band": curve.band_kind,
             "what": what,
             "n": curve.row.n,
-            "compared": metric_title(compared) if compared else "",
+            "compared": metric_card(compared).title if compared else "",
         }
         nothing = [None] * len(layers)
         for frame, heights in frames.items():
@@ -148,9 +148,9 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
                 # The frame for pairs is empty until report.js draws one of them.
                 means = frame == "mean"
                 drawn[metric].setdefault(size, {})[frame] = figures.line_figure(
-                    f"{size}-{frame}-{_identifier(metric)}",
-                    title=f"{metric_title(metric)} by layer, {what if means else 'one language pair'}",
-                    description=f"{metric_note(metric)}. One line per checkpoint: {', '.join(curve.series)}.",
+                    f"{size}-{frame}-{identifier(metric)}",
+                    title=f"{metric_card(metric).title} by layer, {what if means else 'one language pair'}",
+                    description=f"{metric_card(metric).about}. One line per checkpoint: {', '.join(curve.series)}.",
                     layers=layers,
                     series=curve.series if means else dict.fromkeys(curve.series, nothing),
                     bands=curve.bands if means else dict.fromkeys(curve.series, (nothing, nothing)),
@@ -159,7 +159,7 @@ def _curves(comparison: Comparison) -> dict[str, Any] | None:
                     high=ticks[-1],
                     ticks=ticks,
                     levels=curve.levels,
-                    marked=_marked(comparison),
+                    marked=marked_layers(comparison),
                     thin=(curves[compared].series if means else dict.fromkeys(curves[compared].series, nothing))
                     if compared
                     else None,
@@ -186,7 +186,7 @@ def _curve(
     by_label: Mapping[str, Mapping[tuple[str | None, str | None], Mapping[str, Row]]],
     layers: Sequence[str],
 ) -> _Curve:
-    styles = _styles(comparison)
+    styles = line_styles(comparison)
     rows = [row for pairs in by_label.values() for by_layer in pairs.values() for row in by_layer.values()]
     first = next((row for row in rows if row.higher_is_better is not None), rows[0])
     curve = _Curve({}, {}, "", {}, _levels(comparison, metric, by_label), first)
@@ -240,7 +240,7 @@ def _levels(
             for row in result.rows if result else ():
                 if row.layer is None and row.language is None and row.value is not None and row.metric not in seen:
                     seen.add(row.metric)
-                    levels.append((metric_title(row.metric), row.value))
+                    levels.append((metric_card(row.metric).title, row.value))
     if metric == "precision_at_1":
         results = [suites["layers"] for suites in comparison.results.values() if "layers" in suites]
         overlap = [
@@ -257,11 +257,11 @@ def _levels(
     return [(", ".join(names), value) for value, names in merged.items()]
 
 
-def _marked(comparison: Comparison) -> list[tuple[str, str]]:
+def marked_layers(comparison: Comparison) -> list[tuple[str, str]]:
     """Align layers to mark: (layer, label), one label for all checkpoints that share the layer."""
     by_layer: dict[str, list[str]] = {}
     for label in labels(comparison):
-        layer = marked_layer(comparison, label)
+        layer = marked_layer(comparison.checkpoints.get(label, {}))
         if layer is not None:
             by_layer.setdefault(layer, []).append(label)
     if len(by_layer) == 1:
@@ -273,7 +273,7 @@ def _layer_summary(
     comparison: Comparison, series: Mapping[str, list[float | None]], layers: Sequence[str], styles: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     """Align, then diverge, as numbers per checkpoint: retrieval at the marked layer, at its peak, and at the last two states."""
-    marked = _marked(comparison)
+    marked = marked_layers(comparison)
     layer = marked[0][0] if marked else None
     table = []
     for label, curve in series.items():
@@ -307,5 +307,5 @@ def _quantise(value: float | None) -> int | None:
     return None if value is None else round(value * QUANTUM)
 
 
-def _identifier(text: str) -> str:
+def identifier(text: str) -> str:
     return "".join(char if char.isalnum() else "-" for char in text)

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from alignx_eval import wording
-from alignx_eval.comparison.costs import own_costs
+from alignx_eval.comparison.costs import own_costs, total
 from alignx_eval.comparison.rows import labels
 from alignx_eval.judgement.findings import uses_corpus
 from alignx_eval.metrics import SUITE_TITLES
@@ -17,22 +17,17 @@ if TYPE_CHECKING:
 
 
 # --- price, pictures, facts ------------------------------------------------------------------------------------------------------
-def _cost_totals(comparison: Comparison) -> list[dict[str, Any]]:
-    """What each checkpoint with several stages of its own cost in all, beyond the base."""
-    totals = []
-    for label in labels(comparison):
-        own = [cost for cost in own_costs(comparison) if cost.checkpoint == label]
-        if label == comparison.base or len(own) < 2:
-            continue
-        total: dict[str, Any] = {"label": label}
-        for name in ("tokens", "seconds", "flops"):
-            numbers = [getattr(cost, name) for cost in own]
-            total[name] = None if None in numbers else sum(numbers)
-        totals.append(total)
-    return totals
+def cost_totals(comparison: Comparison) -> list[dict[str, Any]]:
+    """What each checkpoint with several stages of its own took in all, beyond the base."""
+    own = {label: own_costs(comparison, label) for label in labels(comparison) if label != comparison.base}
+    return [
+        dict.fromkeys(wording.AMOUNTS) | total(costs) | {"label": label}
+        for label, costs in own.items()
+        if len(costs) > 1
+    ]
 
 
-def _facts(comparison: Comparison) -> dict[str, Any]:
+def facts(comparison: Comparison) -> dict[str, Any]:
     """Who was measured, how, and on what machine, as plain name and value pairs."""
     checkpoints = []
     for label in labels(comparison):
@@ -100,7 +95,7 @@ def _plain(value: Any) -> str:
     return text if len(text) <= 1000 else f"{text[:1000]} … [{len(text) - 1000} more characters]"
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def notes(comparison: Comparison) -> list[str]:
     """Sentences of the suites for the reader, each once, with the checkpoints it is about where that is not all."""
     found: dict[str, list[str]] = {}
     for label in labels(comparison):

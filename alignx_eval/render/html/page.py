@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from alignx_eval import wording
 from alignx_eval.assets import asset_folder
-from alignx_eval.comparison.contrasts import Contrast, list_contrasts
+from alignx_eval.comparison.contrasts import Contrast, contrasts_of
 from alignx_eval.comparison.costs import own_costs
 from alignx_eval.comparison.rows import labels
-from alignx_eval.judgement.findings import find, uses_corpus
+from alignx_eval.judgement.findings import uses_corpus
 from alignx_eval.judgement.gate import WORDS as OUTCOME_WORDS
-from alignx_eval.judgement.series import Series, make_series
 from alignx_eval.render import figures, view
-from alignx_eval.render.html.curves import _curves, _styles
-from alignx_eval.render.html.facts import _cost_totals, _facts, _notes
-from alignx_eval.render.html.pictures import SIMILARITY_SHADES, _maps, _projections, _similarity
-from alignx_eval.render.html.samples import _sample_browser
-from alignx_eval.render.html.tables import _tables
-from alignx_eval.render.html.verdict import SERIES_DETAIL, _diagnoses, _series, _verdict
+from alignx_eval.render.html.curves import curves_section, line_styles
+from alignx_eval.render.html.facts import cost_totals, facts, notes
+from alignx_eval.render.html.pictures import SIMILARITY_SHADES, maps, projections, similarity_section
+from alignx_eval.render.html.samples import sample_browser
+from alignx_eval.render.html.tables import tables_section
+from alignx_eval.render.html.verdict import SERIES_DETAIL, diagnoses, series_section, verdict_section
 from alignx_eval.render.svg import swatch
 
 if TYPE_CHECKING:
     from alignx_eval.comparison.rows import Comparison
     from alignx_eval.judgement.findings import Headline
-    from alignx_eval.judgement.gate import Verdict
+    from alignx_eval.judgement.report import Report
 
 
-def render(comparison: Comparison, verdict: Verdict | None = None, *, samples: bool = True) -> str:
+def render(report: Report, *, samples: bool = True) -> str:
     """The whole report as HTML text that encodes to UTF-8. `samples=False` leaves the sentences out.
 
-    Without a verdict, as for a single checkpoint, the report has neither the gate's answer nor the trajectories of a series.
+    Without a verdict, as for a single checkpoint, the page has neither the gate's answer nor the trajectories of a series.
     """
     import jinja2
 
@@ -47,40 +45,43 @@ def render(comparison: Comparison, verdict: Verdict | None = None, *, samples: b
     environment.globals.update(
         view=view, wording=wording, svg=_safe, figures=figures, swatch=swatch, OUTCOME_WORDS=OUTCOME_WORDS
     )
-    series = make_series(comparison, verdict) if comparison.series and verdict is not None else None
-    detail = _detail(comparison, series)
-    browser = _sample_browser(detail) if samples else None
-    curves = _curves(detail)
+    comparison, verdict, series = report.comparison, report.verdict, report.series
+    shown = _detail(report)
+    detail = shown.comparison
+    browser = sample_browser(detail) if samples else None
+    curves = curves_section(detail)
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
         subject=_subject(comparison),
         corpus=comparison.corpus if uses_corpus(comparison) else {},
         detail=detail,
-        verdict=_verdict(verdict, detail.candidates) if verdict is not None else None,
-        series=_series(comparison, series) if series is not None else None,
-        diagnoses=_diagnoses(detail),
+        verdict=verdict_section(verdict, detail.candidates) if verdict is not None else None,
+        series=series_section(comparison, series) if series is not None else None,
+        diagnoses=diagnoses(shown),
         css=_safe((folder / "report.css").read_text(encoding="utf-8")),
         javascript=_safe((folder / "report.js").read_text(encoding="utf-8")),
-        headlines=[_headlines(detail, candidate) for candidate in detail.candidates],
-        others=view.other_findings(detail),
+        headlines=[_headlines(shown, candidate) for candidate in detail.candidates],
+        headline_rule=view.HEADLINE_RULE,
+        sentence=report.sentence,
+        others=view.other_findings(shown),
         measured=view.measured(detail) if not detail.candidates else [],
         opened=view.opening_notes(comparison),
         no_control=view.no_control_sentence(comparison),
-        styles=_styles(detail),
+        styles=line_styles(detail),
         labels=labels(comparison),
         curves=curves,
         curve_data=_script_data(curves["data"]) if curves else None,
         similarity_shades=SIMILARITY_SHADES,
-        similarities=[_similarity(detail, each, number) for number, each in enumerate(detail.layer_similarity)],
-        tables=_tables(detail),
+        similarities=[similarity_section(detail, each, number) for number, each in enumerate(detail.layer_similarity)],
+        tables=tables_section(detail),
         browser=browser,
         sample_data=_script_data(browser["data"]) if browser else None,
-        costs=own_costs(comparison),
-        totals=_cost_totals(comparison),
-        projections=_projections(detail),
-        maps=_maps(detail),
-        facts=_facts(comparison),
-        notes=_notes(comparison),
+        costs=[cost for label in labels(comparison) for cost in own_costs(comparison, label)],
+        totals=cost_totals(comparison),
+        projections=projections(detail),
+        maps=maps(detail),
+        facts=facts(comparison),
+        notes=notes(comparison),
     )
     return wording.clean(page)
 
@@ -109,32 +110,22 @@ def _subject(comparison: Comparison) -> str:
     )
 
 
-def _detail(comparison: Comparison, series: Series | None) -> Comparison:
-    """The comparison that curves, tables and samples show: of a long series, the steps around the first failure, the first and the last."""
-    steps = comparison.candidates
+def _detail(report: Report) -> Report:
+    """What curves, tables and samples show: of a long series, the steps around the first failure, the first and the last."""
+    steps, series = report.comparison.candidates, report.series
     if series is None or len(steps) <= SERIES_DETAIL:
-        return comparison
+        return report
     wanted = [steps[-1], steps[0]]
     if series.first_failure is not None:
         place = steps.index(series.first_failure.label)
         wanted = [steps[place], steps[-1], *steps[max(0, place - 1) : place], steps[0]]
-    chosen = set(list(dict.fromkeys(wanted))[:SERIES_DETAIL])
-    kept = {comparison.base, comparison.control} | chosen
-    detail = replace(
-        comparison,
-        candidates=[label for label in steps if label in chosen],
-        rows=[row for row in comparison.rows if row.candidate_name in chosen],
-        layer_similarity=[each for each in comparison.layer_similarity if each.candidate in chosen],
-        results={label: suites for label, suites in comparison.results.items() if label in kept},
-    )
-    detail = replace(detail, headlines=[each for each in comparison.headlines if each.candidate in chosen])
-    return replace(detail, findings=find(detail))
+    return report.of(list(dict.fromkeys(wanted))[:SERIES_DETAIL])
 
 
-def _headlines(comparison: Comparison, candidate: str) -> dict[str, Any]:
+def _headlines(report: Report, candidate: str) -> dict[str, Any]:
     """The headline numbers of a candidate as a table: its contrasts, the effect of alignment first, then the values."""
-    headlines = [headline for headline in comparison.headlines if headline.candidate == candidate]
-    contrasts = [contrast for contrast in list_contrasts(comparison) if contrast.candidate == candidate]
+    headlines = [headline for headline in report.headlines if headline.candidate == candidate]
+    contrasts = contrasts_of(report.comparison, candidate)
     kinds = {contrast.other: contrast.kind for contrast in reversed(contrasts)} | {
         candidate: ""
     }  # base, control, candidate

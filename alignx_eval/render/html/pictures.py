@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from alignx_eval.comparison.contrasts import CONTRAST_TITLES
 from alignx_eval.comparison.means import layer_order
 from alignx_eval.comparison.rows import labels
-from alignx_eval.metrics import metric_note, metric_title
+from alignx_eval.metrics import metric_card
 from alignx_eval.render import figures, svg, view
-from alignx_eval.render.html.curves import _identifier, _marked, _styles
+from alignx_eval.render.html.curves import identifier, line_styles, marked_layers
 
 if TYPE_CHECKING:
     from alignx_eval.comparison.rows import Comparison
@@ -25,7 +25,7 @@ PICTURE_POINTS = 1000  # of one projection; more hide each other
 SIMILARITY_SHADES = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
-def _similarity(comparison: Comparison, similarity: LayerSimilarity, number: int) -> dict[str, Any]:
+def similarity_section(comparison: Comparison, similarity: LayerSimilarity, number: int) -> dict[str, Any]:
     """CKA of two checkpoints, layer against layer: a map, and its diagonal as a curve."""
     words = CONTRAST_TITLES[similarity.contrast]
     pair = f"{similarity.reference} and {similarity.candidate}"
@@ -44,7 +44,7 @@ def _similarity(comparison: Comparison, similarity: LayerSimilarity, number: int
     numbers = [value for line in (values, low) for value in line if value is not None]
     # From 1 down, and never so close that rounding looks like a change.
     ticks = svg.nice_ticks(min([0.99, *numbers]), 1.0)
-    style = _styles(comparison)[similarity.candidate]
+    style = line_styles(comparison)[similarity.candidate]
     curve = figures.line_figure(
         f"same-layer-{number}",
         title=f"Debiased CKA of {pair}, each layer with the same layer",
@@ -56,7 +56,7 @@ def _similarity(comparison: Comparison, similarity: LayerSimilarity, number: int
         low=ticks[0],
         high=ticks[-1],
         ticks=ticks,
-        marked=_marked(comparison),
+        marked=marked_layers(comparison),
     )
     return {
         "title": f"{words}: {similarity.candidate} against {similarity.reference}",
@@ -76,7 +76,7 @@ def _layer_label(layer: str) -> str:
     return "+norm" if "+" in layer else layer
 
 
-def _projections(comparison: Comparison) -> dict[str, Any] | None:
+def projections(comparison: Comparison) -> dict[str, Any] | None:
     """Projections from the suites' extras: per layer and method one picture of each checkpoint."""
     found = [
         (label, entry)
@@ -136,7 +136,7 @@ def _projection_quality(entry: Mapping[str, Any]) -> str:
     return f"explains {100 * sum(entry['explained_variance']):.0f} % of the variance"
 
 
-def _maps(comparison: Comparison) -> list[dict[str, Any]]:
+def maps(comparison: Comparison) -> list[dict[str, Any]]:
     """All-pairs maps from the suites' extras: per metric and layer one map of each checkpoint."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for label in labels(comparison):
@@ -148,8 +148,8 @@ def _maps(comparison: Comparison) -> list[dict[str, Any]]:
                     [str(code) for code in entry.get("languages") or []],
                 )
                 figure = figures.heat_map(
-                    f"map-{_identifier(label)}-{_identifier(metric)}-{_identifier(layer)}",
-                    title=f"{metric_title(metric)} of all language pairs, {label}, layer {layer}",
+                    f"map-{identifier(label)}-{identifier(metric)}-{identifier(layer)}",
+                    title=f"{metric_card(metric).title} of all language pairs, {label}, layer {layer}",
                     description="Rows and columns are languages; darker is higher.",
                     values=entry.get("values") or [],
                     rows=names,
@@ -159,8 +159,8 @@ def _maps(comparison: Comparison) -> list[dict[str, Any]]:
                 found.setdefault((metric, layer), []).append({"label": label, "figure": figure})
     return [
         {
-            "title": metric_title(metric),
-            "note": metric_note(metric),
+            "title": metric_card(metric).title,
+            "note": metric_card(metric).about,
             "layer": layer,
             "pictures": found[metric, layer],
         }

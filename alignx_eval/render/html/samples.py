@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from alignx_eval import wording
 from alignx_eval.render import view
-from alignx_eval.render.html.curves import _styles
+from alignx_eval.render.html.curves import line_styles
 
 if TYPE_CHECKING:
     from alignx_eval.comparison.rows import Comparison
@@ -21,9 +21,9 @@ SAMPLE_CHARACTERS = 600  # of one text; a model that does not stop writes thousa
 
 
 # --- samples ---------------------------------------------------------------------------------------------------------------------
-def _sample_browser(comparison: Comparison) -> dict[str, Any] | None:
+def sample_browser(comparison: Comparison) -> dict[str, Any] | None:
     """Translations of the same sentence by every checkpoint, the largest gains and losses of each direction under a size cap."""
-    styles = _styles(comparison)
+    styles = line_styles(comparison)
     names = [label for label in styles if comparison.results.get(label, {}).get("translation")]
     joined: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
     for label in names:

@@ -9,7 +9,7 @@ from alignx_eval import wording
 from alignx_eval.comparison.contrasts import Contrast, list_contrasts
 from alignx_eval.comparison.means import layer_order, table_layer
 from alignx_eval.comparison.rows import is_mean, own_language
-from alignx_eval.metrics import METRICS, SUITE_TITLES, better_direction, metric_note, metric_title
+from alignx_eval.metrics import METRICS, SUITE_TITLES, better_direction, metric_card
 from alignx_eval.render import figures, view
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ OPEN_METRICS = ("precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "c
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------------------
-def _tables(comparison: Comparison) -> list[dict[str, Any]]:
+def tables_section(comparison: Comparison) -> list[dict[str, Any]]:
     """Per contrast (or once, for a single checkpoint) and suite, the tables of all metrics."""
     measured = {
         (label, row.key): row
@@ -98,7 +98,7 @@ def _metric_table(
     layer = None
     total = len(rows)
     if not by_layer and any(row.layer is not None for row in rows):
-        layer = table_layer(comparison, contrast.candidate if contrast else comparison.base, rows)
+        layer = table_layer(comparison.checkpoints.get(contrast.candidate if contrast else comparison.base, {}), rows)
         rows = [row for row in rows if row.layer == layer]
     if contrast is None:
         labels = [comparison.base]
@@ -137,8 +137,8 @@ def _metric_table(
     first = next((row for row in rows if row.higher_is_better is not None), rows[0])
     return {
         "metric": metric,
-        "title": metric_title(metric) if metric else "Summaries",
-        "note": metric_note(metric),
+        "title": metric_card(metric).title if metric else "Summaries",
+        "note": metric_card(metric).about,
         "by_layer": by_layer,
         "layer": layer,
         "hidden": total - len(rows),
@@ -190,8 +190,8 @@ def _table_line(
     if contrast:
         # The comparison's own numbers win: they are those the difference was made of.
         values[labels.index(contrast.other)], values[labels.index(contrast.candidate)] = row.base, row.candidate
-    floor, floor_detail = _floor(row, own[-1], labels[-1], measured)
-    code = own_language(comparison, row)
+    floor, floor_detail = floor_of(row, own[-1], labels[-1], measured)
+    code = own_language(row, comparison.pivot)
     title, name = (
         (f"layer {row.layer}", "") if by_layer else (view.pair_title(row), view.language_name(code) if code else "mean")
     )
@@ -208,11 +208,7 @@ def _table_line(
     if contrast is None:
         if row.unjudged:
             line["reason"] = f"not to be judged: {row.unjudged}"
-        interval = (
-            f"[{wording.number(row.ci_low, row.metric)}, {wording.number(row.ci_high, row.metric)}]"
-            if row.ci_low is not None and row.ci_high is not None
-            else ""
-        )
+        interval = view.value_interval(row)
         return line | {"interval": interval}
     return line | {
         "difference": wording.difference(row.difference, row.metric),
@@ -233,7 +229,7 @@ _NULLS = {
 }
 
 
-def _floor(row: Any, own: Row | None, label: str, measured: Mapping[Any, Row]) -> tuple[float | None, str]:
+def floor_of(row: Any, own: Row | None, label: str, measured: Mapping[Any, Row]) -> tuple[float | None, str]:
     """What a score is worth nothing below, and where it comes from: chance, the broken pairing, a copied source, an empty answer."""
     if own is None:
         return None, ""

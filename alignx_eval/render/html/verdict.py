@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from alignx_eval import wording
@@ -16,6 +16,7 @@ from alignx_eval.render import figures, view
 if TYPE_CHECKING:
     from alignx_eval.comparison.rows import Comparison
     from alignx_eval.judgement.gate import CandidateVerdict, GateRow, Verdict
+    from alignx_eval.judgement.report import Report
 
 
 RULE_TITLES = {
@@ -37,7 +38,7 @@ SERIES_DETAIL = 4  # steps of a series that get curves, tables and samples: all 
 
 
 # --- verdict, series, diagnosis ---------------------------------------------------------------------------------------------------
-def _verdict(verdict: Verdict, candidates: Sequence[str]) -> dict[str, Any]:
+def verdict_section(verdict: Verdict, candidates: Sequence[str]) -> dict[str, Any]:
     """The gate's answer, with the rows of `candidates`."""
     several = len(verdict.candidates) > 1
     return {
@@ -128,12 +129,11 @@ def _gate_line(gated: GateRow) -> dict[str, Any]:
         and (gated.loss != row.difference or (gated.loss == 0 and row.higher_is_better is not False))
     ):
         low, high = -high, -low
-    if low is not None and high is not None:
-        line["interval"] = f"[{wording.difference(low, row.metric)}, {wording.difference(high, row.metric)}]"
+    line["interval"] = wording.between(low, high, row.metric)
     return line | {"mark": figures.loss_mark(low, gated.loss, high, gated.tolerance, gated.status)}
 
 
-def _series(comparison: Comparison, series: Series) -> dict[str, Any]:
+def series_section(comparison: Comparison, series: Series) -> dict[str, Any]:
     """Trajectories drawn, and a table of all steps."""
     steps = series.steps[1:]
     stages = {str(comparison.checkpoints.get(step.label, {}).get("stage") or "") for step in steps}
@@ -154,7 +154,9 @@ def _series(comparison: Comparison, series: Series) -> dict[str, Any]:
             "title": trajectory.title,
             "note": trajectory.note,
             "direction": better_direction(trajectory.higher_is_better),
-            "size": _sizes([(point.n, point.clusters) for point in trajectory.points if point.value is not None]),
+            "size": wording.sample_size(
+                [(point.n, point.clusters) for point in trajectory.points if point.value is not None]
+            ),
             "figure": _trajectory_figure(
                 trajectory, number, series, names, f"{axis}, in order, evenly spaced", failure
             ),
@@ -218,19 +220,12 @@ def _point_text(trajectory: Trajectory, index: int) -> tuple[str, str]:
     point = trajectory.points[index]
     change = ""
     if point.difference is not None:
-        change = wording.difference(point.difference, trajectory.metric)
-        if point.ci_low is not None and point.ci_high is not None:
-            change += f" [{wording.difference(point.ci_low, trajectory.metric)}, {wording.difference(point.ci_high, trajectory.metric)}]"
+        ends = wording.between(point.ci_low, point.ci_high, trajectory.metric)
+        change = f"{wording.difference(point.difference, trajectory.metric)} {ends}".rstrip()
     return wording.number(point.value, trajectory.metric), change
 
 
-def _sizes(sizes: Iterable[tuple[int, int]]) -> str:
-    ranges = [sorted(set(numbers)) for numbers in zip(*sizes, strict=True)]
-    n, clusters = (str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}" for numbers in ranges)
-    return f"n = {n}, {clusters} clusters"
-
-
-def _diagnoses(comparison: Comparison) -> list[dict[str, Any]]:
+def diagnoses(report: Report) -> list[dict[str, Any]]:
     """The answers of all rules, by candidate."""
     return [
         {
@@ -238,7 +233,7 @@ def _diagnoses(comparison: Comparison) -> list[dict[str, Any]]:
             "counts": ", ".join(
                 f"{count} {word}"
                 for status, word in view.DIAGNOSIS_WORDS.items()
-                if (count := sum((each.candidate, each.status) == (candidate, status) for each in comparison.diagnoses))
+                if (count := sum((each.candidate, each.status) == (candidate, status) for each in report.diagnoses))
             ),
             "answers": [
                 {
@@ -250,9 +245,9 @@ def _diagnoses(comparison: Comparison) -> list[dict[str, Any]]:
                     "evidence": [evidence.text for evidence in diagnosis.evidence],
                     "more": diagnosis.more,
                 }
-                for diagnosis in comparison.diagnoses
+                for diagnosis in report.diagnoses
                 if diagnosis.candidate == candidate
             ],
         }
-        for candidate in comparison.candidates
+        for candidate in report.comparison.candidates
     ]
