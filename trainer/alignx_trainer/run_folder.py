@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 MARK, LOG, STATE, WITHIN_LIMITS = "recipe.json", "log.jsonl", "state.pt", "within_limits.pt"
 MODEL, ADAPTER, REPORT = "model.pt", "adapter", "report.html"
 
+# What validation measures, in the order of the arrays of the first measurement in state.pt.
+MEASURES = ("precision_at_1", "precision_at_1_last", "language_identity", "bits_per_byte")
+
 # What a kill leaves of files that were being written.
 PARTS = (
     f"{STATE}.part",
@@ -409,6 +412,12 @@ class Run:
     def fact(self, name: str) -> Any:
         """Of the finished stage; None while there is none or it does not record this."""
         return (self.stage or {}).get(name)
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights the checkpoint has."""
+        step = self.fact("kept_step")
+        return step if isinstance(step, int) else self.steps
 
     @property
     def stopped(self) -> str | None:

@@ -299,7 +299,7 @@ def _restore(parts: Parts, parallel: Parallel, state: State, path: Path) -> vali
         start = None
         if state.start is not None:
             arrays = [tensor.numpy() for tensor in state.start]
-            start = validation.Measured(**dict(zip(validation.MEASURES, arrays, strict=True)))  # type: ignore[arg-type]
+            start = validation.Measured(**dict(zip(run_folder.MEASURES, arrays, strict=True)))  # type: ignore[arg-type]
     except torch.OutOfMemoryError:
         raise
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
@@ -405,7 +405,7 @@ def _save(
         matcher=parts.heads,
         matcher_optimizer=parts.matcher_optimizers[0].state_dict() if parts.matcher_optimizers else None,
         counters=counters,
-        start=None if start is None else [torch.from_numpy(getattr(start, name)) for name in validation.MEASURES],
+        start=None if start is None else [torch.from_numpy(getattr(start, name)) for name in run_folder.MEASURES],
     )
     if parallel.main:
         log.sync()
