@@ -162,3 +162,13 @@ def test_an_ablation_needs_both_losses(corpus_folder: Path, tmp_path: Path):  # 
         )
     with pytest.raises(InputError, match="each seed once"):
         ablate(recipe_for(corpus_folder, init="bundled:base"), tmp_path, seeds=(1, 1), compare_options=[])
+
+
+def test_the_public_names_are_loaded_when_they_are_asked_for():
+    program = (
+        "import sys, alignx_trainer; assert not {'torch', 'pydantic', 'yaml', 'numpy'} & set(sys.modules), 'heavy';"
+        "import alignx_trainer.training; from alignx_trainer import Recipe, load_recipe, train;"
+        "assert train is alignx_trainer.training.train is alignx_trainer.train and load_recipe('demo').steps == 60;"
+        "assert set(alignx_trainer.__all__) <= set(dir(alignx_trainer)) and not hasattr(alignx_trainer, 'trane')"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

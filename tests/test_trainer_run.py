@@ -36,7 +36,7 @@ from alignx_trainer.records import Stream
 from alignx_trainer.report import write_report
 from alignx_trainer.run_folder import TrainingError
 from alignx_trainer.tokenize import Sample, collate
-from alignx_trainer.train import train
+from alignx_trainer.training import train
 from alignx_trainer.validation import Measured, over_aligned
 from helpers.encoding import WORDS as WORDS_OF_TOKENIZER
 from helpers.kills import Operations, forked

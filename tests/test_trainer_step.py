@@ -25,7 +25,7 @@ from alignx_trainer.step import (
     seed_micro_batch,
 )
 from alignx_trainer.tokenize import collate
-from alignx_trainer.train import train
+from alignx_trainer.training import train
 from helpers.models import tiny_model, tiny_tokenizer
 from helpers.training import Stopped, corpus_folder, recipe_for  # noqa: F401
 

@@ -14,7 +14,7 @@ from typing import Any
 from alignx_eval.errors import AlignxError, InputError
 from alignx_eval.files import atomic_write
 from alignx_trainer.config import Recipe
-from alignx_trainer.train import Progress, train
+from alignx_trainer.training import Progress, train
 
 CONTROL = "next_token"
 ARMS = (CONTROL, "contrastive", "matching", "both")

@@ -85,7 +85,7 @@ def train(
     prepare_environment(offline)
     import torch
 
-    from alignx_trainer.train import train as run
+    from alignx_trainer.training import train as run
 
     if threads is not None:
         torch.set_num_threads(threads)

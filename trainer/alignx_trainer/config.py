@@ -56,6 +56,8 @@ Number = Annotated[float, AfterValidator(_no_nan)]
 Languages = Annotated[tuple[str, ...], BeforeValidator(_languages)]
 Model = Annotated[dict[str, Any], BeforeValidator(lambda value: {} if value is None else value)]
 
+Built = TypeVar("Built")  # Recipe or Source
+
 STRICT = ConfigDict(strict=True, extra="forbid")
 
 
@@ -224,7 +226,7 @@ EXPECTED = {
 }
 
 
-def _in_one_line(cls: Any, value: Any, handler: Callable[[Any], Any]) -> Any:
+def _in_one_line(cls: Any, value: Any, handler: Callable[[Any], Built]) -> Built:
     """What `handler` makes of `value`, an error of pydantic as one line that names the key and what is expected."""
     try:
         return handler(value)
@@ -310,9 +312,6 @@ def load_recipe(
         raise InputError(f"{path}: `sources` must be a list of mappings")
     built = [_built(Source, source, f"{path}, sources.{number}") for number, source in enumerate(sources)]
     return _built(Recipe, given | ({"sources": tuple(built)} if "sources" in given else {}), str(path))
-
-
-Built = TypeVar("Built")
 
 
 def _built(cls: type[Built], given: dict[Any, Any], where: str) -> Built:

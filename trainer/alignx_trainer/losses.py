@@ -98,7 +98,9 @@ class LanguageMatcher(nn.Module):
         return torch.cat(pieces)
 
     def _pairs(self, gate_first: Tensor, up_first: Tensor, gate_second: Tensor, up_second: Tensor) -> Tensor:
-        return self.down(F.silu(gate_first[:, None] + gate_second[None]) * (up_first[:, None] + up_second[None]))
+        inside = F.silu(gate_first[:, None] + gate_second[None]) * (up_first[:, None] + up_second[None])
+        logits: Tensor = self.down(inside)
+        return logits
 
 
 def matching_loss(

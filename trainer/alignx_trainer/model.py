@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def train_tokenizer(streams: Sequence[Stream], vocabulary_size: int) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    def texts():
+    def texts() -> Iterator[str]:
         for stream in streams:
             if isinstance(stream.records, ParallelRecords) and stream.source.kind == "monolingual":
                 for lines in stream.records.corpus.sentences.values():

@@ -18,13 +18,14 @@ WINDOW = 16  # steps whose samples are sorted by length together, so that a batc
 def language_shares(counts: Sequence[int], temperature: float) -> np.ndarray:
     """Share of each language with so many records: proportional to count^(1 / temperature). float64, sums to 1."""
     powers = np.asarray(counts, dtype=float) ** (1 / temperature)
-    return powers / powers.sum()
+    shares: np.ndarray = powers / powers.sum()
+    return shares
 
 
 def apportion(shares: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers that add up to `total`, by largest remainder."""
     exact = shares * total
-    whole = np.floor(exact).astype(int)
+    whole: np.ndarray = np.floor(exact).astype(int)
     for index in np.argsort(whole - exact)[: total - whole.sum()]:
         whole[index] += 1
     return whole

@@ -122,7 +122,8 @@ def _precision(stack: np.ndarray, corpus: ParallelCorpus) -> np.ndarray:
             accepted = retrieval.accepted_pairs(corpus.sentences[language], pivot_texts)
             found = retrieval.hits(unit[index] @ unit[pivot].T, accepted)
             hits += [found.forward, found.backward]
-    return np.mean(hits, axis=0)
+    share: np.ndarray = np.mean(hits, axis=0)
+    return share
 
 
 def summary(measured: Measured, corpus: ParallelCorpus, align_layer: int) -> dict[str, Any]:
