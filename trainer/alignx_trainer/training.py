@@ -8,7 +8,6 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,19 +18,17 @@ import torch
 from alignx_eval.checkpoint import merge_adapter, read_pt, write_checkpoint
 from alignx_eval.corpora import ParallelCorpus
 from alignx_eval.engine.batches import start_name
-from alignx_eval.errors import InputError
 from alignx_eval.files import sole_writer
 from alignx_trainer import run_folder, validation
 from alignx_trainer.config import Recipe
-from alignx_trainer.losses import LanguageMatcher
-from alignx_trainer.model import add_adapters, flops_per_token, open_model, whole_model
-from alignx_trainer.optimizers import build_optimizers, learning_rate
-from alignx_trainer.order import Order
+from alignx_trainer.model import whole_model
+from alignx_trainer.optimizers import learning_rate
 from alignx_trainer.parallel import Parallel, peak_memory
-from alignx_trainer.records import Stream
-from alignx_trainer.run_folder import Counters, Log, State, TrainingError
-from alignx_trainer.step import Forward, StepLosses, accumulate_gradients, checkpoint_activations, resolve_align_layer
+from alignx_trainer.parts import Parts, prepare
+from alignx_trainer.run_folder import Counters, Log, TrainingError
+from alignx_trainer.step import StepLosses, accumulate_gradients
 from alignx_trainer.tokenize import Sample, collate
+from alignx_trainer.validation import Measured
 
 # Steps done, steps of the whole run, and the step's line of the log.
 Progress = Callable[[int, int, dict[str, Any]], None]
@@ -70,43 +67,31 @@ def train(
                 f"{_description(finished)}; nothing was trained. To train anew, remove {folder} or choose another output folder"
             )
         else:
-            _train(recipe, folder, parallel, marked, progress, say, command, offline)
+            parts, counters, start, lines = _begin(recipe, folder, parallel, marked, say, offline)
+            stage = _train(parts, folder, counters, start, lines, progress, say)
+            _write_model(parts, folder, stage | {"command": command})
         _finish(folder, parallel)
     return finished
 
 
 def _train(
-    recipe: Recipe,
+    parts: Parts,
     folder: Path,
-    parallel: Parallel,
-    marked: bool,
+    counters: Counters,
+    start: Measured | None,
+    lines: list[dict[str, Any]],
     progress: Progress | None,
     say: Say,
-    command: str,
-    offline: bool,
-) -> None:
-    state, lines = _read_what_was_done(recipe, folder)
-    parallel.wait()
-    if parallel.main and not marked:
-        run_folder.mark(folder, recipe)
-    parts = prepare(recipe, parallel, offline)
-    order, corpus = parts.order, parts.corpus
-    counters, start = Counters(), None
-    if state is not None:
-        counters, start = state.counters, _restore(parts, parallel, state, folder / run_folder.STATE)
-        say(f"going on from step {counters.steps} of {order.steps}")
-        state = None  # as large as the model and its optimizer
-    elif lines:
-        say(f"no step of the run in {folder} was saved; beginning again at the first of {order.steps}")
-    lines = _cut_log(folder / run_folder.LOG, lines, counters.steps, parallel.main, say)
-
+) -> dict[str, Any]:
+    """From what was done before, `counters` and the `lines` of its log, to the last step; returns the provenance of this stage."""
+    recipe, parallel, order = parts.recipe, parts.parallel, parts.order
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter() - counters.seconds - counters.validating
     entry = lines[-1] if lines else {}  # of a run that goes on after its last step
     stopped: str | None = None
     with Log(folder / run_folder.LOG if parallel.main else Path(os.devnull)) as log:
-        if corpus is not None and start is None:
-            start = _measure_first(parts, corpus, recipe, counters, log, say)
+        if parts.corpus is not None and start is None:
+            start = _measure_first(parts, parts.corpus, counters, log, say)
         while (
             counters.steps < order.steps
             and stopped is None
@@ -146,25 +131,22 @@ def _train(
             entry = {"step": counters.steps} | {name: getattr(losses, name) for name in LOGGED}
             entry |= {"tokens": counters.tokens, "learning_rate": rate, "grad_norm": norm}
             entry |= {"tokens_per_second": tokens / (now - begun), "seconds": counters.seconds}
-            if corpus is not None and start is not None and counters.steps % recipe.eval_every == 0:
-                stopped = _measure(parts, corpus, recipe, parallel, counters, start, entry, folder)
+            if parts.corpus is not None and start is not None and counters.steps % recipe.eval_every == 0:
+                stopped = _measure(parts, parts.corpus, counters, start, entry, folder)
             log.write(entry)
             if progress is not None:
                 progress(counters.steps, order.steps, entry)
             if counters.steps % recipe.save_every == 0 and counters.steps < order.steps and stopped is None:
                 counters.seconds = time.perf_counter() - clock - counters.validating
-                _save(parts, recipe, parallel, counters, start, log, folder)
+                state = parts.state(counters, start)
+                if parallel.main:
+                    log.sync()
+                    run_folder.save_state(folder / run_folder.STATE, recipe, state)
+                del state
     if stopped is not None:
         _take_back(parts, counters, stopped, folder)
     counters.seconds = time.perf_counter() - clock - counters.validating
-    stage = _stage(parts, recipe, parallel, counters, entry) | {
-        "command": command,
-        "started": started,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    if stopped is not None:
-        stage |= {"stopped": stopped, "kept_step": counters.kept_step}
-    _write_model(parts, recipe, parallel, stage, folder)
+    return _stage(parts, counters, entry, stopped, started)
 
 
 # Before the first step
@@ -177,137 +159,29 @@ def _description(finished: Path) -> str:
     return f"{finished} is there: {content['stage']}, step {content['step']}, finished {stages[-1].get('finished')}"
 
 
-def _read_what_was_done(recipe: Recipe, folder: Path) -> tuple[State | None, list[dict[str, Any]]]:
-    """The state that an interrupted run left, and its log."""
-    path = folder / run_folder.STATE
+def _begin(
+    recipe: Recipe, folder: Path, parallel: Parallel, marked: bool, say: Say, offline: bool
+) -> tuple[Parts, Counters, Measured | None, list[dict[str, Any]]]:
+    """All that takes part, as the steps that were done before left it: with what was done, the first measurement, and the log so far.
+
+    What is in the folder is read, and refused where it is damaged, before anything there is changed.
+    """
+    path, kept_path, log_path = (folder / name for name in (run_folder.STATE, run_folder.WITHIN_LIMITS, run_folder.LOG))
     state = run_folder.read_state(path, recipe) if path.is_file() else None
     if state is not None and state.counters.kept_step:
-        # It may be needed at the end, which is late to learn that it is damaged.
-        run_folder.read_within_limits(folder / run_folder.WITHIN_LIMITS)
-    return state, run_folder.read_log(folder / run_folder.LOG)
-
-
-@dataclass(slots=True)
-class Parts:
-    """What takes part in a run."""
-
-    streams: list[Stream]
-    order: Order
-    corpus: ParallelCorpus | None  # of the validation
-    tokenizer: Any
-    padding: int  # a token's id
-    provenance: dict[str, Any]  # of the stages before
-    align_layer: int  # with no alignment loss, where validation looks
-
-    model: Any
-    adapted: Any  # peft's model around `model`; None without adapters
-    inner: Forward
-    forward: Any  # `inner` as accelerate has wrapped it
-    optimizers: list[Any]  # of the model
-    matcher: LanguageMatcher | None
-    matcher_optimizers: list[torch.optim.Optimizer]  # one or none: every process holds the matcher whole
-
-    shapes: dict[str, torch.Size]  # of the tensors of `inner` that are trained, by name
-    weights: int  # parameters of the model
-    flops_a_token: int
-    flops_a_scored_token: int
-
-    @property
-    def trained_parameters(self) -> list[torch.nn.Parameter]:
-        """Of the model; where it is sharded, this process's part of them."""
-        return [parameter for parameter in self.forward.parameters() if parameter.requires_grad]
-
-    @property
-    def matcher_parameters(self) -> list[torch.nn.Parameter]:
-        return [] if self.matcher is None else list(self.matcher.parameters())
-
-    @property
-    def heads(self) -> dict[str, torch.Tensor] | None:
-        return None if self.matcher is None else self.matcher.state_dict()
-
-
-def prepare(recipe: Recipe, parallel: Parallel, offline: bool) -> Parts:
-    """Data, model, losses and optimizers of the recipe, on their device. The random numbers drawn here are those of its seed.
-
-    Raises InputError and MissingAssetError for what the recipe names and is not there, or does not fit.
-    """
-    torch.manual_seed(recipe.seed)
-    streams = [Stream(source, recipe.prompt_template) for source in recipe.sources]
-    corpus = validation.load_validation(recipe) if recipe.eval_every else None
-    model, tokenizer, provenance = open_model(recipe, streams, offline)
-    config = model.config.get_text_config()
-    try:
-        align_layer = resolve_align_layer(recipe.align_layer, config.num_hidden_layers)
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    if not recipe.aligns:
-        align_layer = provenance.get("align_layer", align_layer)  # the layer that an earlier stage aligned
-    if parallel.device == "cpu":
-        model.set_attn_implementation("eager")  # short sentences: 1.2 times the tokens per second of the fused kernel
-    if recipe.activation_checkpointing:
-        checkpoint_activations(model)
-    adapted = add_adapters(model, recipe) if recipe.lora_rank else None
-    model.to(parallel.device).train()
-    matcher = None
-    if recipe.matching_weight > 0:
-        matcher = LanguageMatcher(config.hidden_size, recipe.matching_width).to(parallel.device)
-    inner = Forward(model, align_layer)
-    trained = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
-    optimizers = build_optimizers(model, matcher, recipe)
-    of_model, of_matcher = (optimizers, []) if matcher is None else (optimizers[:-1], optimizers[-1:])
-    flops_a_token, flops_a_scored_token = flops_per_token(model, recipe)
-    shapes = {
-        name: tensor.shape
-        for name, tensor in inner.state_dict().items()
-        if name in trained or not recipe.lora_rank  # tied weights have a second name
-    }
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    forward, of_model = parallel.prepare(inner, of_model)
-    return Parts(
-        streams=streams,
-        order=Order(streams, recipe, tokenizer),
-        corpus=corpus,
-        tokenizer=tokenizer,
-        padding=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-        provenance=provenance,
-        align_layer=align_layer,
-        model=model,
-        adapted=adapted,
-        inner=inner,
-        forward=forward,
-        optimizers=of_model,
-        matcher=matcher,
-        matcher_optimizers=of_matcher,
-        shapes=shapes,
-        weights=weights,
-        flops_a_token=flops_a_token,
-        flops_a_scored_token=flops_a_scored_token,
-    )
-
-
-def _restore(parts: Parts, parallel: Parallel, state: State, path: Path) -> validation.Measured | None:
-    """Put the state of `path` into model, matcher and optimizers; returns the measurement before the first step.
-
-    Raises InputError where it does not fit them.
-    """
-    run_folder.check_tensors(path, state.model, parts.shapes)
-    try:
-        parallel.restore(parts.forward, parts.optimizers, state.model, state.optimizers)
-        if parts.matcher is not None:
-            parts.matcher.load_state_dict(state.matcher)  # type: ignore[arg-type]  # None is an error as any other
-            parts.matcher_optimizers[0].load_state_dict(state.matcher_optimizer)  # type: ignore[arg-type]
-        start = None
-        if state.start is not None:
-            arrays = [tensor.numpy() for tensor in state.start]
-            start = validation.Measured(**dict(zip(run_folder.MEASURES, arrays, strict=True)))  # type: ignore[arg-type]
-    except torch.OutOfMemoryError:
-        raise
-    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        # Whatever load_state_dict makes of it.
-        raise run_folder.damaged(path, error) from None
-    for optimizer in [*parts.optimizers, *parts.matcher_optimizers]:
-        run_folder.check_moments(path, optimizer.state)
-    return start
+        run_folder.read_within_limits(kept_path)  # needed at the end, which is late to learn that it is damaged
+    lines = run_folder.read_log(log_path)
+    parallel.wait()
+    if parallel.main and not marked:
+        run_folder.mark(folder, recipe)
+    parts = prepare(recipe, parallel, offline)
+    counters, start = Counters(), None
+    if state is not None:
+        counters, start = state.counters, parts.restore(state, path)
+        say(f"going on from step {counters.steps} of {parts.order.steps}")
+    elif lines:
+        say(f"no step of the run in {folder} was saved; beginning again at the first of {parts.order.steps}")
+    return parts, counters, start, _cut_log(log_path, lines, counters.steps, parallel.main, say)
 
 
 def _cut_log(path: Path, lines: list[dict[str, Any]], steps: int, main: bool, say: Say) -> list[dict[str, Any]]:
@@ -340,21 +214,19 @@ def _stop_if_not_finite(losses: StepLosses, norm: float, samples: list[Sample], 
     )
 
 
-def _measured_now(parts: Parts, corpus: ParallelCorpus, recipe: Recipe, counters: Counters) -> validation.Measured:
+def _measured_now(parts: Parts, corpus: ParallelCorpus, counters: Counters) -> Measured:
     begun = time.perf_counter()
-    measured = validation.measure(parts.model, parts.tokenizer, corpus, parts.align_layer, recipe.seed)
+    measured = validation.measure(parts.model, parts.tokenizer, corpus, parts.align_layer, parts.recipe.seed)
     counters.validating += time.perf_counter() - begun
     return measured
 
 
-def _measure_first(
-    parts: Parts, corpus: ParallelCorpus, recipe: Recipe, counters: Counters, log: Log, say: Say
-) -> validation.Measured:
+def _measure_first(parts: Parts, corpus: ParallelCorpus, counters: Counters, log: Log, say: Say) -> Measured:
     """The measurement before the first step, which has a line of its own in the log."""
-    say(validation.announcement(corpus, recipe.eval_every))
-    start = _measured_now(parts, corpus, recipe, counters)
+    say(validation.announcement(corpus, parts.recipe.eval_every))
+    start = _measured_now(parts, corpus, counters)
     first = validation.summary(start, corpus, parts.align_layer)
-    if note := validation.unknown_text(start, recipe):
+    if note := validation.unknown_text(start, parts.recipe):
         first["note"] = note
         say(note)
     log.write({"step": 0, "validation": first})
@@ -362,54 +234,25 @@ def _measure_first(
 
 
 def _measure(
-    parts: Parts,
-    corpus: ParallelCorpus,
-    recipe: Recipe,
-    parallel: Parallel,
-    counters: Counters,
-    start: validation.Measured,
-    entry: dict[str, Any],
-    folder: Path,
+    parts: Parts, corpus: ParallelCorpus, counters: Counters, start: Measured, entry: dict[str, Any], folder: Path
 ) -> str | None:
     """A measurement, into the step's `entry`; the weights are kept where it is within the recipe's limits.
 
     Returns what was lost beyond the limits, None where nothing was.
     """
-    measured = _measured_now(parts, corpus, recipe, counters)
+    recipe = parts.recipe
+    measured = _measured_now(parts, corpus, counters)
     entry["validation"] = validation.summary(measured, corpus, parts.align_layer)
     stopped = validation.over_aligned(start, measured, corpus, recipe)
     if stopped is not None:
         entry["stopped"] = stopped
     elif recipe.stop_bits_per_byte is not None or recipe.stop_language_identity is not None:
         counters.kept_step = counters.steps
-        if parallel.main:
-            model = parallel.model_state(parts.forward, parts.shapes)
+        if parts.parallel.main:
+            model = parts.parallel.model_state(parts.forward, parts.shapes)
             kept = {"step": counters.steps, "model": model, "matcher": parts.heads}
             run_folder.save_atomically(kept, folder / run_folder.WITHIN_LIMITS)
     return stopped
-
-
-def _save(
-    parts: Parts,
-    recipe: Recipe,
-    parallel: Parallel,
-    counters: Counters,
-    start: validation.Measured | None,
-    log: Log,
-    folder: Path,
-) -> None:
-    """Write state.pt, after the lines of the log that it stands for. Every process takes part: a sharded model is gathered."""
-    state = State(
-        model=parallel.model_state(parts.forward, parts.shapes),
-        optimizers=parallel.optimizer_states(parts.forward, parts.optimizers),
-        matcher=parts.heads,
-        matcher_optimizer=parts.matcher_optimizers[0].state_dict() if parts.matcher_optimizers else None,
-        counters=counters,
-        start=None if start is None else [torch.from_numpy(getattr(start, name)) for name in run_folder.MEASURES],
-    )
-    if parallel.main:
-        log.sync()
-        run_folder.save_state(folder / run_folder.STATE, recipe, state)
 
 
 # After the last step
@@ -429,10 +272,9 @@ def _take_back(parts: Parts, counters: Counters, stopped: str, folder: Path) -> 
         parts.matcher.load_state_dict(kept["matcher"])
 
 
-def _stage(
-    parts: Parts, recipe: Recipe, parallel: Parallel, counters: Counters, last: dict[str, Any]
-) -> dict[str, Any]:
+def _stage(parts: Parts, counters: Counters, last: dict[str, Any], stopped: str | None, started: str) -> dict[str, Any]:
     """What the checkpoint says of how it was made: amounts, data, machine, versions. `last` is the last step's line of the log."""
+    recipe, parallel = parts.recipe, parts.parallel
     packages = ["torch", "transformers", "accelerate", "alignx-eval", *(["peft"] if recipe.lora_rank else [])]
     return {
         "stage": recipe.stage,
@@ -459,12 +301,15 @@ def _stage(
         "parameters": parts.weights,
         "trained_parameters": sum(parameter.numel() for parameter in parts.trained_parameters),
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
+        "started": started,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({} if stopped is None else {"stopped": stopped, "kept_step": counters.kept_step}),
     }
 
 
-def _write_model(parts: Parts, recipe: Recipe, parallel: Parallel, stage: dict[str, Any], folder: Path) -> None:
+def _write_model(parts: Parts, folder: Path, stage: dict[str, Any]) -> None:
     """Write the adapter, where there is one, and model.pt. Every process takes part: a sharded model is gathered."""
-    path, model, matcher = folder / run_folder.MODEL, parts.model, parts.matcher
+    recipe, parallel, path, model = parts.recipe, parts.parallel, folder / run_folder.MODEL, parts.model
     provenance = dict(parts.provenance, stages=[*parts.provenance["stages"], stage])
     provenance["start_token"] = start_name(parts.tokenizer)
     if recipe.aligns:
@@ -486,9 +331,9 @@ def _write_model(parts: Parts, recipe: Recipe, parallel: Parallel, stage: dict[s
             stage=recipe.stage,
             step=stage.get("kept_step", stage["steps"]),
             prompt_template=recipe.prompt_template,
-            heads={f"language_matcher.{name}": tensor for name, tensor in matcher.state_dict().items()}
-            if matcher is not None
-            else None,
+            heads=None
+            if parts.heads is None
+            else {f"language_matcher.{name}": tensor for name, tensor in parts.heads.items()},
             recipe=recipe.as_dict(),
             provenance=provenance,
             dtype=getattr(torch, recipe.store_dtype),
