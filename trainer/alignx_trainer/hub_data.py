@@ -13,8 +13,6 @@ from alignx_eval.languages import SPELLINGS, resolve_language
 from alignx_trainer.config import Source
 
 OPUS_LICENCE = "OPUS-100: no licence stated by its makers, see its sources"
-
-
 BACTRIAN_LICENCE = "CC BY-NC 4.0"
 
 
@@ -64,6 +62,7 @@ def pinned(source: Source) -> tuple[str, str | None]:
 
 
 def open_pair(path: str, name: str, revision: str | None, configuration: str, split: str) -> Any:
+    """The table of one pair of languages of OPUS-100. Raises InputError and MissingAssetError."""
     import datasets
 
     if revision is not None:
@@ -77,7 +76,10 @@ def open_pair(path: str, name: str, revision: str | None, configuration: str, sp
 
 
 def open_language(path: str, name: str, revision: str | None, short: str) -> Any:
-    """One file of Bactrian-X, by its name: the repository holds a loading script, which `datasets` refuses to run or to pass by."""
+    """One file of Bactrian-X, by its name: the repository holds a loading script, which `datasets` refuses to run or to pass by.
+
+    Raises InputError and MissingAssetError.
+    """
     import datasets
     from huggingface_hub import hf_hub_download
 
@@ -116,9 +118,8 @@ def _ask(reference: str, question: Any, *arguments: Any, **options: Any) -> Any:
         raise InputError(f"{reference}: the data set has no such part; change `languages`") from error
     except (errors.HfHubHTTPError, datasets.exceptions.DatasetsError, ValueError, RuntimeError, OSError) as error:
         line = _first_line(error)
-        if line.startswith(
-            "Couldn't find cache"
-        ):  # `datasets` off the network, with another part of the data set in the cache
+        # `datasets` off the network, with another part of the data set in the cache.
+        if line.startswith("Couldn't find cache"):
             raise _not_at_hand(reference) from error
         if line.startswith("BuilderConfig"):  # would go on with the names of all the others
             raise InputError(f"{reference}: the data set has no such part; change `languages`") from error

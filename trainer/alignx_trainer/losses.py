@@ -64,9 +64,8 @@ PAIR_STATES_AT_ONCE = 2**22
 class LanguageMatcher(nn.Module):
     """Gated two-layer classifier over pairs of sentence vectors: same language or not (the language-matching head of AlignX).
 
-    A pair [a; b] of width 2d goes through silu(W_gate [a; b]) * (W_up [a; b]) and W_down to two logits, no biases. W [a; b] = W_a a + W_b
-    b, so
-    every vector is projected once and pairs only cost additions in the inner width.
+    A pair [a; b] of width 2d goes through silu(W_gate [a; b]) * (W_up [a; b]) and W_down to two logits, no biases.
+    W [a; b] = W_a a + W_b b, so every vector is projected once and pairs only cost additions in the inner width.
     """
 
     def __init__(self, width: int, inner: int) -> None:

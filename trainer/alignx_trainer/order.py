@@ -61,9 +61,8 @@ class Order:
     def __init__(self, streams: Sequence[Stream], recipe: Recipe, tokenizer: Any) -> None:
         self.streams, self.recipe, self.tokenizer = streams, recipe, tokenizer
         weights = np.array([stream.source.weight for stream in streams])
-        self.quota = apportion(
-            weights / weights.sum(), WINDOW * recipe.batch_size
-        )  # samples of each stream in one window
+        # Samples of each stream in one window.
+        self.quota = apportion(weights / weights.sum(), WINDOW * recipe.batch_size)
         if recipe.steps is not None:
             self.steps = recipe.steps
         else:

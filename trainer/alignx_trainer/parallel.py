@@ -49,12 +49,14 @@ class Parallel:
             )
 
     def prepare(self, forward: Forward, optimizers: list[torch.optim.Optimizer]) -> tuple[Any, list[Any]]:
+        """Module and optimizers as accelerate wraps them: gradients are exchanged, weights perhaps sharded."""
         if self.accelerator is None:
             return forward, list(optimizers)
         prepared = self.accelerator.prepare(forward, *optimizers)
         return prepared[0], list(prepared[1:])
 
     def wait(self) -> None:
+        """Until all processes are here."""
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
 
@@ -86,6 +88,7 @@ class Parallel:
         }
 
     def optimizer_states(self, forward: Any, optimizers: list[Any]) -> list[dict[str, Any]]:
+        """As one process has them. Sharded: whole in the main process only."""
         plain = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
         if not self.sharded:
             return [optimizer.state_dict() for optimizer in plain]
