@@ -719,6 +719,18 @@ def test_a_state_of_another_recipe_or_version_is_refused(place: Path, interrupte
         train(damaged_recipe(place), run, device="cpu")
 
 
+def test_the_layout_of_a_state_is_that_of_its_version(interrupted: Path):
+    """Runs that are under way go on with the next version of the trainer: another layout needs another version, and a reader of this one."""
+    state = torch.load(interrupted / "state.pt", weights_only=True)
+    parts = ("version", "recipe", "model", "optimizers", "matcher", "matcher_optimizer", "counts", "start")
+    assert state["version"] == 3 and set(state) == set(parts)
+    steps, tokens, samples, truncated, seconds, validating, flops, kept_step = state["counts"]
+    last = read_log(interrupted)[3]
+    assert (steps, tokens, samples, truncated, kept_step) == (3, last["tokens"], 12, 0, 2)
+    assert seconds >= last["seconds"] > 0 and validating > 0 and flops > 6 * tokens
+    assert [array.shape for array in state["start"]] == [(12,)] * 4
+
+
 @pytest.mark.parametrize("line", ["{", "[]", "3", '{"lm": 1.0}', '{"step": "2"}', ""])
 def test_a_damaged_log_is_one_line_and_nothing_is_lost(place: Path, interrupted: Path, tmp_path: Path, line: str):
     run = shutil.copytree(interrupted, tmp_path / "run")
