@@ -720,7 +720,7 @@ def test_a_state_of_another_recipe_or_version_is_refused(place: Path, interrupte
 
 
 def test_the_layout_of_a_state_is_that_of_its_version(interrupted: Path):
-    """Runs that are under way go on with the next version of the trainer: another layout needs another version, and a reader of this one."""
+    """Runs go on with the next version of the trainer: another layout needs another version, and a reader of this one."""
     state = torch.load(interrupted / "state.pt", weights_only=True)
     parts = ("version", "recipe", "model", "optimizers", "matcher", "matcher_optimizer", "counts", "start")
     assert state["version"] == 3 and set(state) == set(parts)
