@@ -225,7 +225,7 @@ def recorded_template(reference: str | os.PathLike[str], *, offline: bool = True
             raise
         return None
     if place.format == "pt":
-        return _read_pt(place.path)["prompt_template"]
+        return read_pt(place.path)["prompt_template"]
     sidecar = place.path / SIDECAR
     return (
         _read_json(sidecar, f"{reference}: its {SIDECAR} is not readable").get("prompt_template")
@@ -432,7 +432,7 @@ def export_folder(reference: str | os.PathLike[str], folder: str | os.PathLike[s
 
 def _read_pt_for_opening(path: Path, dtype: torch.dtype | None = None) -> tuple[dict[str, Any], Any]:
     """The content of a `.pt` and the model, still without memory, that it fits."""
-    payload, source = _read_pt(path), str(path)
+    payload, source = read_pt(path), str(path)
     opening_checks.refuse_not_causal(payload["config"], source)
     model = _skeleton(payload["config"], dtype or _main_dtype(payload["state_dict"]), source)
     _check_state(model, payload["state_dict"], source)
@@ -480,7 +480,7 @@ def _open_pt(path: Path, reference: str, device: str, dtype: torch.dtype | None)
     )
 
 
-def _read_pt(path: Path) -> dict[str, Any]:
+def read_pt(path: Path) -> dict[str, Any]:
     """The content of a `.pt`, its form checked, weights still on disk (memory-mapped). Never runs anything that the file names."""
     _scan_before_loading(path)
     try:

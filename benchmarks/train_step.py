@@ -5,7 +5,7 @@ the peak memory of each in a process of its own.
 
 Step: Gemma 3 270M (18 layers of width 640, vocabulary 262,144, tied embeddings) with random weights, one micro-batch of 16 translation
 instructions, the losses and weights of `paper_stage1`, float32; forward and backward pass, clipping, AdamW.
-ours      what the trainer runs: `accumulate_gradients`, `Engine.clip`, AdamW of `build_optimizers`
+ours      what the trainer runs: `accumulate_gradients`, `Parallel.clip`, AdamW of `build_optimizers`
 official  all hidden states kept, logits of all positions in float32 and their shifted copy, cosines over tensors expanded to n x n x
           width, all (2n)^2 ordered pairs of sentences as [a; b] through the gated classifier; clipping and AdamW of torch
 Both get the same batch, as our trainer makes it (samples of about one length, hence little padding), and the same attention.
@@ -41,7 +41,7 @@ from alignx_trainer.config import Recipe, Source, load_recipe
 from alignx_trainer.losses import LanguageMatcher
 from alignx_trainer.optimizers import build_optimizers
 from alignx_trainer.order import Order
-from alignx_trainer.parallel import Engine
+from alignx_trainer.parallel import Parallel
 from alignx_trainer.records import Stream
 from alignx_trainer.step import Forward, accumulate_gradients, resolve_align_layer
 from alignx_trainer.tokenize import Batch, collate
@@ -158,8 +158,8 @@ class Setup:
         return official_gradients(self.model, self.matcher, self.batches[0], self.recipe, self.align_layer)
 
     def finish_ours(self) -> None:
-        engine = Engine(self.recipe, "cpu")
-        engine.clip(list(self.model.parameters()), list(self.matcher.parameters()), self.recipe.max_grad_norm)
+        parallel = Parallel(self.recipe, "cpu")
+        parallel.clip(list(self.model.parameters()), list(self.matcher.parameters()), self.recipe.max_grad_norm)
         self.update()
 
     def finish_official(self) -> None:

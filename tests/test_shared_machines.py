@@ -123,7 +123,7 @@ def test_the_trainer_works_on_a_file_system_without_locks(place, monkeypatch, ca
     import errno
     import fcntl
 
-    from alignx_trainer.train import sole_writer
+    from alignx_trainer.training import sole_writer
 
     def flock(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections import Counter
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -712,12 +714,35 @@ def test_paper_recipes_hold_the_papers_settings():
     [
         (["learnig_rate=1"], "unknown key 'learnig_rate'"),
         (["batch_size=7"], "no multiple"),
-        (["steps=x"], "steps must be a number"),
-        (["steps=1.5"], "steps must be a whole number"),
+        (["steps=x"], "steps must be a whole number, not 'x'"),
+        (["steps=1.5"], "steps must be a whole number, not 1.5"),
+        (["steps=true"], "steps must be a whole number, not True"),
+        (["steps='7'"], "steps must be a whole number, not '7'"),
+        (["steps=.inf"], "steps must be a whole number, not inf"),
+        (["seed=true"], "seed must be a whole number, not True"),
+        (["seed=null"], "seed must be a whole number, not None"),
+        (["seed=-1"], "seed.* must not be negative"),
+        (["learning_rate=fast"], "learning_rate must be a number, not 'fast'"),
+        (["learning_rate=true"], "learning_rate must be a number, not True"),
+        (["learning_rate=.nan"], "learning_rate must be a number, not nan"),
+        (["align_layer=.inf"], "align_layer must be a whole number of blocks"),
+        (["activation_checkpointing=nope"], "activation_checkpointing must be true or false, not 'nope'"),
+        (["activation_checkpointing=1"], "activation_checkpointing must be true or false, not 1"),
+        (["eval_languages=de"], "eval_languages must be a list, not 'de'"),
+        (["eval_languages=[3]"], "eval_languages.0 must be text, not 3"),
+        (["init=3"], "init must be text, not 3"),
+        (["model=[llama]"], r"model must be a mapping, not \['llama'\]"),
+        (["stage=null"], "stage must be text, not None"),
         (["contrastive=both"], "not one of symmetric, paper_formula, official_code"),
         (["align_layer=1.5"], "align_layer"),
         (["sources=3"], "list of mappings"),
-        (["sources.0.kind=bitext"], "unknown kind of source 'bitext'"),
+        (["sources=[translation]"], "list of mappings"),
+        (["sources=[]"], "at least one source"),
+        (["sources=[{path: interface}]"], "sources.0: the key `kind` is missing"),
+        (["sources.0.kind=bitext"], "sources.0: kind: 'bitext' is not one of monolingual, translation, instructions"),
+        (["sources.0.weigth=2"], "sources.0: unknown key 'weigth'; did you mean weight?"),
+        (["sources.0.weight=much"], "sources.0: weight must be a number, not 'much'"),
+        (["sources.0.languages=de"], "sources.0: languages must be a list, not 'de'"),
         (["sources.7.kind=translation"], "the recipe has no sources.7.kind"),
         (["steps"], "form key=value"),
         (["steps=null"], "either `epochs` or `steps`"),
@@ -728,8 +753,33 @@ def test_paper_recipes_hold_the_papers_settings():
     ],
 )
 def test_a_wrong_recipe_is_one_clear_message(overrides: list[str], message: str):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as raised:
         load_recipe("alignx_stage1", overrides)
+    assert "\n" not in str(raised.value) and str(raised.value).startswith((str(RECIPES), repr(overrides[0])))
+
+
+def test_a_recipe_made_in_python_is_checked_alike():
+    recipe = load_recipe("alignx_stage1")
+    with pytest.raises(InputError, match="^steps must be a whole number, not '5'$"):
+        dataclasses.replace(recipe, steps="5")
+    with pytest.raises(InputError, match="^unknown key 'stepps'; did you mean steps"):
+        Recipe(**vars(recipe), stepps=5)  # type: ignore[call-arg]
+    with pytest.raises(InputError, match="^kind: 'bitext' is not one of"):
+        Source("bitext")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "override,value",
+    [
+        ("learning_rate=2e-6", 2e-6), ("learning_rate=1", 1.0), ("align_layer=3", 3.0), ("steps=10", 10), ("steps=1e3", 1000),
+        ("max_tokens=2e9", 2_000_000_000), ("max_tokens=null", None), ("max_grad_norm=.inf", float("inf")),
+        ("eval_languages=[en, no]", ("en", "no")), ("eval_languages=null", ()), ("activation_checkpointing=TRUE", True),
+        ("eval_split='7'", "7"),
+    ],
+)  # fmt: skip
+def test_values_have_the_type_of_their_key(override: str, value: Any):
+    found = getattr(load_recipe("alignx_stage1", [override]), override.partition("=")[0])
+    assert found == value and type(found) is type(value)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from alignx_trainer.step import (
     seed_micro_batch,
 )
 from alignx_trainer.tokenize import Batch, collate
-from alignx_trainer.train import train
+from alignx_trainer.training import train
 from helpers import tiny_models
 from helpers.models import tiny_model, tiny_tokenizer
 from helpers.training import Stopped, recipe_for

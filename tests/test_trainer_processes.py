@@ -17,7 +17,7 @@ from alignx_trainer.config import ACCELERATE, load_recipe
 from alignx_trainer.model import train_tokenizer
 from alignx_trainer.order import Order
 from alignx_trainer.records import Stream
-from alignx_trainer.train import train
+from alignx_trainer.training import train
 from helpers.training import recipe_for
 from transformers import AutoConfig, AutoModelForCausalLM
 

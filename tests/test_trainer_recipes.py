@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 from alignx_eval.errors import InputError
 
 SCRIPT = Path(__file__).resolve().parent.parent / "tools" / "dry_run_recipes.py"
+GOLDEN = Path(__file__).parent / "golden" / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
@@ -47,6 +49,24 @@ def test_the_recipes_that_the_documentation_names_are_there():
         "alignx_stage2",
     } <= set(NAMES)
     assert len(load_recipe("languages51").sources[0].languages) == 51
+
+
+def test_the_resolved_recipes_are_what_they_were():
+    """A default that changes, changes runs and their hashes: it has to be seen in a diff."""
+    resolved = {
+        f"{name}.yaml": yaml.safe_dump(load_recipe(name).as_dict(), sort_keys=False, allow_unicode=True)
+        for name in NAMES
+    }
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.mkdir(parents=True, exist_ok=True)
+        for path in GOLDEN.iterdir():
+            path.unlink()
+        for name, text in resolved.items():
+            (GOLDEN / name).write_text(text, encoding="utf-8")
+    written = {path.name: path.read_text(encoding="utf-8") for path in GOLDEN.iterdir()}
+    assert resolved == written, (
+        "if the change is meant: UPDATE_GOLDEN=1 python -m pytest tests/test_trainer_recipes.py -k resolved, and commit it"
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,3 +164,13 @@ def test_an_ablation_needs_both_losses(corpus_folder: Path, tmp_path: Path):  # 
         )
     with pytest.raises(InputError, match="each seed once"):
         ablate(recipe_for(corpus_folder, init="bundled:base"), tmp_path, seeds=(1, 1), options={})
+
+
+def test_the_public_names_are_loaded_when_they_are_asked_for():
+    program = (
+        "import sys, alignx_trainer; assert not {'torch', 'pydantic', 'yaml', 'numpy'} & set(sys.modules), 'heavy';"
+        "import alignx_trainer.training; from alignx_trainer import Recipe, load_recipe, train;"
+        "assert train is alignx_trainer.training.train is alignx_trainer.train and load_recipe('demo').steps == 60;"
+        "assert set(alignx_trainer.__all__) <= set(dir(alignx_trainer)) and not hasattr(alignx_trainer, 'trane')"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

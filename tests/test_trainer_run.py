@@ -36,7 +36,7 @@ from alignx_trainer.records import Stream
 from alignx_trainer.report import write_report
 from alignx_trainer.run_folder import TrainingError
 from alignx_trainer.tokenize import Sample, collate
-from alignx_trainer.train import train
+from alignx_trainer.training import train
 from alignx_trainer.validation import Measured, over_aligned
 from helpers.encoding import WORDS as WORDS_OF_TOKENIZER
 from helpers.kills import Operations, forked
@@ -718,6 +718,18 @@ def test_a_state_of_another_recipe_or_version_is_refused(place: Path, interrupte
     changed(version=lambda version: version - 1, recipe=...)(run / "state.pt")
     with pytest.raises(InputError, match="state.pt is of another version"):
         train(damaged_recipe(place), run, device="cpu")
+
+
+def test_the_layout_of_a_state_is_that_of_its_version(interrupted: Path):
+    """Runs go on with the next version of the trainer: another layout needs another version, and a reader of this one."""
+    state = torch.load(interrupted / "state.pt", weights_only=True)
+    parts = ("version", "recipe", "model", "optimizers", "matcher", "matcher_optimizer", "counts", "start")
+    assert state["version"] == 3 and set(state) == set(parts)
+    steps, tokens, samples, truncated, seconds, validating, flops, kept_step = state["counts"]
+    last = read_log(interrupted)[3]
+    assert (steps, tokens, samples, truncated, kept_step) == (3, last["tokens"], 12, 0, 2)
+    assert seconds >= last["seconds"] > 0 and validating > 0 and flops > 6 * tokens
+    assert [array.shape for array in state["start"]] == [(12,)] * 4
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "3", '{"lm": 1.0}', '{"step": "2"}', ""])

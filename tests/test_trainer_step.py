@@ -25,9 +25,9 @@ from alignx_trainer.step import (
     seed_micro_batch,
 )
 from alignx_trainer.tokenize import collate
-from alignx_trainer.train import train
+from alignx_trainer.training import train
 from helpers.models import tiny_model, tiny_tokenizer
-from helpers.training import Stopped, recipe_for
+from helpers.training import Stopped, corpus_folder, recipe_for  # noqa: F401
 
 from alignx_eval.checkpoint import open_checkpoint
 from alignx_eval.engine.batches import decoder_blocks
@@ -56,7 +56,7 @@ def gradients(forward, matcher) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_gradient_caching_equals_one_batch(corpus_folder: Path, size: int):
+def test_gradient_caching_equals_one_batch(corpus_folder: Path, size: int):  # noqa: F811
     recipe = recipe_for(corpus_folder)
     forward, matcher, samples = setup(corpus_folder, recipe)
     whole = accumulate_gradients(forward, matcher, [collate(samples, 1)], recipe)
@@ -70,7 +70,7 @@ def test_gradient_caching_equals_one_batch(corpus_folder: Path, size: int):
         assert getattr(pieces, name) == pytest.approx(getattr(whole, name), rel=1e-4), name
 
 
-def test_gradient_caching_replays_dropout(corpus_folder: Path):
+def test_gradient_caching_replays_dropout(corpus_folder: Path):  # noqa: F811
     """With dropout the two passes must see the same masks: equal to one graph over the micro-batches with the same random states."""
     recipe = recipe_for(corpus_folder)
     forward, matcher, samples = setup(corpus_folder, recipe, attention_dropout=0.3)
@@ -89,7 +89,7 @@ def test_gradient_caching_replays_dropout(corpus_folder: Path):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
 
 
-def test_micro_negatives_are_another_loss(corpus_folder: Path):
+def test_micro_negatives_are_another_loss(corpus_folder: Path):  # noqa: F811
     recipe = recipe_for(corpus_folder)
     forward, matcher, samples = setup(corpus_folder, recipe)
     micro_batches = [collate(samples[start : start + 2], 1) for start in range(0, 8, 2)]
@@ -99,7 +99,7 @@ def test_micro_negatives_are_another_loss(corpus_folder: Path):
     assert micro.lm == pytest.approx(batch.lm, rel=1e-5)
 
 
-def test_next_token_loss_is_the_models_own(corpus_folder: Path):
+def test_next_token_loss_is_the_models_own(corpus_folder: Path):  # noqa: F811
     recipe = recipe_for(corpus_folder, contrastive_weight=0.0, matching_weight=0.0)
     forward, matcher, samples = setup(corpus_folder, recipe)
     batch = collate(samples, 1)
@@ -110,7 +110,7 @@ def test_next_token_loss_is_the_models_own(corpus_folder: Path):
     assert ours.lm == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
-def test_features_are_those_of_hidden_states(corpus_folder: Path):
+def test_features_are_those_of_hidden_states(corpus_folder: Path):  # noqa: F811
     forward, _, samples = setup(corpus_folder, recipe_for(corpus_folder))
     batch = collate(samples, 1)
     features, _ = forward(batch, True, False)
@@ -131,7 +131,7 @@ def test_features_are_those_of_hidden_states(corpus_folder: Path):
         )
 
 
-def test_all_alignment_gradient_stays_below_the_align_layer(corpus_folder: Path):
+def test_all_alignment_gradient_stays_below_the_align_layer(corpus_folder: Path):  # noqa: F811
     recipe = recipe_for(corpus_folder, matching_weight=0.0)
     forward, matcher, samples = setup(corpus_folder, recipe)
     features, _ = forward(collate(samples, 1), True, False)
@@ -167,7 +167,7 @@ def test_align_layer_resolves():
         resolve_align_layer(7, 6)
 
 
-def test_learning_rate_schedule(corpus_folder: Path):
+def test_learning_rate_schedule(corpus_folder: Path):  # noqa: F811
     recipe = recipe_for(corpus_folder, steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate(step, 100, recipe) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 and rates[55] == pytest.approx(0.5) and rates[99] < 0.02
@@ -177,7 +177,7 @@ def test_learning_rate_schedule(corpus_folder: Path):
     )
 
 
-def test_a_run_leaves_a_checkpoint_a_log_and_provenance(corpus_folder: Path, tmp_path: Path):
+def test_a_run_leaves_a_checkpoint_a_log_and_provenance(corpus_folder: Path, tmp_path: Path):  # noqa: F811
     path = train(recipe_for(corpus_folder, steps=40), tmp_path / "run", device="cpu")
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == list(range(1, 41))
@@ -216,7 +216,7 @@ def test_a_run_leaves_a_checkpoint_a_log_and_provenance(corpus_folder: Path, tmp
 
 @pytest.mark.parametrize("cut", [2, 3, 5])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_resume_is_bit_exact(corpus_folder: Path, tmp_path: Path, cut: int, optimizer: str):
+def test_resume_is_bit_exact(corpus_folder: Path, tmp_path: Path, cut: int, optimizer: str):  # noqa: F811
     recipe = recipe_for(corpus_folder, optimizer=optimizer, micro_batch_size=4)
 
     def stop(done, total, entry):
@@ -242,13 +242,13 @@ def test_resume_is_bit_exact(corpus_folder: Path, tmp_path: Path, cut: int, opti
     assert [entry["step"] for entry in logs[1]] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_folder_of_another_recipe_is_left_alone(corpus_folder: Path, tmp_path: Path):
+def test_a_folder_of_another_recipe_is_left_alone(corpus_folder: Path, tmp_path: Path):  # noqa: F811
     train(recipe_for(corpus_folder, steps=1), tmp_path / "run", device="cpu")
     with pytest.raises(InputError, match="another recipe"):
         train(recipe_for(corpus_folder, steps=2), tmp_path / "run", device="cpu")
 
 
-def test_non_finite_loss_stops_with_the_samples(corpus_folder: Path, tmp_path: Path):
+def test_non_finite_loss_stops_with_the_samples(corpus_folder: Path, tmp_path: Path):  # noqa: F811
     with pytest.raises(TrainingError, match=r"not finite.*eng_Latn|not finite.*deu_Latn"):
         train(
             recipe_for(corpus_folder, steps=30, learning_rate=1e30, max_grad_norm=1e30, warmup_steps=0),

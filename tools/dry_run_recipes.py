@@ -40,7 +40,7 @@ def overrides_for(recipe) -> list[str]:
 def dry_run(name: str, folder: Path) -> str:
     """Train one step of the recipe into `folder` and read the checkpoint again. Returns what to print."""
     from alignx_trainer.config import load_recipe
-    from alignx_trainer.train import train
+    from alignx_trainer.training import train
 
     from alignx_eval.checkpoint import open_checkpoint
 

@@ -15,7 +15,7 @@ from alignx_eval.files import atomic_write
 from alignx_eval.pipeline import Remarks
 from alignx_eval.render.save import save
 from alignx_trainer.config import Recipe
-from alignx_trainer.train import Progress, train
+from alignx_trainer.training import Progress, train
 
 CONTROL = "next_token"
 ARMS = (CONTROL, "contrastive", "matching", "both")

@@ -6,9 +6,8 @@ import itertools
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,6 +16,7 @@ from alignx_eval.cli import entry
 from alignx_eval.cli.options import DebugOption
 from alignx_eval.environment import prepare_environment
 from alignx_eval.errors import InputError
+from alignx_trainer.display import Display
 
 app = typer.Typer(
     add_completion=False,
@@ -41,38 +41,6 @@ def alignx_train(version: entry.VersionOption = False) -> None:
     Exit codes: 0 done; 1 training cannot go on, or an unexpected error; 2 wrong usage or input; 6 something is missing and the network is
     off; 130 interrupted. An error is one line; --debug shows where it came from.
     """
-
-
-def _remarks(quiet: bool = False) -> Callable[[str], None]:
-    """Writes a line to stderr; of several processes, and where quiet, none."""
-
-    def say(line: str) -> None:
-        if not quiet and processes.is_main():
-            print(line, file=sys.stderr, flush=True)
-
-    return say
-
-
-def _bar(quiet: bool) -> Any:
-    """A progress line on a terminal, a line every now and then elsewhere; both on stderr."""
-    terminal = sys.stderr.isatty()
-
-    def show(done: int, total: int, entry: dict[str, Any]) -> None:
-        if quiet or not (terminal or done in (1, total) or done % max(1, total // 10) == 0):
-            return
-        parts = [f"step {done}/{total}", f"lm {entry['lm']:.3f}"]
-        parts += [f"{name} {entry[name]:.3f}" for name in ("contrastive", "matching") if entry[name] is not None]
-        remaining = entry["seconds"] / done * (total - done)
-        parts += [f"{entry['tokens_per_second']:.0f} tokens/s", f"{remaining / 60:.1f} min left"]
-        line = "  ".join(parts)
-        print(
-            f"\r\x1b[K{line}" if terminal else line,
-            end="" if terminal and done < total else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    return show
 
 
 @app.command()
@@ -112,12 +80,12 @@ def train(
     """
     from alignx_trainer.config import load_recipe
 
-    say = _remarks(quiet)
-    settings = load_recipe(recipe, overrides, say)
+    display = Display(quiet=quiet)
+    settings = load_recipe(recipe, overrides, display.say)
     prepare_environment(offline)
     import torch
 
-    from alignx_trainer.train import train as run
+    from alignx_trainer.training import train as run
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -129,7 +97,10 @@ def train(
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda: there is none here")
     command = shlex.join(["alignx-train", *sys.argv[1:]])
-    path = run(settings, folder, device=device, progress=_bar(quiet), say=say, command=command, offline=offline)
+    with display:
+        path = run(
+            settings, folder, device=device, progress=display.step, say=display.say, command=command, offline=offline
+        )
     if processes.is_main():
         print(path)
 
@@ -159,7 +130,7 @@ def inspect(
     """
     from alignx_trainer.config import load_recipe
 
-    settings = load_recipe(recipe, overrides, _remarks())
+    settings = load_recipe(recipe, overrides, Display().say)
     prepare_environment(offline)
     from alignx_trainer.inspect import inspect as show
 
@@ -201,8 +172,8 @@ def ablate(
     """
     from alignx_trainer.config import load_recipe
 
-    say = _remarks(quiet)
-    settings = load_recipe(recipe, overrides, say)
+    display = Display(quiet=quiet)
+    settings = load_recipe(recipe, overrides, display.say)
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
@@ -217,13 +188,22 @@ def ablate(
     options = {"corpus": corpus, "split": split, "suites": suites, "limit": limit or None}
     folder = out or Path("runs") / Path(recipe).stem
     command = shlex.join(["alignx-train", *sys.argv[1:]])
-    table = run(settings, folder, seeds=numbers, options=options, progress=_bar(quiet), say=say, command=command)
+    with display:
+        table = run(
+            settings,
+            folder,
+            seeds=numbers,
+            options=options,
+            progress=display.step,
+            say=display.say,
+            command=command,
+        )
     print(table.read_text(encoding="utf-8"))
 
 
 @app.command(name="ls")
 def list_recipes(debug: DebugOption = False) -> None:
-    """The shipped recipes and configurations for `accelerate launch`, and what each is for.
+    """The shipped recipes and configurations for `accelerate launch`, and what each is for: a table on a terminal, tab-separated in a pipe.
 
     \b
     Examples:
@@ -231,14 +211,27 @@ def list_recipes(debug: DebugOption = False) -> None:
     """
     from alignx_trainer.config import ACCELERATE, RECIPES
 
-    for folder, prefix in ((RECIPES, ""), (ACCELERATE, "accelerate/")):
-        for path in sorted(folder.glob("*.yaml")):
-            comment = itertools.takewhile(
-                lambda line: line.startswith("# "), path.read_text(encoding="utf-8").splitlines()
-            )
-            print(
-                f"{prefix + path.stem:<18} {' '.join(line.removeprefix('# ') for line in comment).partition('. ')[0].split('   ')[0]}"
-            )
+    paths = [*sorted(RECIPES.glob("*.yaml")), *sorted(ACCELERATE.glob("*.yaml"))]
+    rows = [(path.relative_to(RECIPES).with_suffix("").as_posix(), _purpose(path)) for path in paths]
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid("name", "purpose", padding=(0, 2))
+    for name, purpose in rows:
+        table.add_row(Text(name, no_wrap=True), Text(purpose))
+    Console(highlight=False).print(table)
+
+
+def _purpose(path: Path) -> str:
+    """The first sentence of the comment that a recipe begins with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("# "), lines)
+    return " ".join(line.removeprefix("# ") for line in comment).partition(". ")[0].partition("   ")[0]
 
 
 @app.command(name="path")

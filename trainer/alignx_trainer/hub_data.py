@@ -13,12 +13,10 @@ from alignx_eval.languages import SPELLINGS, resolve_language
 from alignx_trainer.config import Source
 
 OPUS_LICENCE = "OPUS-100: no licence stated by its makers, see its sources"
-
-
 BACTRIAN_LICENCE = "CC BY-NC 4.0"
 
 
-def _is_opus(path: str) -> bool:
+def is_opus(path: str) -> bool:
     """Whether the path names OPUS-100 or a folder in its layout, with a subfolder `de-en` for each pair."""
     name = path.removeprefix(HUB_PREFIX)
     if Path(name).is_dir():
@@ -41,13 +39,13 @@ def short_code(language: str) -> str:
     raise InputError(f"{code} has no two-letter code, so this data set cannot have it; leave it out of `languages`")
 
 
-def _column(table: Any, name: str) -> Iterator[Any]:
+def column_values(table: Any, name: str) -> Iterator[Any]:
     """The values of one column, a few thousand in memory at a time."""
     for batch in table.select_columns([name]).iter(batch_size=4096):
         yield from batch[name]
 
 
-def _pinned(source: Source) -> tuple[str, str | None]:
+def pinned(source: Source) -> tuple[str, str | None]:
     """Name and revision of a data set of the hub, or a local folder and None. Raises InputError without revision or languages."""
     name, _, revision = source.path.removeprefix(HUB_PREFIX).partition("@")
     if not source.languages:
@@ -63,7 +61,8 @@ def _pinned(source: Source) -> tuple[str, str | None]:
     return name, revision
 
 
-def _open_pair(path: str, name: str, revision: str | None, configuration: str, split: str) -> Any:
+def open_pair(path: str, name: str, revision: str | None, configuration: str, split: str) -> Any:
+    """The table of one pair of languages of OPUS-100. Raises InputError and MissingAssetError."""
     import datasets
 
     if revision is not None:
@@ -76,8 +75,11 @@ def _open_pair(path: str, name: str, revision: str | None, configuration: str, s
     return _ask(f"{path}, {configuration}", datasets.load_dataset, "parquet", data_files=files, split="train")
 
 
-def _open_language(path: str, name: str, revision: str | None, short: str) -> Any:
-    """One file of Bactrian-X, by its name: the repository holds a loading script, which `datasets` refuses to run or to pass by."""
+def open_language(path: str, name: str, revision: str | None, short: str) -> Any:
+    """One file of Bactrian-X, by its name: the repository holds a loading script, which `datasets` refuses to run or to pass by.
+
+    Raises InputError and MissingAssetError.
+    """
     import datasets
     from huggingface_hub import hf_hub_download
 
@@ -116,9 +118,8 @@ def _ask(reference: str, question: Any, *arguments: Any, **options: Any) -> Any:
         raise InputError(f"{reference}: the data set has no such part; change `languages`") from error
     except (errors.HfHubHTTPError, datasets.exceptions.DatasetsError, ValueError, RuntimeError, OSError) as error:
         line = _first_line(error)
-        if line.startswith(
-            "Couldn't find cache"
-        ):  # `datasets` off the network, with another part of the data set in the cache
+        # `datasets` off the network, with another part of the data set in the cache.
+        if line.startswith("Couldn't find cache"):
             raise _not_at_hand(reference) from error
         if line.startswith("BuilderConfig"):  # would go on with the names of all the others
             raise InputError(f"{reference}: the data set has no such part; change `languages`") from error

@@ -64,9 +64,8 @@ PAIR_STATES_AT_ONCE = 2**22
 class LanguageMatcher(nn.Module):
     """Gated two-layer classifier over pairs of sentence vectors: same language or not (the language-matching head of AlignX).
 
-    A pair [a; b] of width 2d goes through silu(W_gate [a; b]) * (W_up [a; b]) and W_down to two logits, no biases. W [a; b] = W_a a + W_b
-    b, so
-    every vector is projected once and pairs only cost additions in the inner width.
+    A pair [a; b] of width 2d goes through silu(W_gate [a; b]) * (W_up [a; b]) and W_down to two logits, no biases.
+    W [a; b] = W_a a + W_b b, so every vector is projected once and pairs only cost additions in the inner width.
     """
 
     def __init__(self, width: int, inner: int) -> None:
@@ -98,7 +97,9 @@ class LanguageMatcher(nn.Module):
         return torch.cat(pieces)
 
     def _pairs(self, gate_first: Tensor, up_first: Tensor, gate_second: Tensor, up_second: Tensor) -> Tensor:
-        return self.down(F.silu(gate_first[:, None] + gate_second[None]) * (up_first[:, None] + up_second[None]))
+        inside = F.silu(gate_first[:, None] + gate_second[None]) * (up_first[:, None] + up_second[None])
+        logits: Tensor = self.down(inside)
+        return logits
 
 
 def matching_loss(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def train_tokenizer(streams: Sequence[Stream], vocabulary_size: int) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    def texts():
+    def texts() -> Iterator[str]:
         for stream in streams:
             if isinstance(stream.records, ParallelRecords) and stream.source.kind == "monolingual":
                 for lines in stream.records.corpus.sentences.values():
@@ -144,7 +144,7 @@ def flops_per_token(model: Any, recipe: Recipe) -> tuple[int, int]:
     )
 
 
-def _whole_model(config: Any, state: dict[str, Any]) -> Any:
+def whole_model(config: Any, state: dict[str, Any]) -> Any:
     """A model of its own for the gathered tensors of a sharded one."""
     from transformers import AutoModelForCausalLM
 

@@ -18,13 +18,14 @@ WINDOW = 16  # steps whose samples are sorted by length together, so that a batc
 def language_shares(counts: Sequence[int], temperature: float) -> np.ndarray:
     """Share of each language with so many records: proportional to count^(1 / temperature). float64, sums to 1."""
     powers = np.asarray(counts, dtype=float) ** (1 / temperature)
-    return powers / powers.sum()
+    shares: np.ndarray = powers / powers.sum()
+    return shares
 
 
 def apportion(shares: np.ndarray, total: int) -> np.ndarray:
     """Whole numbers that add up to `total`, by largest remainder."""
     exact = shares * total
-    whole = np.floor(exact).astype(int)
+    whole: np.ndarray = np.floor(exact).astype(int)
     for index in np.argsort(whole - exact)[: total - whole.sum()]:
         whole[index] += 1
     return whole
@@ -60,9 +61,8 @@ class Order:
     def __init__(self, streams: Sequence[Stream], recipe: Recipe, tokenizer: Any) -> None:
         self.streams, self.recipe, self.tokenizer = streams, recipe, tokenizer
         weights = np.array([stream.source.weight for stream in streams])
-        self.quota = apportion(
-            weights / weights.sum(), WINDOW * recipe.batch_size
-        )  # samples of each stream in one window
+        # Samples of each stream in one window.
+        self.quota = apportion(weights / weights.sum(), WINDOW * recipe.batch_size)
         if recipe.steps is not None:
             self.steps = recipe.steps
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from alignx_trainer.config import Recipe
 from alignx_trainer.step import Forward
 
 
-class Engine:
+class Parallel:
     """Where the work runs: this process alone, or several under `accelerate launch` (DDP, or FSDP2 by its YAML)."""
 
     def __init__(self, recipe: Recipe, device: str) -> None:
@@ -48,12 +49,14 @@ class Engine:
             )
 
     def prepare(self, forward: Forward, optimizers: list[torch.optim.Optimizer]) -> tuple[Any, list[Any]]:
+        """Module and optimizers as accelerate wraps them: gradients are exchanged, weights perhaps sharded."""
         if self.accelerator is None:
             return forward, list(optimizers)
         prepared = self.accelerator.prepare(forward, *optimizers)
         return prepared[0], list(prepared[1:])
 
     def wait(self) -> None:
+        """Until all processes are here."""
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
 
@@ -72,7 +75,7 @@ class Engine:
                 torch._foreach_mul_(group, largest / (total + 1e-6)) if group else None
         return total
 
-    def model_state(self, forward: Any, names: set[str]) -> dict[str, Any]:
+    def model_state(self, forward: Any, names: Collection[str]) -> dict[str, Any]:
         """Tensors of the model by the name they have in one process, those of `names` alone. Sharded: whole in the main process only."""
         if not self.sharded:
             inner = self.accelerator.unwrap_model(forward) if self.accelerator is not None else forward
@@ -85,6 +88,7 @@ class Engine:
         }
 
     def optimizer_states(self, forward: Any, optimizers: list[Any]) -> list[dict[str, Any]]:
+        """As one process has them. Sharded: whole in the main process only."""
         plain = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
         if not self.sharded:
             return [optimizer.state_dict() for optimizer in plain]
@@ -93,12 +97,13 @@ class Engine:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         return [get_optimizer_state_dict(forward, optimizer, options=options) for optimizer in plain]
 
-    def restore(self, forward: Any, optimizers: list[Any], state: dict[str, Any]) -> None:
+    def restore(self, forward: Any, optimizers: list[Any], model: dict[str, Any], states: list[dict[str, Any]]) -> None:
+        """Load what `model_state` and `optimizer_states` gave."""
         plain = [getattr(optimizer, "optimizer", optimizer) for optimizer in optimizers]
         if not self.sharded:
             inner = self.accelerator.unwrap_model(forward) if self.accelerator is not None else forward
-            inner.load_state_dict(state["model"], strict=False)  # adapters alone where the rest is frozen
-            for optimizer, saved in zip(plain, state["optimizers"], strict=True):
+            inner.load_state_dict(model, strict=False)  # adapters alone where the rest is frozen
+            for optimizer, saved in zip(plain, states, strict=True):
                 optimizer.load_state_dict(saved)
             return
         from torch.distributed.checkpoint.state_dict import (
@@ -108,8 +113,8 @@ class Engine:
         )
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, broadcast_from_rank0=True, strict=False)
-        set_model_state_dict(forward, state["model"] if self.main else {}, options=options)
-        for optimizer, saved in zip(plain, state["optimizers"], strict=True):
+        set_model_state_dict(forward, model if self.main else {}, options=options)
+        for optimizer, saved in zip(plain, states, strict=True):
             set_optimizer_state_dict(forward, optimizer, saved if self.main else {}, options=options)
 
 

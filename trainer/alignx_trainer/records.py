@@ -20,11 +20,11 @@ from alignx_trainer.config import Source
 from alignx_trainer.hub_data import (
     BACTRIAN_LICENCE,
     OPUS_LICENCE,
-    _column,
-    _is_opus,
-    _open_language,
-    _open_pair,
-    _pinned,
+    column_values,
+    is_opus,
+    open_language,
+    open_pair,
+    pinned,
     short_code,
 )
 
@@ -53,7 +53,7 @@ class Stream:
         self.records: ParallelRecords | PairRecords | InstructionRecords
         if source.kind == "instructions":
             self.records, self.description = open_instructions(source)
-        elif source.kind == "translation" and _is_opus(source.path):
+        elif source.kind == "translation" and is_opus(source.path):
             self.records, self.description = open_pairs(source, template)
         else:
             self.records, self.description = open_parallel(source, template)
@@ -226,7 +226,7 @@ def open_pairs(source: Source, template: str) -> tuple[PairRecords, dict[str, An
 
     Rows with an empty side are dropped. Every side is stripped of surrounding blanks.
     """
-    name, revision = _pinned(source)
+    name, revision = pinned(source)
     codes = [resolve_language(language) for language in source.languages]
     if source.pivot is not None:
         pivot = resolve_language(source.pivot)
@@ -239,13 +239,13 @@ def open_pairs(source: Source, template: str) -> tuple[PairRecords, dict[str, An
     for one, two in wanted:
         shorts = (short_code(one), short_code(two))
         configuration = "-".join(sorted(shorts))
-        table = _open_pair(source.path, name, revision, configuration, split)
+        table = open_pair(source.path, name, revision, configuration, split)
         if "translation" not in table.column_names or not set(shorts) <= set(table.features["translation"]):
             raise InputError(
                 f"{source.path}, {configuration}: no column `translation` with {' and '.join(shorts)} in it"
             )
         kept = []
-        for number, texts in enumerate(_column(table, "translation")):
+        for number, texts in enumerate(column_values(table, "translation")):
             if all((texts[short] or "").strip() for short in shorts):
                 kept.append(number)
             digest.update(json.dumps([texts[short] for short in shorts]).encode())
@@ -280,19 +280,21 @@ def open_instructions(source: Source) -> tuple[InstructionRecords, dict[str, Any
             "sha256": digest,
         }
         return InstructionRecords([(source.path, None, entries, np.arange(len(entries)))]), description
-    name, revision = _pinned(source)
+    name, revision = pinned(source)
     parts, total, content = [], 0, hashlib.sha256()
     for language in dict.fromkeys(resolve_language(language) for language in source.languages):
         short = short_code(language)
-        table = _open_language(source.path, name, revision, short)
+        table = open_language(source.path, name, revision, short)
         missing = {"instruction", "output"} - set(table.column_names)
         if missing:
             raise InputError(
                 f"{source.path}, {short}: no column `{sorted(missing)[0]}`; its columns: {', '.join(table.column_names)}"
             )
-        inputs = _column(table, "input") if "input" in table.column_names else [None] * len(table)
+        inputs = column_values(table, "input") if "input" in table.column_names else [None] * len(table)
         kept = []
-        for number, row in enumerate(zip(_column(table, "instruction"), inputs, _column(table, "output"), strict=True)):
+        for number, row in enumerate(
+            zip(column_values(table, "instruction"), inputs, column_values(table, "output"), strict=True)
+        ):
             if (row[0] or "").strip() and (row[2] or "").strip():
                 kept.append(number)
             content.update(json.dumps(row).encode())

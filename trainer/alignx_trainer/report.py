@@ -13,14 +13,11 @@ from alignx_eval.files import atomic_write
 from alignx_eval.render import figures, view
 from alignx_trainer.report_figures import (
     LEAST_FOR_MEDIAN,
-    MEASURES,
     VALIDATION_FIGURES,
     Measure,
-    _validation_figure,
     contrastive_chance,
     evenly,
     interval_text,
-    kept_step,
     loss_figures,
     matching_chance,
     measure,
@@ -29,8 +26,9 @@ from alignx_trainer.report_figures import (
     median_window,
     run_figures,
     step_title,
+    validation_figure,
 )
-from alignx_trainer.run_folder import Run, _number, read_run
+from alignx_trainer.run_folder import MEASURES, Run, finite_number, read_run
 
 MEASUREMENTS = 100  # of the validation, drawn and in the table
 
@@ -86,7 +84,7 @@ def render(folder: Path) -> str:
 def chosen_validations(run: Run) -> list[tuple[int, dict[str, Any]]]:
     """The measurements to show: all, or so many of them, evenly spread, and that of the kept step."""
     places = set(evenly(len(run.validations), MEASUREMENTS))
-    places |= {place for place, (step, _) in enumerate(run.validations) if step == kept_step(run)}
+    places |= {place for place, (step, _) in enumerate(run.validations) if step == run.kept_step}
     return [run.validations[place] for place in sorted(places)]
 
 
@@ -94,7 +92,7 @@ def before_and_after(run: Run) -> tuple[tuple[int, dict[str, Any]], tuple[int, d
     """The first measurement and that of the kept weights, or the last one; None where there are not two."""
     if len(run.validations) < 2:
         return None
-    kept = [each for each in run.validations[1:] if each[0] == kept_step(run)]
+    kept = [each for each in run.validations[1:] if each[0] == run.kept_step]
     return run.validations[0], (kept or run.validations)[-1]
 
 
@@ -112,7 +110,7 @@ def validation_part(run: Run) -> dict[str, Any] | None:
     shown, latest = chosen_validations(run), run.validations[-1][1]
     names = [name for name in MEASURES if any(measure(validation, name) for _, validation in shown)]
     sizes = [{found.n for _, validation in shown if (found := measure(validation, name))} for name in names]
-    drawn = [_validation_figure(run, shown, number) for number in range(len(VALIDATION_FIGURES))]
+    drawn = [validation_figure(run, shown, number) for number in range(len(VALIDATION_FIGURES))]
     return {
         "figures": [figure for figure in drawn if figure is not None],
         "about": f"{latest.get('lines') or '?'} held-out lines in {len(latest.get('languages') or [])} languages",
@@ -123,7 +121,7 @@ def validation_part(run: Run) -> dict[str, Any] | None:
         "lines": [
             {
                 "step": step_title(step),
-                "kept": step == kept_step(run) != run.steps,
+                "kept": step == run.kept_step != run.steps,
                 "cells": [
                     _cell(measure(validation, name), len(size) > 1) for name, size in zip(names, sizes, strict=True)
                 ],
@@ -158,7 +156,7 @@ def progress_sentence(run: Run) -> str:
     """How far the run is, or how it ended."""
     steps = run.recipe.get("steps")
     far = f"{run.steps:,} of {steps:,} steps" if steps else f"{run.steps:,} steps"
-    kept = f"; the weights kept are those of step {kept_step(run):,}" if kept_step(run) != run.steps else ""
+    kept = f"; the weights kept are those of step {run.kept_step:,}" if run.kept_step != run.steps else ""
     if run.stopped:
         return (
             f"Stopped early after {far} ({run.stopped}){kept if run.stage is not None else '; there is no model.pt'}."
@@ -176,7 +174,10 @@ def progress_sentence(run: Run) -> str:
 def summary(run: Run) -> list[str]:
     """The run in sentences."""
     last = run.lines[-1]
-    tokens, seconds = run.fact("tokens") or last.get("tokens"), run.fact("seconds") or _number(last.get("seconds"))
+    tokens, seconds = (
+        run.fact("tokens") or last.get("tokens"),
+        run.fact("seconds") or finite_number(last.get("seconds")),
+    )
     samples, truncated = run.fact("samples"), run.fact("truncated_samples")
     work = f"{tokens:,} tokens" if tokens is not None else "–"
     if samples is not None:
@@ -198,9 +199,9 @@ def summary(run: Run) -> list[str]:
 def last_losses(run: Run) -> str:
     """The losses of the last step; those that are off are left out."""
     last = run.lines[-1]
-    parts = [f"next-token loss {wording.number(_number(last.get('lm')))}"]
+    parts = [f"next-token loss {wording.number(finite_number(last.get('lm')))}"]
     for name, chance in (("contrastive", contrastive_chance(run)[-1]), ("matching", matching_chance(run)[-1])):
-        loss, accuracy = _number(last.get(name)), _number(last.get(f"{name}_accuracy"))
+        loss, accuracy = finite_number(last.get(name)), finite_number(last.get(f"{name}_accuracy"))
         if loss is not None:
             compared = (
                 f" (accuracy {wording.number(accuracy)}, chance {wording.number(chance)})"

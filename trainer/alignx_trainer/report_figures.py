@@ -1,8 +1,7 @@
-"""Figures of the report of a training run."""
+"""Figures of the report of a training run, on `alignx_eval.render.svg`, and the words that figures and tables share."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,18 +10,14 @@ from typing import Any
 
 from alignx_eval import wording
 from alignx_eval.render import svg
-from alignx_trainer.run_folder import Run, Values, _number
+from alignx_trainer.run_folder import Run, Values, finite_number
 
 DRAWN_POINTS = 600  # of one line; more cannot be told apart
-
-
 MEDIAN_POINTS = 300
-
-
 LEAST_FOR_MEDIAN = 12  # steps; with fewer the line itself is clear
-
-
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+# A measure of the validation: its number and its words
 
 
 @dataclass(frozen=True)
@@ -38,17 +33,52 @@ class Measure:
 def measure(validation: dict[str, Any], name: str) -> Measure | None:
     """A number of a validation, None where it was not measured."""
     entry = validation.get(name)
-    if not isinstance(entry, dict) or (value := _number(entry.get("value"))) is None:
+    if not isinstance(entry, dict) or (value := finite_number(entry.get("value"))) is None:
         return None
     return Measure(
         value,
-        _number(entry.get("ci_low")),
-        _number(entry.get("ci_high")),
+        finite_number(entry.get("ci_low")),
+        finite_number(entry.get("ci_high")),
         n if isinstance(n := entry.get("n"), int) else None,
     )
 
 
-# --- thinning ---------------------------------------------------------------------------------------------------------------------
+def measure_title(name: str, validation: dict[str, Any]) -> str:
+    layer = validation.get("align_layer")
+    return {
+        "precision_at_1": f"retrieval at the align layer{f' ({layer})' if layer is not None else ''}",
+        "precision_at_1_last": "retrieval at the last layer",
+        "language_identity": "language identity",
+        "bits_per_byte": "bits per byte",
+    }[name]
+
+
+def step_title(step: int) -> str:
+    return "before training" if step == 0 else f"step\u00a0{step:,}"
+
+
+def interval_text(found: Measure) -> str:
+    return (
+        ""
+        if found.low is None or found.high is None
+        else f"[{wording.number(found.low)}, {wording.number(found.high)}]"
+    )
+
+
+def measure_text(found: Measure | None) -> str:
+    """Value, interval and n in one phrase."""
+    if found is None:
+        return "–"
+    size = f"n = {found.n}" if found.n is not None else ""
+    rest = ", ".join(
+        part for part in (f"95 % interval {interval_text(found)}" if interval_text(found) else "", size) if part
+    )
+    return f"{wording.number(found.value)}{f' ({rest})' if rest else ''}"
+
+
+# What to draw of many steps
+
+
 def thin_out(values: Sequence[float | None], limit: int = DRAWN_POINTS) -> list[int]:
     """At most `limit` places of `values` to draw, in order: the first, the last, and the extremes of equal stretches between them."""
     count = len(values)
@@ -85,7 +115,6 @@ def running_median(values: Sequence[float | None], places: Sequence[int], window
     return medians
 
 
-# --- figures ----------------------------------------------------------------------------------------------------------------------
 def scale_of(values: Sequence[float]) -> tuple[float, str]:
     """What to divide numbers by that are too large or small for an axis, and the words for it."""
     largest = max(map(abs, values), default=0.0)
@@ -102,6 +131,38 @@ def highest_in_frame(values: Sequence[float]) -> float:
     parts = quantiles(values, n=50)
     spread = parts[-1] - parts[0]
     return parts[-1] + spread if max(values) > parts[-1] + 4 * spread > parts[-1] else max(values)
+
+
+# What chance, and knowing nothing, would give
+
+
+def contrastive_chance(run: Run) -> Values:
+    """Share of anchors whose own target would be the nearest by chance: 1 / pairs that are contrasted with each other."""
+    batch, micro = run.recipe.get("batch_size") or 1, run.recipe.get("micro_batch_size") or 1
+    pools = max(1, batch // micro) if run.recipe.get("negatives") == "micro" else 1
+    return [pools / pairs if pairs else None for pairs in run.values("pairs")]
+
+
+def uniform_contrastive_loss(run: Run) -> Values:
+    """The contrastive loss of vectors that tell nothing apart."""
+    factor = 0.5 if run.recipe.get("contrastive") == "official_code" else 1.0
+    return [-factor * math.log(chance) if chance else None for chance in contrastive_chance(run)]
+
+
+def matching_chance(run: Run) -> Values:
+    """Accuracy of the classifier that always gives the more frequent answer."""
+    return [None if share is None else max(share, 1 - share) for share in run.values("same_language_share")]
+
+
+def ignorant_matching_loss(run: Run) -> Values:
+    """The matching loss of a classifier that knows only how frequent the answers are."""
+    return [
+        None if share is None else -sum(part * math.log(part) for part in (share, 1 - share) if part > 0)
+        for share in run.values("same_language_share")
+    ]
+
+
+# Curves over the steps
 
 
 def _path(points: Sequence[tuple[int, float | None]], last: int, low: float, high: float) -> str:
@@ -189,32 +250,6 @@ def curve_figure(
     return {"title": f"{title}, {unit}" if unit else title, "note": note, "figure": "".join([*out, "</svg>"])}
 
 
-def contrastive_chance(run: Run) -> Values:
-    """Share of anchors whose own target would be the nearest by chance: 1 / pairs that are contrasted with each other."""
-    batch, micro = run.recipe.get("batch_size") or 1, run.recipe.get("micro_batch_size") or 1
-    pools = max(1, batch // micro) if run.recipe.get("negatives") == "micro" else 1
-    return [pools / pairs if pairs else None for pairs in run.values("pairs")]
-
-
-def uniform_contrastive_loss(run: Run) -> Values:
-    """The contrastive loss of vectors that tell nothing apart."""
-    factor = 0.5 if run.recipe.get("contrastive") == "official_code" else 1.0
-    return [-factor * math.log(chance) if chance else None for chance in contrastive_chance(run)]
-
-
-def matching_chance(run: Run) -> Values:
-    """Accuracy of the classifier that always gives the more frequent answer."""
-    return [None if share is None else max(share, 1 - share) for share in run.values("same_language_share")]
-
-
-def ignorant_matching_loss(run: Run) -> Values:
-    """The matching loss of a classifier that knows only how frequent the answers are."""
-    return [
-        None if share is None else -sum(part * math.log(part) for part in (share, 1 - share) if part > 0)
-        for share in run.values("same_language_share")
-    ]
-
-
 def loss_figures(run: Run) -> list[dict[str, Any]]:
     """The losses that were on, and their accuracies."""
     drawn = [
@@ -269,17 +304,15 @@ def run_figures(run: Run) -> list[dict[str, Any]]:
     return [figure for figure in drawn if figure is not None]
 
 
-# --- validation -------------------------------------------------------------------------------------------------------------------
-# Of each figure: title, note, chance (of a validation), and its lines: name in the log, words.
-LAYER_WORDS = "precision_at_1", "precision_at_1_last"
+# Figures of the validation
 
-
+# Of each: title, note, chance (of a validation), names of its lines in the log.
 VALIDATION_FIGURES: tuple[tuple[str, str, Callable[[dict[str, Any]], float | None], tuple[str, ...]], ...] = (
     (
         "Retrieval (precision@1)",
         "share of sentences whose nearest neighbour in the other language is their translation; ↑ higher is better",
-        lambda validation: 1 / lines if (lines := _number(validation.get("lines"))) else None,
-        LAYER_WORDS,
+        lambda validation: 1 / lines if (lines := finite_number(validation.get("lines"))) else None,
+        ("precision_at_1", "precision_at_1_last"),
     ),
     (
         "Language identity",
@@ -291,49 +324,7 @@ VALIDATION_FIGURES: tuple[tuple[str, str, Callable[[dict[str, Any]], float | Non
 )
 
 
-MEASURES = ("precision_at_1", "precision_at_1_last", "language_identity", "bits_per_byte")
-
-
-def measure_title(name: str, validation: dict[str, Any]) -> str:
-    layer = validation.get("align_layer")
-    return {
-        "precision_at_1": f"retrieval at the align layer{f' ({layer})' if layer is not None else ''}",
-        "precision_at_1_last": "retrieval at the last layer",
-        "language_identity": "language identity",
-        "bits_per_byte": "bits per byte",
-    }[name]
-
-
-def step_title(step: int) -> str:
-    return "before training" if step == 0 else f"step\u00a0{step:,}"
-
-
-def interval_text(found: Measure) -> str:
-    return (
-        ""
-        if found.low is None or found.high is None
-        else f"[{wording.number(found.low)}, {wording.number(found.high)}]"
-    )
-
-
-def measure_text(found: Measure | None) -> str:
-    """Value, interval and n in one phrase."""
-    if found is None:
-        return "–"
-    size = f"n = {found.n}" if found.n is not None else ""
-    rest = ", ".join(
-        part for part in (f"95 % interval {interval_text(found)}" if interval_text(found) else "", size) if part
-    )
-    return f"{wording.number(found.value)}{f' ({rest})' if rest else ''}"
-
-
-def kept_step(run: Run) -> int:
-    """The step whose weights the checkpoint has."""
-    step = run.fact("kept_step")
-    return step if isinstance(step, int) else run.steps
-
-
-def _validation_figure(run: Run, shown: Sequence[tuple[int, dict[str, Any]]], number: int) -> dict[str, Any] | None:
+def validation_figure(run: Run, shown: Sequence[tuple[int, dict[str, Any]]], number: int) -> dict[str, Any] | None:
     title, note, chance_of, names = VALIDATION_FIGURES[number]
     series = {
         name: [(step, found) for step, validation in shown if (found := measure(validation, name))] for name in names
@@ -354,8 +345,8 @@ def _validation_figure(run: Run, shown: Sequence[tuple[int, dict[str, Any]]], nu
         note = f"{note}; {'dashed: ' if drawn else ''}chance {wording.number(chance)}"
     if chance is not None and drawn:
         out.append(f'<path class="level" d="M{svg.LEFT} {svg.y_position(chance, low, high):.1f}H{right}"/>')
-    if kept_step(run) != run.steps:
-        out += svg.vertical_line(svg.x_position(kept_step(run), last + 1), f"kept: step {kept_step(run)}")
+    if run.kept_step != run.steps:
+        out += svg.vertical_line(svg.x_position(run.kept_step, last + 1), f"kept: step {run.kept_step}")
     for index, (name, points) in enumerate(series.items()):
         style = 2 + index
         # Intervals of two lines stand beside each other.
@@ -371,7 +362,7 @@ def _validation_figure(run: Run, shown: Sequence[tuple[int, dict[str, Any]]], nu
         )
         for (x, found), (step, _) in zip(places, points, strict=True):
             tip = f"{measure_title(name, shown[-1][1])}, {step_title(step)}: {measure_text(found)}"
-            out.append(svg.marker(style, x, svg.y_position(found.value, low, high), html.escape(tip)))
+            out.append(svg.marker(style, x, svg.y_position(found.value, low, high), tip))
         out.append("</g>")
     keys = [(svg.swatch(2 + index), measure_title(name, shown[-1][1])) for index, name in enumerate(series)]
     return {"title": title, "note": note, "figure": "".join([*out, "</svg>"]), "keys": keys if len(keys) > 1 else []}

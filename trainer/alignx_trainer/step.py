@@ -116,9 +116,8 @@ class StepLosses:
     matching_accuracy: float | None = None
     same_language_share: float | None = None
     pairs: int = 0
-    not_finite: list[str] = field(
-        default_factory=list
-    )  # samples of this process's micro-batches with a loss or features not finite
+    # Samples of this process's micro-batches with a loss or features that are not finite.
+    not_finite: list[str] = field(default_factory=list)
 
 
 MEANS = ("contrastive", "contrastive_accuracy", "matching", "matching_accuracy", "same_language_share")

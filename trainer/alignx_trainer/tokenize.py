@@ -144,10 +144,12 @@ class Batch:
 
     @property
     def tokens(self) -> int:
+        """Of the inputs, without padding."""
         return int(self.attention_mask.sum())
 
 
 def collate(samples: list[Sample], padding_id: int) -> Batch:
+    """The samples as one batch, as wide as the longest."""
     width = max(len(sample.input_ids) for sample in samples)
     shape = (len(samples), width)
     input_ids, labels = torch.full(shape, padding_id), torch.full(shape, -100)

@@ -20,6 +20,7 @@ from alignx_eval.statistics.clustered import clustered_mean, clustered_mean_diff
 from alignx_eval.suites.language_modelling import unknown_languages
 from alignx_trainer.config import Recipe
 from alignx_trainer.records import default_split
+from alignx_trainer.run_folder import MEASURES
 
 PIVOT = "eng_Latn"
 FOLDS = 5
@@ -40,9 +41,6 @@ class Measured:
     language_identity: np.ndarray
     bits_per_byte: np.ndarray
     unknown: tuple[str, ...] = ()
-
-
-MEASURES = ("precision_at_1", "precision_at_1_last", "language_identity", "bits_per_byte")
 
 
 def load_validation(recipe: Recipe) -> ParallelCorpus:
@@ -124,7 +122,8 @@ def _precision(stack: np.ndarray, corpus: ParallelCorpus) -> np.ndarray:
             accepted = retrieval.accepted_pairs(corpus.sentences[language], pivot_texts)
             found = retrieval.hits(unit[index] @ unit[pivot].T, accepted)
             hits += [found.forward, found.backward]
-    return np.mean(hits, axis=0)
+    share: np.ndarray = np.mean(hits, axis=0)
+    return share
 
 
 def summary(measured: Measured, corpus: ParallelCorpus, align_layer: int) -> dict[str, Any]:
