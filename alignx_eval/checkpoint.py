@@ -1,6 +1,7 @@
 """Checkpoints: open a `.pt`, a Hugging Face folder, a PEFT adapter, a hub id or a `.gguf`; write a `.pt`.
 
-A `.pt` is one self-contained file, written by `write_checkpoint` and read with `torch.load(weights_only=True, mmap=True)` only:
+A `.pt` is one self-contained file, written by `write_checkpoint` and read with `torch.load(weights_only=True,
+mmap=True)` only:
 
     format             "alignx"
     version            1
@@ -11,9 +12,11 @@ A `.pt` is one self-contained file, written by `write_checkpoint` and read with 
     prompt_template    name of the template it was taught with (see `prompts.py`), or None
     state_dict         {name: dense tensor}; tied weights share their storage
     heads              {name: dense tensor} of training heads, or None
-    recipe, provenance plain JSON; `provenance.start_token` is the start token of training (see `encode.start_name`), where recorded
+    recipe, provenance plain JSON; `provenance.start_token` is the start token of training (see `encode.start_name`),
+    where recorded
 
-Nothing that a file says is ever run: the pickle inside is scanned before it is loaded, and remote code is refused wherever it is named.
+Nothing that a file says is ever run: the pickle inside is scanned before it is loaded, and remote code is refused
+wherever it is named.
 """
 
 from __future__ import annotations
@@ -93,13 +96,15 @@ SIDECAR = "alignx.json"  # beside an exported folder: what a Hugging Face folder
 WRITABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-# Everything that torch.save needs for a dict of plain values and dense tensors. Any other name in the pickle is refused unread.
+# Everything that torch.save needs for a dict of plain values and dense tensors. Any other name in the pickle is refused
+# unread.
 _HARMLESS_GLOBAL = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch(\.storage)? \w+Storage"
 )
 
 
-# Keys that make transformers look for code, kernels or paths somewhere else, or that training leaves behind and evaluation pays for.
+# Keys that make transformers look for code, kernels or paths somewhere else, or that training leaves behind and
+# evaluation pays for.
 _DROPPED_CONFIG_KEYS = frozenset(
     "auto_map trust_remote_code attn_implementation experts_implementation name_or_path transformers_version custom_pipelines "
     "custom_generate output_hidden_states output_attentions".split()
@@ -129,11 +134,11 @@ _FILE_SUFFIXES = (".pt", ".pth", ".gguf", ".safetensors", ".bin", ".ckpt", ".zip
 class Checkpoint:
     """A causal language model that is ready to be evaluated, and what is known about it.
 
-    `model` is in evaluation mode; `model.get_decoder()` is the part without the language-model head. `name` is the label for display,
-    `reference` what the user typed. `heads` are tensors of training heads, on the CPU. `align_layer` is the layer whose states were
-    aligned (0 the embeddings, k the state after block k). `content_hash` is a SHA-256 over weights, configuration and tokenizer;
-    provenance, recipe and file name do not enter it. Of a `.pt` it covers the tensors, of other formats the files. `notes` are sentences
-    for the reader of a report.
+    `model` is in evaluation mode; `model.get_decoder()` is the part without the language-model head. `name` is the
+    label for display, `reference` what the user typed. `heads` are tensors of training heads, on the CPU. `align_layer`
+    is the layer whose states were aligned (0 the embeddings, k the state after block k). `content_hash` is a SHA-256
+    over weights, configuration and tokenizer; provenance, recipe and file name do not enter it. Of a `.pt` it covers
+    the tensors, of other formats the files. `notes` are sentences for the reader of a report.
     """
 
     name: str
@@ -165,13 +170,15 @@ def open_checkpoint(
     """Open the checkpoint that `reference` names.
 
     reference: a `.pt` of ours, a `.gguf`, a Hugging Face folder, a PEFT adapter folder (merged into its base), a hub id
-        `owner/name@revision`, or `bundled:base`, `bundled:tuned`, `bundled:alignx`. What exists on disk comes before the hub.
+        `owner/name@revision`, or `bundled:base`, `bundled:tuned`, `bundled:alignx`. What exists on disk comes before
+        the hub.
     device: "cpu", "cuda", "cuda:1", "mps", or "auto", which spreads the model over all accelerators there are.
     dtype: "float32", "bfloat16" or "float16"; None is float32 on the CPU and the checkpoint's own elsewhere.
     offline: True never touches the network; a hub id then has to be in the cache.
     cache_dir: the hub's cache; None is its default place.
 
-    Raises InputError for anything that is no usable checkpoint, MissingAssetError for what would have to be fetched or installed.
+    Raises InputError for anything that is no usable checkpoint, MissingAssetError for what would have to be fetched or
+    installed.
     """
     target, own_dtype = _resolve_device_and_dtype(device, dtype)
     return _open(os.fspath(reference), target, own_dtype, offline, cache_dir)
@@ -180,11 +187,13 @@ def open_checkpoint(
 def check_checkpoint(
     reference: str | os.PathLike[str], *, offline: bool = True, cache_dir: str | os.PathLike[str] | None = None
 ) -> None:
-    """Find out what would keep `reference` from being opened, as far as that is possible without loading weights into a model.
+    """Find out what would keep `reference` from being opened, as far as that is possible without loading weights into a
+    model.
 
-    It exists (of the hub: is fetched, or in the cache), its configuration is that of a causal language model, names and shapes of the
-    stored tensors are those that the configuration asks for, its tokenizer is one, and all weights are finite, read one by one.
-    What only the model itself can tell (one sentence through it) is left to `open_checkpoint`. Raises as `open_checkpoint` does.
+    It exists (of the hub: is fetched, or in the cache), its configuration is that of a causal language model, names and
+    shapes of the stored tensors are those that the configuration asks for, its tokenizer is one, and all weights are
+    finite, read one by one. What only the model itself can tell (one sentence through it) is left to `open_checkpoint`.
+    Raises as `open_checkpoint` does.
     """
     reference = os.fspath(reference)
     place = _find(reference, offline, cache_dir)
@@ -212,10 +221,12 @@ def parameter_count(checkpoint: Checkpoint) -> int:
 
 
 def recorded_template(reference: str | os.PathLike[str], *, offline: bool = True) -> str | None:
-    """Name of the prompt template that the checkpoint was taught with, read without its weights; None where it names none.
+    """Name of the prompt template that the checkpoint was taught with, read without its weights; None where it names
+    none.
 
-    An adapter or a `.gguf` names none, nor does a hub id that would have to be fetched first. Raises InputError where a file or folder is
-    no usable checkpoint at first sight, and MissingAssetError where a hub id is not at hand and `offline`.
+    An adapter or a `.gguf` names none, nor does a hub id that would have to be fetched first. Raises InputError where a
+    file or folder is no usable checkpoint at first sight, and MissingAssetError where a hub id is not at hand and
+    `offline`.
     """
     reference = os.fspath(reference)
     try:
@@ -236,7 +247,8 @@ def recorded_template(reference: str | os.PathLike[str], *, offline: bool = True
 
 @dataclass(frozen=True)
 class _Location:
-    """Where a reference leads: a file or a folder; of a hub model also its id, the revision that was asked for and the one found."""
+    """Where a reference leads: a file or a folder; of a hub model also its id, the revision that was asked for and the
+    one found."""
 
     format: Format
     path: Path
@@ -359,11 +371,12 @@ def write_checkpoint(
 ) -> None:
     """Write a `.pt` checkpoint atomically: whatever happens, `path` holds the old file or the whole new one.
 
-    `model` is a transformers model for causal language modelling that transformers itself can build (no remote code; adapters merged).
-    `dtype` is the type the floating-point weights are stored in, None as they are. `recipe` and `provenance` are plain JSON values; paths,
-    numpy scalars and versions are turned into such. Raises InputError where the file could not be read again (non-finite or quantised
-    weights, a model that its own configuration does not describe, a tokenizer with code of its own) and where it cannot be written;
-    TypeError where recipe or provenance hold something that is no plain data.
+    `model` is a transformers model for causal language modelling that transformers itself can build (no remote code;
+    adapters merged). `dtype` is the type the floating-point weights are stored in, None as they are. `recipe` and
+    `provenance` are plain JSON values; paths, numpy scalars and versions are turned into such. Raises InputError where
+    the file could not be read again (non-finite or quantised weights, a model that its own configuration does not
+    describe, a tokenizer with code of its own) and where it cannot be written; TypeError where recipe or provenance
+    hold something that is no plain data.
     """
     path = Path(path)
     config = _clean_config(json.loads(model.config.to_json_string(use_diff=False)))
@@ -397,11 +410,13 @@ def write_checkpoint(
 
 
 def export_folder(reference: str | os.PathLike[str], folder: str | os.PathLike[str], *, offline: bool = True) -> None:
-    """Write whatever `open_checkpoint` opens as a Hugging Face folder, weights in their stored dtype (a `.gguf` unpacked to float32).
+    """Write whatever `open_checkpoint` opens as a Hugging Face folder, weights in their stored dtype (a `.gguf`
+    unpacked to float32).
 
-    `folder` must not exist, or be empty; it appears under its name only when it is complete, and its files follow the umask. Stage, step,
-    prompt template, recipe, notes and provenance, with what the folder was made from, go to `alignx.json`, which `open_checkpoint` reads;
-    training heads are left out. Raises InputError, and MissingAssetError where something would have to be fetched and `offline`.
+    `folder` must not exist, or be empty; it appears under its name only when it is complete, and its files follow the
+    umask. Stage, step, prompt template, recipe, notes and provenance, with what the folder was made from, go to
+    `alignx.json`, which `open_checkpoint` reads; training heads are left out. Raises InputError, and MissingAssetError
+    where something would have to be fetched and `offline`.
     """
     reference, folder = os.fspath(reference), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -448,7 +463,8 @@ def _open_pt(path: Path, reference: str, device: str, dtype: torch.dtype | None)
     content_hash = _content_hash(payload)
     layers = model.config.get_text_config().num_hidden_layers
 
-    # Copied out of the memory map, so that a file that is overwritten in place cannot change a model in use. Tied tensors are copied once.
+    # Copied out of the memory map, so that a file that is overwritten in place cannot change a model in use. Tied
+    # tensors are copied once.
     copies: dict[tuple[int, torch.Size, torch.dtype], torch.Tensor] = {}
     for name, tensor in state.items():
         key = (tensor.data_ptr(), tensor.shape, tensor.dtype)
@@ -481,7 +497,8 @@ def _open_pt(path: Path, reference: str, device: str, dtype: torch.dtype | None)
 
 
 def read_pt(path: Path) -> dict[str, Any]:
-    """The content of a `.pt`, its form checked, weights still on disk (memory-mapped). Never runs anything that the file names."""
+    """The content of a `.pt`, its form checked, weights still on disk (memory-mapped). Never runs anything that the
+    file names."""
     _scan_before_loading(path)
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -543,7 +560,8 @@ def _scan_before_loading(path: Path) -> None:
 
 
 def _unsafe_globals(pickle_bytes: bytes) -> set[str]:
-    """Names of the functions and classes in a pickle that plain values and dense tensors do not need; disassembled, never run."""
+    """Names of the functions and classes in a pickle that plain values and dense tensors do not need; disassembled,
+    never run."""
     unsafe: set[str] = set()
     for opcode, argument, _ in pickletools.genops(pickle_bytes):
         if opcode.name in ("GLOBAL", "INST") and not _HARMLESS_GLOBAL.fullmatch(str(argument)):
@@ -652,7 +670,8 @@ def _clean_config(value: Any) -> Any:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """`value` as plain JSON. torch.__version__, numpy scalars and paths would make a weights-only load fail; NaN would not survive JSON."""
+    """`value` as plain JSON. torch.__version__, numpy scalars and paths would make a weights-only load fail; NaN would
+    not survive JSON."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (str, os.PathLike)):
@@ -708,7 +727,8 @@ def _save_atomically(payload: dict[str, Any], path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------------------------
 # Model, weights, tokenizer
 def _skeleton(config: dict[str, Any], dtype: torch.dtype, source: str) -> Any:
-    """The model that `config` describes: parameters without memory, buffers that no file stores (rotary frequencies, masks) computed."""
+    """The model that `config` describes: parameters without memory, buffers that no file stores (rotary frequencies,
+    masks) computed."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -782,7 +802,8 @@ def _place(model: Any, device: str) -> Any:
 
 
 def _align_layer(provenance: dict[str, Any], recipe: dict[str, Any], layers: int) -> int | None:
-    """The aligned layer: what training noted down, else a whole number in its recipe; None where it lies outside the model."""
+    """The aligned layer: what training noted down, else a whole number in its recipe; None where it lies outside the
+    model."""
     for value in (provenance.get("align_layer"), recipe.get("align_layer")):
         if (
             isinstance(value, (int, float))
@@ -795,7 +816,8 @@ def _align_layer(provenance: dict[str, Any], recipe: dict[str, Any], layers: int
 
 
 def _start_notes(provenance: dict[str, Any], tokenizer: Any, source: str) -> list[str]:
-    """Where training recorded a start token (older checkpoints have no record) that is not the one that texts are measured with."""
+    """Where training recorded a start token (older checkpoints have no record) that is not the one that texts are
+    measured with."""
     recorded, measured = provenance.get("start_token"), start_name(tokenizer)
     if recorded is None or recorded == measured:
         return []
@@ -805,7 +827,8 @@ def _start_notes(provenance: dict[str, Any], tokenizer: Any, source: str) -> lis
 
 
 def _tokenizer_files(tokenizer: Any) -> dict[str, str | torch.Tensor]:
-    """The files of `tokenizer.save_pretrained`, without references to code and paths and without the padding of the last call."""
+    """The files of `tokenizer.save_pretrained`, without references to code and paths and without the padding of the
+    last call."""
     files: dict[str, str | torch.Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
         with _quiet():
@@ -886,7 +909,8 @@ def _tokenizer_from_folder(folder: Path, source: str, **options: Any) -> Any:
 
 
 def _content_hash(payload: dict[str, Any]) -> str:
-    """SHA-256 over configuration, tokenizer and weights as stored. Hashing leaves the interpreter lock, so tensors go side by side."""
+    """SHA-256 over configuration, tokenizer and weights as stored. Hashing leaves the interpreter lock, so tensors go
+    side by side."""
 
     def digest(tensor: torch.Tensor) -> str:
         return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
@@ -951,7 +975,8 @@ def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype |
 
 
 def _inspect_folder(folder: Path, source: str) -> tuple[list[str], dict[str, str] | None]:
-    """Notes, and how names of stored tensors are to be changed. Reads the configuration and the headers of the weight files only.
+    """Notes, and how names of stored tensors are to be changed. Reads the configuration and the headers of the weight
+    files only.
 
     Raises InputError unless the folder holds, by names and shapes, a causal language model that transformers knows.
     """
@@ -1081,7 +1106,8 @@ def _check_folder_config(config: dict[str, Any], source: str) -> list[str]:
 def _model_from_folder(
     folder: Path, source: str, device: str, dtype: torch.dtype | str, **options: Any
 ) -> tuple[Any, list[str]]:
-    """The model, and the names of stored tensors that it has no place for. Missing, mis-shaped and non-finite tensors are refused."""
+    """The model, and the names of stored tensors that it has no place for. Missing, mis-shaped and non-finite tensors
+    are refused."""
     from transformers import AutoModelForCausalLM
 
     with _refusing(f"{source}: the model cannot be loaded"), _quiet():
@@ -1218,10 +1244,11 @@ def _open_adapter(
 
 
 def merge_adapter(adapted: Any, tokenizer: Any, source: str) -> tuple[Any, bool]:
-    """The base model of a peft model with the adapters merged into it, and whether its tied embeddings had to be untied for that.
+    """The base model of a peft model with the adapters merged into it, and whether its tied embeddings had to be untied
+    for that.
 
-    A delta on one of two tied matrices would otherwise be added to both. Raises InputError where the merged model gives other logits
-    for an ordinary sentence than the adapter did.
+    A delta on one of two tied matrices would otherwise be added to both. Raises InputError where the merged model gives
+    other logits for an ordinary sentence than the adapter did.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -1241,7 +1268,8 @@ def merge_adapter(adapted: Any, tokenizer: Any, source: str) -> tuple[Any, bool]
 
 
 def _telling(caught: Iterable[warnings.WarningMessage]) -> Iterator[str]:
-    """What peft warns of, but for tied embeddings, which `merge_adapter` takes care of, and what is none of the user's business."""
+    """What peft warns of, but for tied embeddings, which `merge_adapter` takes care of, and what is none of the user's
+    business."""
     for warning in caught:
         message = str(warning.message)
         if issubclass(warning.category, UserWarning) and not re.search(
@@ -1313,7 +1341,8 @@ def _check_gguf(path: Path, reference: str) -> None:
 
 
 def _gguf_tensors(path: Path, reference: str, reader: Callable[[str], Any]) -> list[Any]:
-    """The tensors of a GGUF file, still packed and on disk. Raises InputError where it is damaged, or one part of several."""
+    """The tensors of a GGUF file, still packed and on disk. Raises InputError where it is damaged, or one part of
+    several."""
     with _refusing(f"{reference} is a damaged or unknown GGUF file"):
         content = reader(str(path))
         parts = content.get_field("split.count")
@@ -1457,7 +1486,8 @@ def _read_json(path: Path, complaint: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _refusing(complaint: str) -> Iterator[None]:
-    """Turn whatever a library raises over somebody's file into one InputError; running out of memory and our own errors pass."""
+    """Turn whatever a library raises over somebody's file into one InputError; running out of memory and our own errors
+    pass."""
     try:
         yield
     except (AlignxError, MemoryError, torch.OutOfMemoryError):

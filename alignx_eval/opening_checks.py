@@ -1,4 +1,5 @@
-"""What a checkpoint has to pass before it is trusted: a tokenizer that is one, a causal architecture, weights that all have a place."""
+"""What a checkpoint has to pass before it is trusted: a tokenizer that is one, a causal architecture, weights that all
+have a place."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import torch
 
 from alignx_eval.errors import InputError
 
-# The same short text in several scripts: a tokenizer may know one of them alone, but one that knows none of them is none.
+# The same short text in several scripts: a tokenizer may know one of them alone, but one that knows none of them is
+# none.
 SENTENCES = (
     "The house stands by the river, and there is a light in its window.",
     "Дом стоит у реки, и в его окне горит свет.",
@@ -20,7 +22,8 @@ SENTENCES = (
     "집은 강가에 있고 창문에 불이 켜져 있다.",
 )
 PROBE_TOKENS = 32
-# Share of the spread of the logits by which merged weights may miss the adapter: rounding of the weights, and nothing else.
+# Share of the spread of the logits by which merged weights may miss the adapter: rounding of the weights, and nothing
+# else.
 MERGE_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 # A part of a model that reads pictures or sound takes no part in text.
 _OTHER_SENSES = re.compile(r"vision|visual|image|audio|speech|multi_?modal|mm_projector")
@@ -30,9 +33,11 @@ _WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrap
 
 
 def ordinary_tokens(tokenizer: Any, source: str) -> list[int]:
-    """Token ids of an ordinary sentence, in the script that the tokenizer knows best; at most `PROBE_TOKENS`, no start token.
+    """Token ids of an ordinary sentence, in the script that the tokenizer knows best; at most `PROBE_TOKENS`, no start
+    token.
 
-    Raises InputError where there are none: a tokenizer that has only special tokens, or gives nothing else for any script, is none.
+    Raises InputError where there are none: a tokenizer that has only special tokens, or gives nothing else for any
+    script, is none.
     """
     special = set(tokenizer.all_special_ids)
 
@@ -122,10 +127,12 @@ def spread(logits: torch.Tensor) -> float:
 
 
 def check_one_sentence(model: Any, tokens: list[int], source: str) -> list[str]:
-    """Send one ordinary sentence through the model: as many finite logits as tokens, and none that depends on a later token.
+    """Send one ordinary sentence through the model: as many finite logits as tokens, and none that depends on a later
+    token.
 
-    Two forward passes; a third where an earlier logit moved by more than a hundredth of the logits' spread when later tokens were
-    exchanged, to tell a model that looks ahead from one that gives another answer each time. Raises InputError; returns notes.
+    Two forward passes; a third where an earlier logit moved by more than a hundredth of the logits' spread when later
+    tokens were exchanged, to tell a model that looks ahead from one that gives another answer each time. Raises
+    InputError; returns notes.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     if max(tokens) >= rows:
@@ -186,7 +193,8 @@ def mark_untied(model: Any) -> None:
 
 
 def check_merged(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype, source: str) -> None:
-    """Raise InputError unless the logits of a merged model are those of the adapter before, but for rounding in `dtype`."""
+    """Raise InputError unless the logits of a merged model are those of the adapter before, but for rounding in
+    `dtype`."""
     difference = float((after - before).abs().max()) / spread(before)
     if not difference <= MERGE_TOLERANCE.get(dtype, MERGE_TOLERANCE[torch.bfloat16]):
         half = dtype in (torch.float16, torch.bfloat16)

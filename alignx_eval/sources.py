@@ -32,7 +32,8 @@ class Source:
 
 
 def read_reference(reference: str) -> Source:
-    """A run directory (`DIR`, or `DIR#LABEL` where it holds several checkpoints) is opened; anything else is taken for a checkpoint."""
+    """A run directory (`DIR`, or `DIR#LABEL` where it holds several checkpoints) is opened; anything else is taken for
+    a checkpoint."""
     folder, _, label = reference.partition("#")
     path = Path(folder).expanduser()
     if not ((path / "manifest.json").is_file() or path.name == "results.json"):
@@ -51,14 +52,16 @@ def read_reference(reference: str) -> Source:
 def sources_of(
     base: str, candidates: Sequence[str], control: str | None
 ) -> tuple[list[Source], list[str], dict[str, Any]]:
-    """The inputs of a comparison, the role of each, and the options of the first run directory among them (see `inherited_options`)."""
+    """The inputs of a comparison, the role of each, and the options of the first run directory among them (see
+    `inherited_options`)."""
     sources = [read_reference(reference) for reference in (base, *candidates, *([control] if control else []))]
     roles = ["base", *["candidate"] * len(candidates), *["control"] * bool(control)]
     return sources, roles, inherited_options(sources)
 
 
 def inherited_options(sources: Sequence[Source]) -> dict[str, Any]:
-    """The options of the first run directory among the inputs, so that checkpoints beside it are measured in the same way."""
+    """The options of the first run directory among the inputs, so that checkpoints beside it are measured in the same
+    way."""
     for source in sources:
         if source.run is not None:
             options = source.run.manifest.get("options", {})
@@ -76,8 +79,8 @@ def unfinished(directory: RunDirectory) -> str | None:
 
 
 def check_current(directory: RunDirectory, labels: Sequence[str], suites: Sequence[str]) -> None:
-    """Raise NotComparableError for results of a suite whose numbers have changed their meaning since, with the command that makes them
-    anew."""
+    """Raise NotComparableError for results of a suite whose numbers have changed their meaning since, with the command
+    that makes them anew."""
     for label in labels:
         for suite in directory.suites(label):
             if suite in suites and not _is_current(directory, label, suite):
@@ -110,7 +113,8 @@ def suites_of_run(directory: RunDirectory, labels: Sequence[str], asked: Sequenc
 
 
 def read_policy(settings: Settings, directory: RunDirectory | None = None) -> tuple[Policy, str]:
-    """The policy of --policy, else the one that the comparison in `directory` was made with, else the default one; and its name.
+    """The policy of --policy, else the one that the comparison in `directory` was made with, else the default one; and
+    its name.
 
     Raises InputError for anything that is not a policy.
     """
@@ -148,7 +152,8 @@ class Finished:
 
 
 def check_finished(directory: RunDirectory) -> None:
-    """Raises InputError where the run is not complete, or a suite that was asked for is missing: half a result is no result."""
+    """Raises InputError where the run is not complete, or a suite that was asked for is missing: half a result is no
+    result."""
     manifest = directory.manifest
     if why := unfinished(directory):
         raise InputError(f"{directory.path}: {why}; give the same command again to finish it")
@@ -257,7 +262,8 @@ def corpus_of_runs(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def resolve_template(sources: Sequence[Source], settings: Settings) -> str:
-    """One template for all: --template, else the first that a checkpoint names, else plain. Tells early what is not there."""
+    """One template for all: --template, else the first that a checkpoint names, else plain. Tells early what is not
+    there."""
     from alignx_eval.checkpoint import recorded_template
 
     recorded = [

@@ -1,15 +1,18 @@
-"""Encoding against the bare forward pass and against a plain loop, in turns in one process; then the memory of the first two.
+"""Encoding against the bare forward pass and against a plain loop, in turns in one process; then the memory of the
+first two.
 
-    PYTHONPATH=. python benchmarks/encode.py model.gguf --corpus FOLDER --languages eng_Latn,deu_Latn,zho_Hans,swh_Latn --lines 58
+    PYTHONPATH=. python benchmarks/encode.py model.gguf --corpus FOLDER --languages eng_Latn,deu_Latn,zho_Hans,swh_Latn
+    --lines 58
 
 corpus          alignx_eval.encode_corpus without a cache, language by language: what a user gets
 bare corpus     the decoder alone over the same batches, nothing kept: its floor
 encode          alignx_eval.engine.encode of the sentences of all languages at once
 bare            the decoder alone over those batches
-plain loop      batches of 16 in the order of the text, padded by hand, whole model, all hidden states kept, pooled afterwards
+plain loop      batches of 16 in the order of the text, padded by hand, whole model, all hidden states kept, pooled
+                afterwards
 
-Memory on a CPU: the profiler of torch reports every allocation and release of its allocator, so the largest sum is the peak of all live
-tensors, temporaries within operators too; arrays of numpy are counted by tracemalloc.
+Memory on a CPU: the profiler of torch reports every allocation and release of its allocator, so the largest sum is the
+peak of all live tensors, temporaries within operators too; arrays of numpy are counted by tracemalloc.
 """
 
 from __future__ import annotations

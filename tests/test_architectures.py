@@ -1,4 +1,5 @@
-"""Every causal architecture of the installed transformers, tiny and random, against the list in docs/architectures.md."""
+"""Every causal architecture of the installed transformers, tiny and random, against the list in
+docs/architectures.md."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Baselines and the commands `bless` and `gate`, as a user's CI meets them: exit codes, refusals, and one damaged language."""
+"""Baselines and the commands `bless` and `gate`, as a user's CI meets them: exit codes, refusals, and one damaged
+language."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def damage(model, tokenizer) -> int:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Run directories `base` (bundled:base) and `pair` (bundled:base and damaged.pt, in which Greek is damaged), and a blessed baseline."""
+    """Run directories `base` (bundled:base) and `pair` (bundled:base and damaged.pt, in which Greek is damaged), and a
+    blessed baseline."""
     from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 
     folder = tmp_path_factory.mktemp("gate")
@@ -496,7 +498,8 @@ def test_S10_a_crashed_run_is_no_input_of_a_comparison(own, monkeypatch, capsys,
     pair = (own / "base", f"{own / 'pair'}#damaged")
     code, out, err = call(monkeypatch, capsys, "compare", *pair, "--gate", "--out", tmp_path / "new")
     assert (code, out) == (2, "") and "has no results of language_modelling" in err and not (tmp_path / "new").exists()
-    # asked for by name, the half that is there can be compared, and is still no pass: the default policy blocks nothing of it
+    # asked for by name, the half that is there can be compared, and is still no pass: the default policy blocks nothing
+    # of it
     code, out, _ = call(
         monkeypatch, capsys, "compare", *pair, "--suites", "layers", "--gate", "--out", tmp_path / "new"
     )

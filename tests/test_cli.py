@@ -1,4 +1,5 @@
-"""The command line as a user meets it: exit codes, one line per error, streams, resuming, and whole comparisons of tiny checkpoints."""
+"""The command line as a user meets it: exit codes, one line per error, streams, resuming, and whole comparisons of tiny
+checkpoints."""
 
 from __future__ import annotations
 
@@ -192,7 +193,8 @@ def test_report_is_the_same_without_the_model(place, identical, monkeypatch, cap
 
 
 def test_run_then_compare_from_disk(place, monkeypatch, capsys):
-    """Two runs and a comparison of them give what a comparison of the checkpoints gives; a checkpoint beside a run is measured like it."""
+    """Two runs and a comparison of them give what a comparison of the checkpoints gives; a checkpoint beside a run is
+    measured like it."""
     monkeypatch.chdir(place)
     options = ("--corpus", "text", "--suites", "language_modelling", "--languages", "de,en", "--no-samples")
     for name in "ab":
@@ -245,7 +247,8 @@ SMALL = ("--corpus", "text", "--suites", "language_modelling")
 
 
 def test_another_command_gets_another_directory_and_the_same_one_resumes(own, monkeypatch, capsys):
-    """Text, split, languages, limit, pooling, seed, prompt, dtype and the checkpoints' content: none may overwrite the other's results."""
+    """Text, split, languages, limit, pooling, seed, prompt, dtype and the checkpoints' content: none may overwrite the
+    other's results."""
     seen: dict[str, tuple] = {}
     both = ("--corpus", "text", "--suites", "language_modelling,translation,language_id")
     for change in (
@@ -658,7 +661,8 @@ def test_schema_describes_a_row(monkeypatch, capsys):
 
 
 def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeypatch, capsys):
-    """`compare` alone gives no verdict that anybody asked for; `report` makes of a run directory what its command made of it."""
+    """`compare` alone gives no verdict that anybody asked for; `report` makes of a run directory what its command made
+    of it."""
     from alignx_eval.render import console
 
     seen = []

@@ -135,7 +135,8 @@ def test_numbers_and_acronyms_do_not_swallow_a_sentence_that_is_written_without_
 
 @pytest.mark.skipif(not FLORES.is_dir(), reason="no FLORES here")
 def test_limits_of_the_rule_on_flores():
-    """At most 1 in 100 references is taken for another language or script; no Chinese line is taken for the other form."""
+    """At most 1 in 100 references is taken for another language or script; no Chinese line is taken for the other
+    form."""
     codes = (
         "arb ben bul deu ell eng fra heb hin jpn kor pes rus spa srp swh tha tur ukr vie yue zho_Hans zho_Hant".split()
     )

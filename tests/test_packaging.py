@@ -1,4 +1,5 @@
-"""What an installation consists of. tools/check_wheel.sh builds and installs for real; here is what can be told in a moment."""
+"""What an installation consists of. tools/check_wheel.sh builds and installs for real; here is what can be told in a
+moment."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ def test_every_direct_dependency_is_constrained_within_its_bounds():
 
 
 def test_lower_bounds_are_the_versions_that_ci_installs():
-    """What constraints-oldest.txt pins is exactly the lower bound, so a bound that no run installs cannot be claimed."""
+    """What constraints-oldest.txt pins is exactly the lower bound, so a bound that no run installs cannot be
+    claimed."""
     oldest = pinned("constraints-oldest.txt")
     tools = {"ruff", "mypy"}  # they check the code and are not run by the tests
     bounds: dict[str, Version] = {}

@@ -1,4 +1,5 @@
-"""Numbers of a small fixed measurement against the recorded ones: what moves them must raise the suite's measuring version."""
+"""Numbers of a small fixed measurement against the recorded ones: what moves them must raise the suite's measuring
+version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""As on a cluster or in a container: no home folder, no locks, a cache that several users share, results that may only be read."""
+"""As on a cluster or in a container: no home folder, no locks, a cache that several users share, results that may only
+be read."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ SMALL = ("--suites", "layers,language_modelling", "--limit", "4", "--languages",
 
 
 def alignx(*arguments: object, cwd: Path, stranger: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`alignx-eval` with no variables but those named; `stranger`: as a user who may read everything, and write what everybody may."""
+    """`alignx-eval` with no variables but those named; `stranger`: as a user who may read everything, and write what
+    everybody may."""
     as_stranger = ["setpriv", "--reuid", STRANGER, "--regid", STRANGER, "--clear-groups"]
     as_stranger += ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
     command = [*(as_stranger if stranger else []), sys.executable, "-m", "alignx_eval", *map(str, arguments)]

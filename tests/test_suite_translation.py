@@ -138,7 +138,8 @@ def test_T7_leading_line_breaks_are_skipped_and_a_continuation_is_never_scored(t
 
 
 def chained(chain, **settings):
-    """A checkpoint whose next token follows from the last one alone: `chain` says what comes after which text of one token."""
+    """A checkpoint whose next token follows from the last one alone: `chain` says what comes after which text of one
+    token."""
     import torch
 
     checkpoint = tiny_models.checkpoint(**settings)

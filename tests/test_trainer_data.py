@@ -58,7 +58,8 @@ def unigram_tokenizer():
 
 
 def merging_tokenizer():
-    """Pre-tokenized as in Llama 3 and Qwen: punctuation and the newlines after it are one piece; trained until they are one token."""
+    """Pre-tokenized as in Llama 3 and Qwen: punctuation and the newlines after it are one piece; trained until they are
+    one token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -266,7 +267,8 @@ def test_prompt_is_what_generation_sees():
     ("options", "name"), [(options, name) for options, name in STARTS if "eos_token" not in options]
 )
 def test_samples_begin_as_the_evaluator_begins_its_texts(options, name):
-    """With one start token, whatever the tokenizer adds by itself; nothing stood before the prompt where that is nothing."""
+    """With one start token, whatever the tokenizer adds by itself; nothing stood before the prompt where that is
+    nothing."""
     tokenizer = make_tokenizer(**options)
     start, end = tokenizer.convert_tokens_to_ids(name.split()[1]), tokenizer.eos_token_id
     words = {text: tokenizer.convert_tokens_to_ids(text.split()) for text in ("w1 w2 w3", "w4 w5")}

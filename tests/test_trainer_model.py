@@ -1,4 +1,5 @@
-"""The step on real models: every family, precision, adapters, activation checkpointing, dropout, token weights, the official formulas."""
+"""The step on real models: every family, precision, adapters, activation checkpointing, dropout, token weights, the
+official formulas."""
 
 from __future__ import annotations
 
@@ -97,7 +98,8 @@ def official_contrastive(source: Tensor, target: Tensor) -> Tensor:
 
 
 def official_matching(matcher: LanguageMatcher, source: Tensor, target: Tensor, languages: list[str]) -> Tensor:
-    """Cross entropy over all (2B)^2 ordered pairs, made by repeating and concatenating, a vector with itself among them."""
+    """Cross entropy over all (2B)^2 ordered pairs, made by repeating and concatenating, a vector with itself among
+    them."""
     vectors = torch.cat([source, target])
     count = len(vectors)
     pairs = torch.cat([vectors.repeat_interleave(count, dim=0), vectors.repeat(count, 1)], dim=-1)
@@ -107,7 +109,8 @@ def official_matching(matcher: LanguageMatcher, source: Tensor, target: Tensor, 
 
 
 def official_losses(model: Any, matcher: LanguageMatcher, batch: Batch, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Next-token, contrastive and matching loss of one batch, from the model's own loss and `output_hidden_states`, span by span."""
+    """Next-token, contrastive and matching loss of one batch, from the model's own loss and `output_hidden_states`,
+    span by span."""
     outputs = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -183,7 +186,8 @@ def test_dropout_is_no_change_of_the_logits(family: str):
 
 @pytest.mark.parametrize("size", [8, 2])
 def test_official_code_reproduces_the_official_values(corpus_folder: Path, size: int):  # noqa: F811
-    """One micro-batch of the batch, and several with negatives of their own, as the official code accumulates gradients."""
+    """One micro-batch of the batch, and several with negatives of their own, as the official code accumulates
+    gradients."""
     recipe = recipe_for(corpus_folder, contrastive="official_code", negatives="micro")
     model, matcher = tiny_models.model(vocabulary=320), matcher_of()
     micro_batches = batches(recipe, size)

@@ -53,13 +53,14 @@ BUNDLED = {
 def load_corpus(
     name_or_path: str | Path, split: str = "test", languages: Sequence[str] | None = None, limit: int | None = None
 ) -> ParallelCorpus:
-    """The corpus that a user names: `interface`, `udhr`, a folder (see `load_folder`), or `hub:owner/name@revision` (see `load_hub`).
+    """The corpus that a user names: `interface`, `udhr`, a folder (see `load_folder`), or `hub:owner/name@revision`
+    (see `load_hub`).
 
-    A bundled name wins over a folder of the same name; write `./udhr` for the folder. `languages` are whatever `resolve_language`
-    understands, None for all; `limit` keeps the first lines.
+    A bundled name wins over a folder of the same name; write `./udhr` for the folder. `languages` are whatever
+    `resolve_language` understands, None for all; `limit` keeps the first lines.
 
-    Raises InputError for everything that is wrong with name, split, languages, limit or text, MissingAssetError for a hub data set
-    that is not at hand.
+    Raises InputError for everything that is wrong with name, split, languages, limit or text, MissingAssetError for a
+    hub data set that is not at hand.
     """
     reference = str(name_or_path)
     if reference in BUNDLED:
@@ -91,7 +92,8 @@ def load_corpus(
 
 
 def list_corpora() -> list[dict[str, object]]:
-    """The bundled corpora as plain rows: name, summary, split, lines, languages (FLORES codes), licence, note. One row a split."""
+    """The bundled corpora as plain rows: name, summary, split, lines, languages (FLORES codes), licence, note. One row
+    a split."""
     rows: list[dict[str, object]] = []
     for bundled in BUNDLED.values():
         for split in bundled.splits:

@@ -16,16 +16,17 @@ GROUP_COLUMNS = ("group", "document_id", "url", "URL")
 def load_hub(
     reference: str, *, split: str = "test", languages: Sequence[str] | None = None, limit: int | None = None
 ) -> ParallelCorpus:
-    """The corpus in the hub data set `owner/name@revision`. A revision (a commit, best of all) makes it the same text tomorrow.
+    """The corpus in the hub data set `owner/name@revision`. A revision (a commit, best of all) makes it the same text
+    tomorrow.
 
     Two shapes are understood:
-    one configuration per language, named by FLORES code, the sentence in a column `text` or `sentence` (openlanguagedata/flores_plus);
-    one table with a column per language, `eng_Latn` or `sentence_eng_Latn`.
-    A column `id` names the lines, and one of `group`, `document_id`, `url` or `URL` their cluster. Data sets with code are refused.
-    The path of a local folder in the layout of the hub stands in for the name.
+    one configuration per language, named by FLORES code, the sentence in a column `text` or `sentence`
+    (openlanguagedata/flores_plus); one table with a column per language, `eng_Latn` or `sentence_eng_Latn`.
+    A column `id` names the lines, and one of `group`, `document_id`, `url` or `URL` their cluster. Data sets with code
+    are refused. The path of a local folder in the layout of the hub stands in for the name.
 
-    Raises MissingAssetError when the data set cannot be fetched, InputError when it is not there, has another shape, lacks the split or a
-    language, or is not parallel.
+    Raises MissingAssetError when the data set cannot be fetched, InputError when it is not there, has another shape,
+    lacks the split or a language, or is not parallel.
     """
     import datasets
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled

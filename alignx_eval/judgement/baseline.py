@@ -1,10 +1,10 @@
 """A baseline: the gated numbers of one checkpoint with their statistics per item, in one small JSON file to commit.
 
-No weights, no text. What a gate needs of a checkpoint is its gated rows and, of each, the per-item sufficient statistics
-(`results.Items`). A baseline holds them unrounded, so a candidate that is gated against it gets the very numbers of a comparison of the
-two run directories. Documents and lines are there as codes and a digest. Rows are readable and one a line; statistics are packed: columns
-of the smallest exact type, zlib, base64. A checksum over the content shows edits and cuts. `make` and `compare_with` are pure; only the
-command `bless` calls `write`.
+No weights, no text. What a gate needs of a checkpoint is its gated rows and, of each, the per-item sufficient
+statistics (`results.Items`). A baseline holds them unrounded, so a candidate that is gated against it gets the very
+numbers of a comparison of the two run directories. Documents and lines are there as codes and a digest. Rows are
+readable and one a line; statistics are packed: columns of the smallest exact type, zlib, base64. A checksum over the
+content shows edits and cuts. `make` and `compare_with` are pure; only the command `bless` calls `write`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Packed(BaseModel):
 
 
 class Statistics(BaseModel):
-    """Per-item statistics of one row. `kind` and `point` as in a run directory; `clustering` is a number in the suite's `clusterings`."""
+    """Per-item statistics of one row. `kind` and `point` as in a run directory; `clustering` is a number in the suite's
+    `clusterings`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -83,7 +84,8 @@ class Statistics(BaseModel):
 
 
 class Suite(BaseModel):
-    """What must agree with a candidate's result, and the clusters: for each item the code of its cluster, by first appearance."""
+    """What must agree with a candidate's result, and the clusters: for each item the code of its cluster, by first
+    appearance."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -141,9 +143,9 @@ def make(
 ) -> tuple[Baseline, Verdict]:
     """The baseline of one checkpoint's results by suite, and the gate's verdict on that checkpoint against itself.
 
-    checkpoint, corpus, software, version: as in the manifest of the run. The verdict tells which rows are gated and which of them have too
-    little data. Raises InputError where the policy gates no row, asks for something that was not measured, finds too little data to judge
-    any row, or gates against a control.
+    checkpoint, corpus, software, version: as in the manifest of the run. The verdict tells which rows are gated and
+    which of them have too little data. Raises InputError where the policy gates no row, asks for something that was not
+    measured, finds too little data to judge any row, or gates against a control.
     """
     if policy.against == "control":
         raise InputError(
@@ -188,7 +190,8 @@ def make(
 
 
 def reduce(result: SuiteResult, keys: Collection[str]) -> SuiteResult:
-    """The rows `keys` of a result and all that a paired test of them needs; names of items and clusters become a digest and codes.
+    """The rows `keys` of a result and all that a paired test of them needs; names of items and clusters become a digest
+    and codes.
 
     Both sides of a gate against a baseline have gone through this.
     """
@@ -215,7 +218,8 @@ def compare_with(
     allow_mismatch: Collection[str] = (),
     seed: int = 0,
 ) -> Comparison:
-    """The comparison of a candidate's results with the baseline, over the rows that `policy` (default: the baseline's) gates.
+    """The comparison of a candidate's results with the baseline, over the rows that `policy` (default: the baseline's)
+    gates.
 
     `label` is the candidate's name. Raises NotComparableError as `comparison.compare`.
     """
@@ -252,9 +256,11 @@ def compare_with(
 
 
 def changes(before: Baseline, after: Baseline, results: Results) -> list[str]:
-    """What differs between two baselines, in lines of text: checkpoint, policy, rows added, removed and changed (worst first).
+    """What differs between two baselines, in lines of text: checkpoint, policy, rows added, removed and changed (worst
+    first).
 
-    results: those that `after` was made of. Changed rows come with loss, n and p where the two compare; else the table says why not.
+    results: those that `after` was made of. Changed rows come with loss, n and p where the two compare; else the table
+    says why not.
     """
     told = []
     for title, one, other in (
@@ -339,8 +345,8 @@ def looks_like_baseline(path: str | Path) -> bool:
 def load(path: str | Path) -> Baseline:
     """Read a baseline.
 
-    Raises InputError for what is no baseline, or was cut short or edited, and NotComparableError for a baseline of another version, or of
-    a suite whose numbers have changed their meaning since.
+    Raises InputError for what is no baseline, or was cut short or edited, and NotComparableError for a baseline of
+    another version, or of a suite whose numbers have changed their meaning since.
     """
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")

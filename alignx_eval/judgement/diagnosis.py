@@ -1,4 +1,5 @@
-"""Comparison -> the known failure signatures of alignment, each a stated rule, with its evidence. Pure: no model, no file.
+"""Comparison -> the known failure signatures of alignment, each a stated rule, with its evidence. Pure: no model, no
+file.
 
     over-alignment           something was gained, and what keeps languages apart was lost with it
     insufficient-alignment   translations did not come noticeably closer at the align layer
@@ -6,11 +7,12 @@
     loss-in-english          English, the pivot, got worse itself
     price                    the training took more than the control's
 
-Every rule has three answers. `found`: what it looks for is established. `not-found`: it is not, and the intervals rule out as much as would
-matter (`metrics.py`, noticeable), so this is more than the absence of evidence. `cannot-tell`: neither, or a part was not measured.
+Every rule has three answers. `found`: what it looks for is established. `not-found`: it is not, and the intervals rule
+out as much as would matter (`metrics.py`, noticeable), so this is more than the absence of evidence. `cannot-tell`:
+neither, or a part was not measured.
 
-"Established" is, for a row of one language or direction and for a mean, its verdict (p adjusted within its suite); for the language probe,
-which has no verdict, the 95 % intervals before and after the final norm both.
+"Established" is, for a row of one language or direction and for a mean, its verdict (p adjusted within its suite); for
+the language probe, which has no verdict, the 95 % intervals before and after the final norm both.
 That intervals rule a loss out in every one of many rows needs no adjustment: all of them have to hold (Berger 1982).
 """
 
@@ -83,7 +85,8 @@ RULES: dict[str, str] = {
 
 
 def diagnose(comparison: Comparison) -> list[Diagnosis]:
-    """All rules on each candidate: against the control where there is one, else the base; losers and English against both."""
+    """All rules on each candidate: against the control where there is one, else the base; losers and English against
+    both."""
     found = []
     for candidate in comparison.candidates:
         cases = [make_case(comparison, contrast) for contrast in contrasts_of(comparison, candidate)]
@@ -94,7 +97,8 @@ def diagnose(comparison: Comparison) -> list[Diagnosis]:
     return found
 
 
-# --- the rules -------------------------------------------------------------------------------------------------------------------
+# --- the rules
+# -------------------------------------------------------------------------------------------------------------------
 def _over_alignment(case: Case) -> Diagnosis:
     rule, precision = "over-alignment", case.group("precision_at_1")
     gains = [group for group in case.groups if group.improved and group.metric.suite != "tasks"]
@@ -316,7 +320,8 @@ def _price(cases: Sequence[Case]) -> Diagnosis:
 
 
 def _price_of_gain(case: Case, own: dict[str, float]) -> list[str]:
-    """What +0.01 of precision@1 took, where the gain is established: of the whole training over the base, of the extra over the control.
+    """What +0.01 of precision@1 took, where the gain is established: of the whole training over the base, of the extra
+    over the control.
 
     The interval is that of the gain; the amounts are of one run and have none.
     """

@@ -58,7 +58,8 @@ class Rule(BaseModel):
 
 
 class Policy(BaseModel):
-    """A gate policy. `format` and `version` must be given in a file, so that an old file is never read with a new meaning."""
+    """A gate policy. `format` and `version` must be given in a file, so that an old file is never read with a new
+    meaning."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -131,7 +132,8 @@ def _check_language(name: str, groups: tuple[str, ...]) -> None:
         )
 
 
-# Tolerances are what a user would hardly notice, and about what the smallest sensible test set (some 500 lines) can tell from 0.
+# Tolerances are what a user would hardly notice, and about what the smallest sensible test set (some 500 lines) can
+# tell from 0.
 DEFAULT_POLICY_YAML = f"""\
 # The policy that the gate uses where no file is given. Copy, change, and pass it with --policy.
 format: {POLICY_FORMAT}

@@ -1,4 +1,5 @@
-"""The first screen after a comparison: what changed, what must be known of it, for whom it is worst, the price, and where to read on."""
+"""The first screen after a comparison: what changed, what must be known of it, for whom it is worst, the price, and
+where to read on."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def render(
     width: int = 80,
     colour: bool = False,
 ) -> str:
-    """Plain text of at most `width` columns (paths and commands are never broken). `NO_COLOR` in the environment beats `colour`."""
+    """Plain text of at most `width` columns (paths and commands are never broken). `NO_COLOR` in the environment beats
+    `colour`."""
     comparison, verdict = report.comparison, report.verdict
     style = _painter(colour and not os.environ.get("NO_COLOR"))
     blocks: list[list[str]] = []

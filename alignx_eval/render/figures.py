@@ -1,4 +1,5 @@
-"""Figures of the report as inline SVG with real text: crisp at any size, coloured by the page's style sheet, readable in print."""
+"""Figures of the report as inline SVG with real text: crisp at any size, coloured by the page's style sheet, readable
+in print."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ def line_figure(
     marked: Sequence[tuple[str, str]] = (),
     thin: Mapping[str, Sequence[float | None]] | None = None,
 ) -> str:
-    """Curves over layers. `levels` are horizontal reference lines (name, value); `marked` are vertical ones (layer, label); `thin` are
-    lines to compare the curves with.
+    """Curves over layers. `levels` are horizontal reference lines (name, value); `marked` are vertical ones (layer,
+    label); `thin` are lines to compare the curves with.
 
     `styles` gives each series its number: colour, dash and marker hang on the CSS classes s0, s1, ...
     """
@@ -119,8 +120,8 @@ def trajectory_figure(
 ) -> str:
     """One number over the steps of a training, evenly spaced; the first is the base, whose value is a horizontal line.
 
-    `intervals` are error bars around the values. Markers have the shape and colour of the step's gate outcome (see `outcome_shape`; None:
-    the base). `failure` is the place and label of a vertical line.
+    `intervals` are error bars around the values. Markers have the shape and colour of the step's gate outcome (see
+    `outcome_shape`; None: the base). `failure` is the place and label of a vertical line.
     """
     numbers = [value for value in values if value is not None] + [end for ends in intervals if ends for end in ends]
     ticks = nice_ticks(min(numbers), max(numbers), 4)
@@ -160,7 +161,8 @@ def trajectory_figure(
 
 
 def outcome_shape(outcome: str, x: float, y: float) -> str:
-    """Path data of a marker: base a square, pass a circle, inconclusive a triangle, incomplete a diamond, fail a cross."""
+    """Path data of a marker: base a square, pass a circle, inconclusive a triangle, incomplete a diamond, fail a
+    cross."""
     if outcome == "fail":
         arms = "l2.2 -2.2l3.3 3.3l3.3 -3.3l2.2 2.2l-3.3 3.3l3.3 3.3l-2.2 2.2l-3.3 -3.3l-3.3 3.3l-2.2 -2.2l3.3 -3.3z"
         return f"M{x - 5.5:.1f} {y - 3.3:.1f}{arms}"
@@ -180,7 +182,8 @@ def outcome_key(outcome: str) -> str:
 
 
 def loss_mark(low: float | None, loss: float | None, high: float | None, tolerance: float | None, status: str) -> str:
-    """A loss with its interval in units of the tolerance: a line at 0, a dashed one at the tolerance; cut at -1.5 and 2.5 of it."""
+    """A loss with its interval in units of the tolerance: a line at 0, a dashed one at the tolerance; cut at -1.5 and
+    2.5 of it."""
     if loss is None or not tolerance:
         return ""
 
@@ -214,7 +217,8 @@ def scatter_figure(
     points: Sequence[tuple[str, float, float]],
     styles: Mapping[str, int],
 ) -> str:
-    """A projection to two dimensions. Points are (group, x, y); `styles` gives each group its number (see `scatter_shape`)."""
+    """A projection to two dimensions. Points are (group, x, y); `styles` gives each group its number (see
+    `scatter_shape`)."""
     size, margin = 320, 12
     xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
     low_x, low_y = min(xs), min(ys)
@@ -241,7 +245,8 @@ def scatter_figure(
 
 
 def scatter_shape(number: int, x: float, y: float) -> str:
-    """Path data of a point, as short as can be: there are tens of thousands. 8 colours (classes g0 to g7) times 8 shapes tell 64 apart."""
+    """Path data of a point, as short as can be: there are tens of thousands. 8 colours (classes g0 to g7) times 8
+    shapes tell 64 apart."""
     shape = (number // 8 + number) % 8
     if shape == 0:  # circle
         return f"M{x:.0f} {y - 3:.0f}a3 3 0 1 0 1 0z"
@@ -280,8 +285,8 @@ def heat_map(
     shades: Sequence[float],
     axes: tuple[str, str] = ("", ""),
 ) -> str:
-    """A table of cells in ten shades, light to dark, which change at `shades`; undefined cells stay empty. The exact numbers are in the
-    files beside the report. `axes` are titles of the rows and of the columns.
+    """A table of cells in ten shades, light to dark, which change at `shades`; undefined cells stay empty. The exact
+    numbers are in the files beside the report. `axes` are titles of the rows and of the columns.
     """
     cell = max(12, min(34, 420 // max(len(rows), len(columns), 1)))
     # Labels stand at the left and, upright, above; titles of the axes outside of them.

@@ -1,4 +1,5 @@
-"""A summary for a job page or a comment: what changed, the price, the verdict of the gate, the diagnosis; everything else folded away."""
+"""A summary for a job page or a comment: what changed, the price, the verdict of the gate, the diagnosis; everything
+else folded away."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def render(report: Report) -> str:
 
 
 def _head(report: Report) -> list[str]:
-    """What is never left out: the outcome where it is enforced, warnings, mismatches, what was compared, how checkpoints were opened."""
+    """What is never left out: the outcome where it is enforced, warnings, mismatches, what was compared, how
+    checkpoints were opened."""
     comparison, verdict = report.comparison, report.verdict
     lines = [f"# {_text(_title(comparison))}", ""]
     if verdict is not None and verdict.enforced:

@@ -1,4 +1,5 @@
-"""What every renderer says: contrasts, counts, order, wording and number formats. One place, so that no two outputs can disagree."""
+"""What every renderer says: contrasts, counts, order, wording and number formats. One place, so that no two outputs can
+disagree."""
 
 from __future__ import annotations
 
@@ -89,7 +90,8 @@ def count_verdicts(rows: Iterable[ComparisonRow]) -> dict[str, int]:
 
 
 def signed_difference(row: ComparisonRow) -> float | None:
-    """The difference with its sign turned so that positive is good; None where there is no difference or no good direction."""
+    """The difference with its sign turned so that positive is good; None where there is no difference or no good
+    direction."""
     if row.difference is None or row.higher_is_better is None:
         return None
     return row.difference if row.higher_is_better else -row.difference
@@ -112,8 +114,8 @@ def headline_rows(comparison: Comparison, contrast: Contrast) -> list[Comparison
 def worst_languages(comparison: Comparison, contrast: Contrast, count: int = 3) -> list[tuple[str, ComparisonRow]]:
     """The languages with the largest losses, each with its worst row: (FLORES code, row).
 
-    What a user meets is ranked: translation, language modelling, tasks, and retrieval at the align layer. Losses of different metrics are
-    ranked in standard errors. A language that lost nowhere is left out.
+    What a user meets is ranked: translation, language modelling, tasks, and retrieval at the align layer. Losses of
+    different metrics are ranked in standard errors. A language that lost nowhere is left out.
     """
     worst: dict[str, tuple[float, ComparisonRow]] = {}
     for row in headline_rows(comparison, contrast):
@@ -143,7 +145,8 @@ def row_key(row: ComparisonRow | Row) -> str:
 
 
 def checkpoint_warnings(comparison: Comparison) -> list[str]:
-    """Those of `comparison.warnings` that are about a checkpoint's own numbers; the others are about how the checkpoints were measured."""
+    """Those of `comparison.warnings` that are about a checkpoint's own numbers; the others are about how the
+    checkpoints were measured."""
     own = {
         f"{label}: {warning}"
         for label, suites in comparison.results.items()
@@ -154,7 +157,8 @@ def checkpoint_warnings(comparison: Comparison) -> list[str]:
 
 
 def opening_notes(comparison: Comparison) -> list[str]:
-    """How the checkpoints were opened (an adapter merged, tensors left out), each note once, under the names of those it is about."""
+    """How the checkpoints were opened (an adapter merged, tensors left out), each note once, under the names of those
+    it is about."""
     found: dict[str, list[str]] = {}
     for label in labels(comparison):
         for note in comparison.checkpoints.get(label, {}).get("notes") or []:
@@ -172,7 +176,8 @@ def no_control_sentence(comparison: Comparison) -> str | None:
     )
 
 
-# --- the gate and the diagnosis --------------------------------------------------------------------------------------------------
+# --- the gate and the diagnosis
+# --------------------------------------------------------------------------------------------------
 def verdict_line(verdict: Verdict) -> str:
     """The verdict's sentence, which starts with the word of its outcome."""
     word = OUTCOME_WORDS[verdict.outcome]
@@ -267,7 +272,8 @@ def similarity_sentence(similarity: LayerSimilarity) -> str:
     )
 
 
-# --- headline numbers ------------------------------------------------------------------------------------------------------------
+# --- headline numbers
+# ------------------------------------------------------------------------------------------------------------
 def changes_of(report: Report, contrast: Contrast) -> list[tuple[Headline, Change]]:
     """The headlines of a contrast."""
     return [

@@ -1,4 +1,5 @@
-"""Every causal architecture of the installed transformers as a tiny random model, for the test and the tool that try them all."""
+"""Every causal architecture of the installed transformers as a tiny random model, for the test and the tool that try
+them all."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from alignx_eval.errors import InputError
 from helpers import tiny_models
 from helpers.engines import language_modelling
 
-# Sizes by the names that configurations use for them; a name that a family does not have, or that it leaves at 0, is left alone.
+# Sizes by the names that configurations use for them; a name that a family does not have, or that it leaves at 0, is
+# left alone.
 _NAMES: dict[float, str] = {
     600: "vocab_size vocab_size_per_layer_input decoder_vocab_size unpadded_vocab_size",
     512: "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions context_length model_max_length "
@@ -188,7 +190,8 @@ def lines(count: int = 4) -> list[str]:
 
 
 def support(model_type: str) -> Support:
-    """Try an architecture. Every answer in a batch must be the one that a text gets alone; AssertionError where it is not."""
+    """Try an architecture. Every answer in a batch must be the one that a text gets alone; AssertionError where it is
+    not."""
     checkpoint = tiny_checkpoint(model_type)
     if not _is_causal(checkpoint.model):
         reason = "not causal: a later token changes what the model says before it"
@@ -234,7 +237,8 @@ def _try_language_modelling(checkpoint: Checkpoint) -> None:
 
 
 def _try_translation(checkpoint: Checkpoint) -> None:
-    """Batched greedy decoding with rows that end at different times, against the plain forward pass over one text at a time."""
+    """Batched greedy decoding with rows that end at different times, against the plain forward pass over one text at a
+    time."""
     import torch
 
     prompts = [[0, *ids] for ids in checkpoint.tokenizer(lines(3), add_special_tokens=False)["input_ids"]]

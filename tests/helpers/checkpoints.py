@@ -38,7 +38,8 @@ def refused(reference, *words: str, kind=InputError, **options) -> str:
     return message
 
 
-# --- folders, adapters, the hub, GGUF ---------------------------------------------------------------------------------------------
+# --- folders, adapters, the hub, GGUF
+# ---------------------------------------------------------------------------------------------
 @pytest.fixture
 def tiny_folder(tmp_path) -> Path:
     folder = tmp_path / "tiny-folder"
@@ -70,7 +71,8 @@ GGUF_NAMES = {
 
 
 def write_gguf(path: Path, model, tokenizer, quantisation: str) -> None:
-    """A tied Llama as llama.cpp stores it: its own names, and in query and key the two halves of a rotary pair side by side."""
+    """A tied Llama as llama.cpp stores it: its own names, and in query and key the two halves of a rotary pair side by
+    side."""
     import gguf
 
     config, kind = model.config, gguf.GGMLQuantizationType[quantisation]

@@ -1,4 +1,5 @@
-"""A realistic comparison without a model: synthetic results of three checkpoints in all five suites, judged by the real `compare`."""
+"""A realistic comparison without a model: synthetic results of three checkpoints in all five suites, judged by the real
+`compare`."""
 
 from __future__ import annotations
 
@@ -128,7 +129,8 @@ def synthetic_results(
     with_items: bool = True,
     hostile: str = "",
 ) -> dict[str, SuiteResult]:
-    """All five suites of one checkpoint, in the shape that the suites give them. `hostile` is put into every model output."""
+    """All five suites of one checkpoint, in the shape that the suites give them. `hostile` is put into every model
+    output."""
     noise = np.random.default_rng(7)  # the same for every checkpoint: their items are paired
     own = np.random.default_rng(sum(map(ord, name)))
     height, gain = STRENGTH[name]
@@ -372,7 +374,8 @@ def similarity(
 def small_comparison(
     *, control: bool = True, languages: tuple[str, ...] = INTERFACE, lines: int = 60, hostile: str = ""
 ) -> Comparison:
-    """base, alignx and (by default) the control tuned, judged by the real `compare`; read-only, tests that change it copy it."""
+    """base, alignx and (by default) the control tuned, judged by the real `compare`; read-only, tests that change it
+    copy it."""
     names = ["base", "alignx"] + (["tuned"] if control else [])
     return compare(
         {name: synthetic_results(name, languages, lines=lines, hostile=hostile) for name in names},

@@ -76,7 +76,8 @@ class Parallel:
         return total
 
     def model_state(self, forward: Any, names: Collection[str]) -> dict[str, Any]:
-        """Tensors of the model by the name they have in one process, those of `names` alone. Sharded: whole in the main process only."""
+        """Tensors of the model by the name they have in one process, those of `names` alone. Sharded: whole in the main
+        process only."""
         if not self.sharded:
             inner = self.accelerator.unwrap_model(forward) if self.accelerator is not None else forward
             return {name: tensor for name, tensor in inner.state_dict().items() if name in names}

@@ -37,7 +37,8 @@ FOLDED_ROWS = 600
 SERIES_DETAIL = 4  # steps of a series that get curves, tables and samples: all of 30 would be 20 MB, and curves that nobody can tell apart
 
 
-# --- verdict, series, diagnosis ---------------------------------------------------------------------------------------------------
+# --- verdict, series, diagnosis
+# ---------------------------------------------------------------------------------------------------
 def verdict_section(verdict: Verdict, candidates: Sequence[str]) -> dict[str, Any]:
     """The gate's answer, with the rows of `candidates`."""
     several = len(verdict.candidates) > 1
