@@ -80,7 +80,8 @@ VERSION = 1
 
 
 KEYS = frozenset(
-    "format version stage step config tokenizer generation_config prompt_template state_dict heads recipe provenance".split()
+    "format version stage step config tokenizer generation_config prompt_template state_dict heads recipe "
+    "provenance".split()
 )
 
 
@@ -106,13 +107,15 @@ _HARMLESS_GLOBAL = re.compile(
 # Keys that make transformers look for code, kernels or paths somewhere else, or that training leaves behind and
 # evaluation pays for.
 _DROPPED_CONFIG_KEYS = frozenset(
-    "auto_map trust_remote_code attn_implementation experts_implementation name_or_path transformers_version custom_pipelines "
+    "auto_map trust_remote_code attn_implementation experts_implementation name_or_path transformers_version "
+    "custom_pipelines "
     "custom_generate output_hidden_states output_attentions".split()
 )
 
 
 _REFUSED_CONFIG_KEYS = frozenset(
-    "auto_map trust_remote_code attn_implementation experts_implementation custom_pipelines custom_generate quantization_config".split()
+    "auto_map trust_remote_code attn_implementation experts_implementation custom_pipelines custom_generate "
+    "quantization_config".split()
 )
 
 
@@ -157,7 +160,7 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Opening
 def open_checkpoint(
     reference: str | os.PathLike[str],
@@ -274,7 +277,8 @@ def _find(reference: str, offline: bool, cache_dir: str | os.PathLike[str] | Non
     match = _HUB_ID.fullmatch(reference)
     if match is None or reference.endswith(_FILE_SUFFIXES):
         raise InputError(
-            f"no such checkpoint: {reference!r} is neither a file nor a folder here{nearest}, nor a hub id (owner/name@revision), "
+            f"no such checkpoint: {reference!r} is neither a file nor a folder here{nearest}, nor a hub id "
+            "(owner/name@revision), "
             "nor bundled:NAME"
         )
     try:
@@ -283,7 +287,8 @@ def _find(reference: str, offline: bool, cache_dir: str | os.PathLike[str] | Non
         if not (offline and path.parent.is_dir()):
             raise
         raise InputError(
-            f"no such checkpoint: the folder {path.parent} has no {path.name!r}{nearest}, and as a hub id {reference} is not in the cache, "
+            f"no such checkpoint: the folder {path.parent} has no {path.name!r}{nearest}, and as a hub id {reference} "
+            "is not in the cache, "
             "and the network is off; mend the path, or fetch the model first"
         ) from error
     format_: Format = "adapter" if (folder / "adapter_config.json").is_file() else "hub"
@@ -310,7 +315,8 @@ def _open(
         checkpoint.provenance |= {"hub_id": place.hub_id, "revision": place.commit}
         if place.asked != place.commit:
             checkpoint.notes.append(
-                f"{place.hub_id}: {place.asked or 'the default branch'} is not a fixed revision; here it was {place.commit}. "
+                f"{place.hub_id}: {place.asked or 'the default branch'} is not a fixed revision; here it was "
+                f"{place.commit}. "
                 f"Write {place.hub_id}@{place.commit} to pin it."
             )
     with _refusing(f"{reference}: an ordinary sentence cannot be sent through the model"), _quiet():
@@ -354,7 +360,7 @@ def _resolve_device_and_dtype(device: str, dtype: str | None) -> tuple[str, torc
     return device, names[dtype]
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # The .pt file
 def write_checkpoint(
     path: str | os.PathLike[str],
@@ -554,7 +560,8 @@ def _scan_before_loading(path: Path) -> None:
         raise InputError(f"{path} is cut off or damaged ({one_line(error, 120)}); copy or write it again") from None
     if unsafe:
         raise InputError(
-            f"{path} is refused: it names {some_of(sorted(unsafe, key=_torch_last))}, which a checkpoint has no need of "
+            f"{path} is refused: it names {some_of(sorted(unsafe, key=_torch_last))}, which a checkpoint has no need "
+            "of "
             "and which could run code when loaded; nothing of it was run"
         )
 
@@ -609,7 +616,8 @@ def _check_payload(payload: dict[str, Any], source: str) -> None:
     for key in ("config", "generation_config"):
         if refused := sorted(set(_keys_of(payload[key])) & _REFUSED_CONFIG_KEYS):
             raise InputError(
-                f"{source}: its {key} asks for {', '.join(refused)}; code, kernels and quantisation of a file's own are refused"
+                f"{source}: its {key} asks for {', '.join(refused)}; code, kernels and quantisation of a file's own "
+                "are refused"
             )
         if private := sorted(key for key in _keys_of(payload[key]) if key.startswith("_")):
             raise InputError(f"{source}: its {key} sets private fields ({', '.join(private[:3])}), which is refused")
@@ -724,7 +732,7 @@ def _save_atomically(payload: dict[str, Any], path: Path) -> None:
             partial.unlink()
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Model, weights, tokenizer
 def _skeleton(config: dict[str, Any], dtype: torch.dtype, source: str) -> Any:
     """The model that `config` describes: parameters without memory, buffers that no file stores (rotary frequencies,
@@ -762,7 +770,8 @@ def _check_state(model: Any, state: Mapping[str, torch.Tensor], source: str) -> 
         first = first_of.setdefault(id(tensor), name)
         if state[first].data_ptr() != state[name].data_ptr() and not torch.equal(state[first], state[name]):
             raise InputError(
-                f"{source}: {first} and {name} differ, but its configuration ties them; set tie_word_embeddings to false"
+                f"{source}: {first} and {name} differ, but its configuration ties them; set tie_word_embeddings to "
+                "false"
             )
 
 
@@ -772,7 +781,8 @@ def _refuse_non_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: str)
             tensor if tensor.element_size() > 1 else tensor.float()
         ).all():  # float8 has no such test of its own
             raise InputError(
-                f"{source}: {name} holds values that are not finite (NaN or infinity); training has diverged or the file is damaged"
+                f"{source}: {name} holds values that are not finite (NaN or infinity); training has diverged or the "
+                "file is damaged"
             )
 
 
@@ -822,7 +832,8 @@ def _start_notes(provenance: dict[str, Any], tokenizer: Any, source: str) -> lis
     if recorded is None or recorded == measured:
         return []
     return [
-        f"{source}: its training began every text with {recorded}; it is measured with {measured}, so its numbers may be too low"
+        f"{source}: its training began every text with {recorded}; it is measured with {measured}, so its numbers may "
+        "be too low"
     ]
 
 
@@ -930,7 +941,7 @@ def _content_hash(payload: dict[str, Any]) -> str:
     return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Hugging Face folders, adapters, the hub, GGUF
 def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype | None, format_: Format) -> Checkpoint:
     source = reference
@@ -953,7 +964,8 @@ def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype |
     ):
         opening_checks.mark_untied(model)
         notes.append(
-            f"{source}: its configuration ties input and output embeddings, but two different ones are stored; both are used"
+            f"{source}: its configuration ties input and output embeddings, but two different ones are stored; both "
+            "are used"
         )
     notes += _start_notes(provenance, tokenizer, source)
     return Checkpoint(
@@ -998,7 +1010,8 @@ def _inspect_folder(folder: Path, source: str) -> tuple[list[str], dict[str, str
         key_mapping = {"^" + re.escape(prefix): ""}
         stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
         notes.append(
-            f"{source}: the names of all its tensors begin with {prefix!r}, which a wrapper left there; it was taken off"
+            f"{source}: the names of all its tensors begin with {prefix!r}, which a wrapper left there; it was taken "
+            "off"
         )
     if config.get("quantization_config") is not None:  # its packed tensors have names and shapes of their own
         return notes, key_mapping
@@ -1057,7 +1070,10 @@ def _weight_files(folder: Path, source: str) -> list[Path]:
 def _unmerged_shards(folder: Path) -> str:
     """What to do with the pieces that a sharded training run leaves in place of weights."""
     if any(folder.glob("*/*_model_states.pt")) or (folder / "zero_to_fp32.py").is_file():
-        return "; it is a DeepSpeed checkpoint: `python zero_to_fp32.py . whole` in that folder makes the whole weights; open those"
+        return (
+            "; it is a DeepSpeed checkpoint: `python zero_to_fp32.py . whole` in that folder makes the whole weights; "
+            "open those"
+        )
     if any(folder.glob("*.distcp")) or any(folder.glob("*/*.distcp")):
         return "; it is an FSDP checkpoint in shards: `accelerate merge-weights` makes the whole weights; open those"
     return ""
@@ -1210,7 +1226,8 @@ def _open_adapter(
     notes = [f"{reference}: {config.get('peft_type')} adapter merged into {base_name}"]
     if untied:
         notes.append(
-            f"{reference}: the adapter changes one of the base's tied embeddings; they were given weights of their own for it"
+            f"{reference}: the adapter changes one of the base's tied embeddings; they were given weights of their "
+            "own for it"
         )
     if (folder / "config.json").is_file():
         notes.append(f"{reference}: beside the adapter it holds a config.json of a whole model, which was not used")
@@ -1316,7 +1333,8 @@ def _hub_folder(
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if offline:
             raise MissingAssetError(
-                f"{wanted} is no file or folder here and not in the hub cache, and the network is off; fetch it first, or allow the network"
+                f"{wanted} is no file or folder here and not in the hub cache, and the network is off; fetch it "
+                "first, or allow the network"
             ) from None
         raise MissingAssetError(f"{wanted} could not be fetched: {one_line(error, 200)}") from None
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
@@ -1351,7 +1369,8 @@ def _gguf_tensors(path: Path, reference: str, reader: Callable[[str], Any]) -> l
         first = re.sub(r"-\d{5}-of-", "-00001-of-", path.name)
         raise InputError(
             f"{reference} is one of the {count} parts of a split GGUF file; join them with "
-            f"`llama-gguf-split --merge {first} {re.sub(r'-00001-of-.*', '', first)}.gguf` (part of llama.cpp) and open the result"
+            f"`llama-gguf-split --merge {first} {re.sub(r'-00001-of-.*', '', first)}.gguf` (part of llama.cpp) and "
+            "open the result"
         )
     return list(content.tensors)
 
@@ -1394,7 +1413,8 @@ def _open_gguf(path: Path, reference: str, device: str, dtype: torch.dtype | Non
         wide = str(model.dtype).removeprefix("torch.")
         notes.insert(
             0,
-            f"{reference}: weights quantised to {quantisation}, here unpacked to {wide}; all numbers are those of the quantised model",
+            f"{reference}: weights quantised to {quantisation}, here unpacked to {wide}; all numbers are those of the "
+            "quantised model",
         )
     return Checkpoint(
         name=path.stem,
@@ -1464,7 +1484,7 @@ def _hash_files(paths: list[Path], prefix: str = "") -> str:
     return hashlib.sha256("\n".join(content).encode("utf-8")).hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Small helpers
 def _first_bytes(path: Path, count: int) -> bytes:
     try:

@@ -88,7 +88,8 @@ def check_identity(directory: RunDirectory, identity: Mapping[str, Any], sources
                 if old.get(name) != new.get(name)
             ]
     raise InputError(
-        f"{directory.path}: holds results of another run ({'; '.join(differences)}), which are not overwritten; choose another --out, or "
+        f"{directory.path}: holds results of another run ({'; '.join(differences)}), which are not overwritten; "
+        "choose another --out, or "
         f"leave it out for {default_out(sources, identity)}"
     )
 

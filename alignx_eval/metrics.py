@@ -80,7 +80,8 @@ METRICS: dict[str, Metric] = {
     ),
     "precision_at_1_centred": Metric(
         "precision@1, centred",
-        "share of sentences whose nearest neighbour is their translation, after the mean of each language is taken away",
+        "share of sentences whose nearest neighbour is their translation, after the mean of each language is taken "
+        "away",
         "share",
         higher_is_better=True,
     ),

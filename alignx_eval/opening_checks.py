@@ -68,8 +68,10 @@ def refuse_not_causal(config: Mapping[str, Any], source: str) -> None:
     model_type = config.get("model_type")
     if config.get("is_encoder_decoder"):
         raise InputError(
-            f"{source} is an encoder with a decoder ({model_type}); its decoder alone is another model, and only causal "
-            "language models are measured. A decoder that was trained alone says is_encoder_decoder: false and is_decoder: true"
+            f"{source} is an encoder with a decoder ({model_type}); its decoder alone is another model, and only "
+            "causal "
+            "language models are measured. A decoder that was trained alone says is_encoder_decoder: false and "
+            "is_decoder: true"
         )
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         return  # refused elsewhere, as one that cannot be built
@@ -77,8 +79,10 @@ def refuse_not_causal(config: Mapping[str, Any], source: str) -> None:
         return
     if not config.get("is_decoder") and not config.get("causal"):  # XLM calls it causal
         raise InputError(
-            f"{source} is an encoder ({model_type}): every position sees the whole sentence, so it gives no probability of a next "
-            "token; only causal language models are measured. A decoder of this family says is_decoder: true in its config.json"
+            f"{source} is an encoder ({model_type}): every position sees the whole sentence, so it gives no "
+            "probability of a next "
+            "token; only causal language models are measured. A decoder of this family says is_decoder: true in its "
+            "config.json"
         )
 
 
@@ -107,8 +111,10 @@ def refuse_sizeable_rest(unused: Iterable[str], stored: Mapping[str, torch.Tenso
     if sum(rest.values()) > _SIZEABLE * total:
         largest = max(sorted(rest), key=lambda name: rest[name])
         raise InputError(
-            f"{source}: {sum(rest.values()) / total:.0%} of its weights ({largest} and {len(rest) - 1} more) belong to no part of the "
-            "model that its configuration describes; without them it is another model. Mend the configuration, or give the model they "
+            f"{source}: {sum(rest.values()) / total:.0%} of its weights ({largest} and {len(rest) - 1} more) belong "
+            "to no part of the "
+            "model that its configuration describes; without them it is another model. Mend the configuration, or "
+            "give the model they "
             "belong to"
         )
 
@@ -137,7 +143,8 @@ def check_one_sentence(model: Any, tokens: list[int], source: str) -> list[str]:
     rows = model.get_input_embeddings().weight.shape[0]
     if max(tokens) >= rows:
         raise InputError(
-            f"{source}: its tokenizer gives token {max(tokens)}, but the model has {rows} embeddings; they do not belong together"
+            f"{source}: its tokenizer gives token {max(tokens)}, but the model has {rows} embeddings; they do not "
+            "belong together"
         )
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or PROBE_TOKENS
     tokens = tokens[: max(2, min(PROBE_TOKENS, longest // 2))]
@@ -148,7 +155,8 @@ def check_one_sentence(model: Any, tokens: list[int], source: str) -> list[str]:
         )
     if not torch.isfinite(logits).all():
         raise InputError(
-            f"{source}: an ordinary sentence gives logits that are not finite; its weights are damaged, or {model.dtype} is too narrow"
+            f"{source}: an ordinary sentence gives logits that are not finite; its weights are damaged, or "
+            f"{model.dtype} is too narrow"
         )
     kept = len(tokens) // 2
     other = [next(candidate for candidate in tokens if candidate != token) for token in tokens[kept:]]
@@ -159,11 +167,13 @@ def check_one_sentence(model: Any, tokens: list[int], source: str) -> list[str]:
     noise = float((logits_of(model, tokens) - logits)[:kept].abs().max())
     if noise <= limit:
         raise InputError(
-            f"{source} is not causal: exchanging later tokens moves earlier logits by up to {movement:.2g} (their spread is "
+            f"{source} is not causal: exchanging later tokens moves earlier logits by up to {movement:.2g} (their "
+            "spread is "
             f"{spread(logits):.2g}), so it sees what it has to predict; only causal language models are measured"
         )
     return [
-        f"{source}: the same sentence gives logits that differ by up to {noise:.2g} from pass to pass; no number repeats exactly"
+        f"{source}: the same sentence gives logits that differ by up to {noise:.2g} from pass to pass; no number "
+        "repeats exactly"
     ]
 
 
@@ -204,6 +214,7 @@ def check_merged(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype, 
             else "merge it with the peft that trained it, save it as a whole model, and open that"
         )
         raise InputError(
-            f"{source}: merged into its base, the adapter gives other logits than before (by {difference:.1%} of their spread), so another "
+            f"{source}: merged into its base, the adapter gives other logits than before (by {difference:.1%} of "
+            "their spread), so another "
             f"model would be measured; {advice}"
         )

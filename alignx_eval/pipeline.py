@@ -154,7 +154,8 @@ def load_text(settings: Settings, progress: Progress) -> ParallelCorpus:
     if paired and pivot not in corpus.languages:
         others = [suite for suite in SUITES if suite not in PIVOT_SUITES]
         raise InputError(
-            f"{' and '.join(paired)} pair every language with {title}, which corpus {settings.corpus} lacks{why}; take another "
+            f"{' and '.join(paired)} pair every language with {title}, which corpus {settings.corpus} lacks{why}; "
+            "take another "
             f"--pivot, another corpus, or --suites {','.join(others)}"
         )
     if paired and asked is not None and pivot not in asked:
@@ -491,7 +492,8 @@ def compare_layers(
         if similarity is None:
             progress.say(
                 f"no CKA between {reference} and {candidate}: their sentence vectors are not both in the cache; "
-                "to have it, measure the checkpoints again into a new --out (the vectors of all of them have to fit the cache)"
+                "to have it, measure the checkpoints again into a new --out (the vectors of all of them have to fit "
+                "the cache)"
             )
             continue
         found.append(similarity)
@@ -566,7 +568,8 @@ def _check_cache(checkpoint: Checkpoint, corpus: ParallelCorpus, cache_dir: str)
     error, size = vector_cache.why_unwritable(cache_dir), _bytes_of_vectors(checkpoint, corpus)
     if error is not None and size > _free_memory() / 2:
         raise InputError(
-            f"{cache_dir}: the vector cache cannot be written ({error.strerror}), and {file_size(size)} of sentence vectors are too much "
+            f"{cache_dir}: the vector cache cannot be written ({error.strerror}), and {file_size(size)} of sentence "
+            "vectors are too much "
             "for the memory; name another --cache-dir"
         )
 

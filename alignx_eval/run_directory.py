@@ -369,7 +369,8 @@ class RunDirectory:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != entry["items_sha256"]:
             raise InputError(
-                f"{path}: is cut short or was changed (its checksum is not the recorded one); measure again into another folder"
+                f"{path}: is cut short or was changed (its checksum is not the recorded one); measure again into "
+                "another folder"
             )
         arrays = load(data)
         return {
@@ -398,7 +399,8 @@ class RunDirectory:
         samples = [sample for _, its_owner, sample in self._sample_lines() if its_owner == owner]
         if len(samples) != entry["samples"]:
             raise InputError(
-                f"{self.path / 'samples.jsonl'}: {len(samples)} samples of {owner[0]}/{owner[1]} found, {entry['samples']} expected "
+                f"{self.path / 'samples.jsonl'}: {len(samples)} samples of {owner[0]}/{owner[1]} found, "
+                f"{entry['samples']} expected "
                 "(cut short or changed)"
             )
         return samples
@@ -444,7 +446,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not written by alignx-eval (no format {FORMAT!r} in it)")
     if document.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"{path}: has schema version {document.get('schema_version')}, this alignx-eval reads version {SCHEMA_VERSION}; "
+            f"{path}: has schema version {document.get('schema_version')}, this alignx-eval reads version "
+            f"{SCHEMA_VERSION}; "
             "measure again or use the version that wrote it"
         )
     return document

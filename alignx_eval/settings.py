@@ -115,7 +115,8 @@ def check_effective(given: Mapping[str, Any], settings: Settings, *, measures: b
     for name, suites in (MEASURING | FURTHER).items():
         if name in used and not set(suites) & set(settings.suites):
             raise InputError(
-                f"{_flags([name])}: only {' and '.join(suites)} {'use' if len(suites) > 1 else 'uses'} it, and --suites is "
+                f"{_flags([name])}: only {' and '.join(suites)} {'use' if len(suites) > 1 else 'uses'} it, and "
+                "--suites is "
                 f"{','.join(settings.suites)}; leave it out, or add a suite"
             )
     if "languages" in used and settings.suites == ("tasks",) and settings.tasks is not None:

@@ -44,7 +44,8 @@ def read_reference(reference: str) -> Source:
         raise InputError(f"{folder}: holds no checkpoint {label!r}; there are: {', '.join(labels)}")
     if not label and len(labels) > 1:
         raise InputError(
-            f"{folder}: holds {len(labels)} checkpoints; name one, as in {folder}#{labels[-1]} (there are: {', '.join(labels)})"
+            f"{folder}: holds {len(labels)} checkpoints; name one, as in {folder}#{labels[-1]} (there are: "
+            f"{', '.join(labels)})"
         )
     return Source(reference, run, label or labels[0])
 
@@ -90,8 +91,10 @@ def check_current(directory: RunDirectory, labels: Sequence[str], suites: Sequen
                 ):  # the folder is not taken for this run again
                     del command[command.index("--out") : command.index("--out") + 2]
                 raise NotComparableError(
-                    f"{directory.path}: {suite} of {label} was measured by {_version(directory.fingerprint(label, suite))} of this suite, "
-                    f"today it is version {MEASURING_VERSIONS[suite]} and its numbers are others; measure again: {shlex.join(command)}"
+                    f"{directory.path}: {suite} of {label} was measured by "
+                    f"{_version(directory.fingerprint(label, suite))} of this suite, "
+                    f"today it is version {MEASURING_VERSIONS[suite]} and its numbers are others; measure again: "
+                    f"{shlex.join(command)}"
                 )
 
 
@@ -162,7 +165,8 @@ def check_finished(directory: RunDirectory) -> None:
         missing = [suite for suite in wanted if suite not in directory.suites(name)] if name is not None else []
         if missing:
             raise InputError(
-                f"{directory.path}: {name} has no results of {', '.join(missing)}; give the same command again to measure them"
+                f"{directory.path}: {name} has no results of {', '.join(missing)}; give the same command again to "
+                "measure them"
             )
 
 
@@ -208,7 +212,8 @@ def read_comparison(directory: RunDirectory, settings: Settings) -> Comparison:
     missing = [label for label in named if label not in directory.labels()]
     if base is None or missing:
         raise InputError(
-            f"{directory.path}: nothing is finished for {', '.join(missing) or 'its base'}; run the same command again to go on with it"
+            f"{directory.path}: nothing is finished for {', '.join(missing) or 'its base'}; run the same command "
+            "again to go on with it"
         )
     options = manifest.get("options", {})
     wanted = options.get("suites") or []

@@ -544,7 +544,8 @@ def main() -> int:
     ]
     if not work:
         parser.error(
-            f"no simulation is called {arguments.only!r}; there are: {', '.join(simulation.name for simulation in SIMULATIONS)}"
+            f"no simulation is called {arguments.only!r}; there are: "
+            f"{', '.join(simulation.name for simulation in SIMULATIONS)}"
         )
     cells: list[Cell] = []
     with ProcessPoolExecutor(arguments.jobs) as pool:

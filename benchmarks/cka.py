@@ -100,7 +100,8 @@ def main() -> None:
         ("pairwise in float32", np.array(pairwise(pairwise_hsic))),
     ):
         print(
-            f"{name}: largest difference from the formula in float64 over {SAMPLE} pairs {np.abs(values - exact).max():.1e}"
+            f"{name}: largest difference from the formula in float64 over {SAMPLE} pairs "
+            f"{np.abs(values - exact).max():.1e}"
         )
     contenders: dict[str, Callable[[], object]] = {
         "ours": lambda: debiased_cka_matrix(vectors),

@@ -130,7 +130,8 @@ def main() -> None:
     ]
     tokens = sum(map(len, rows))
     print(
-        f"{options.checkpoint}: {len(sentences)} sentences, {tokens} tokens, {torch.get_num_threads()} threads, {device}, {model.dtype}"
+        f"{options.checkpoint}: {len(sentences)} sentences, {tokens} tokens, {torch.get_num_threads()} threads, "
+        f"{device}, {model.dtype}"
     )
 
     contenders: dict[str, Callable[[], object]] = {
@@ -158,7 +159,8 @@ def main() -> None:
             print(f"{name}: peak of tensors {of_tensors / 1e6:.2f} MB, of arrays {of_arrays / 1e6:.2f} MB")
         print(f"encode beyond bare: {(sum(peaks['encode']) - sum(peaks['bare'])) / 1e6:.2f} MB")
         print(
-            f"all pooled vectors {vectors.nbytes / 1e6:.2f} MB, one layer of the largest batch {layer / 1e6:.2f} MB, {layers} layers of it "
+            f"all pooled vectors {vectors.nbytes / 1e6:.2f} MB, one layer of the largest batch {layer / 1e6:.2f} MB, "
+            f"{layers} layers of it "
             f"{layers * layer / 1e6:.2f} MB"
         )
 

@@ -123,7 +123,8 @@ def false_alarms(runs: int, rows: int) -> list[dict]:
                 }
                 found.append({**cell, **rate(red, runs), "p_above_5_percent": float(p)})
                 print(
-                    f"{name:24s} n {lines:5d} correlation {correlation:.1f}: red in {red} of {runs} runs ({red / runs:.3f})",
+                    f"{name:24s} n {lines:5d} correlation {correlation:.1f}: red in {red} of {runs} runs "
+                    f"({red / runs:.3f})",
                     flush=True,
                 )
     return found

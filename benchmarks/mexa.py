@@ -69,7 +69,8 @@ def main() -> None:
     scores = ours(vectors)
     deviation = max(abs(scores[place] - score) for place, score in found.items())
     print(
-        f"scores from {scores.min():.3f} to {scores.max():.3f}; largest difference over {len(found)} of them {deviation:.1e}"
+        f"scores from {scores.min():.3f} to {scores.max():.3f}; largest difference over {len(found)} of them "
+        f"{deviation:.1e}"
     )
     show_times(times)
     show_ratio(times, "one published", "ours", scale=LAYERS * LANGUAGES)

@@ -39,7 +39,8 @@ def main() -> None:
     tokens, sampled = (sum(map(len, checkpoint.tokenizer(texts)["input_ids"])) for texts in (sentences, sample))
     share = tokens / sampled
     print(
-        f"{len(sentences)} sentences, {tokens} tokens; encoded for the estimate: {len(sample)} sentences, {sampled} tokens"
+        f"{len(sentences)} sentences, {tokens} tokens; encoded for the estimate: {len(sample)} sentences, {sampled} "
+        "tokens"
     )
 
     generator = np.random.default_rng(0)
@@ -59,7 +60,8 @@ def main() -> None:
     )
     show_times(times)
     print(
-        f"probe, {LAYERS} layers: {LAYERS * np.median(times['probe'][:, 0]):.1f} s; all sentences encoded, extrapolated: "
+        f"probe, {LAYERS} layers: {LAYERS * np.median(times['probe'][:, 0]):.1f} s; all sentences encoded, "
+        "extrapolated: "
         f"{share * np.median(times['encode'][:, 0]):.0f} s"
     )
     show_ratio(times, "probe", "encode", scale=LAYERS / share)

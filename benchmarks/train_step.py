@@ -386,7 +386,8 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
         "distinct_ids": len(batch.input_ids.unique()),
     }
     print(
-        f"{options.model}: {rows} samples of up to {positions} tokens, {batch.tokens} without padding, {shape['distinct_ids']} distinct"
+        f"{options.model}: {rows} samples of up to {positions} tokens, {batch.tokens} without padding, "
+        f"{shape['distinct_ids']} distinct"
     )
     numbers = same_numbers(setup)
     print(json.dumps(numbers), flush=True)

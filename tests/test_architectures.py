@@ -25,10 +25,43 @@ VERSION = re.findall(r"With transformers (\d\S*):", PAGE)[0]
 SAME_VERSION = transformers.__version__ == VERSION
 # All suites, with the statistics behind them; the others go through the forward passes of the suites alone.
 FAMILIES = (
-    "bamba", "bart", "bloom", "codegen", "cohere", "deepseek_v3", "falcon", "falcon_mamba", "gemma", "gemma2", "gemma3_text", "gpt2",
-    "gpt_neox", "gptj", "granite", "jamba", "llama", "mamba", "mamba2", "mistral", "mixtral", "mpt", "olmo2", "opt", "phi", "phi3",
-    "qwen2", "qwen2_moe", "qwen3", "qwen3_next", "recurrent_gemma", "rwkv", "stablelm", "starcoder2", "xglm", "zamba2",
-)  # fmt: skip
+    "bamba",
+    "bart",
+    "bloom",
+    "codegen",
+    "cohere",
+    "deepseek_v3",
+    "falcon",
+    "falcon_mamba",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "gptj",
+    "granite",
+    "jamba",
+    "llama",
+    "mamba",
+    "mamba2",
+    "mistral",
+    "mixtral",
+    "mpt",
+    "olmo2",
+    "opt",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_next",
+    "recurrent_gemma",
+    "rwkv",
+    "stablelm",
+    "starcoder2",
+    "xglm",
+    "zamba2",
+)
 WITH_TASKS = ("bart", "llama", "mamba", "qwen3_next", "recurrent_gemma")
 
 

@@ -433,9 +433,14 @@ def test_every_kind_of_statistics_gives_the_numbers_of_a_direct_comparison():
         "not measured for candidate; measure it, or bless again without it"
     }
     smaller, _ = baselines.make(
-        sides["candidate"], policy=Policy.model_validate({"rules": rules[:1] + rules[2:3], "min_n": 20}), checkpoint=facts["candidate"],
-        corpus=corpus, software={}, version="1", blessed="2030-01-01T00:00:00Z",
-    )  # fmt: skip
+        sides["candidate"],
+        policy=Policy.model_validate({"rules": rules[:1] + rules[2:3], "min_n": 20}),
+        checkpoint=facts["candidate"],
+        corpus=corpus,
+        software={},
+        version="1",
+        blessed="2030-01-01T00:00:00Z",
+    )
     wider = judge(baselines.compare_with(smaller, sides["base"], **{**options, "label": "base"}, policy=policy), policy)
     assert wider.outcome in ("incomplete", "fail")
     assert "not measured for the baseline; to gate it, bless again" in {row.reason for row in wider.candidates[0].rows}
@@ -458,7 +463,8 @@ def test_S13_the_exit_code_survives_a_pipe_with_pipefail(place):
 def test_the_policy_of_a_comparison_goes_with_its_run_directory(place, monkeypatch, capsys, tmp_path):
     policy = tmp_path / "gate.yaml"
     policy.write_text(
-        "format: alignx-eval gate policy\nversion: 1\nrules: [{suite: language_modelling, metric: bits_per_byte, tolerance: 99}]\n"
+        "format: alignx-eval gate policy\nversion: 1\nrules: [{suite: language_modelling, metric: bits_per_byte, "
+        "tolerance: 99}]\n"
     )
     pair = [f"{place / 'pair'}#base", f"{place / 'pair'}#damaged"]
     code, out, _ = call(monkeypatch, capsys, "compare", *pair, "--out", tmp_path / "run", "--policy", policy, "--gate")

@@ -68,9 +68,14 @@ exec "{sys.executable}" -m alignx_eval "$@" $further
 
 def shell(script: str, place: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {
-        **os.environ, "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")]), "ALIGNX_EVAL_CACHE": str(place / "cache"), **variables,
-    }  # fmt: skip
+        **os.environ,
+        "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")]),
+        "ALIGNX_EVAL_CACHE": str(place / "cache"),
+        **variables,
+    }
     return subprocess.run(
         ["bash", "-e", "-c", script], cwd=place, env=environment, capture_output=True, text=True, encoding="utf-8"
     )

@@ -546,7 +546,8 @@ def test_udhr_builder_reads_paragraphs_and_list_items_once():
     html = (
         "<body><header><p>Preamble</p></header>"
         '<article data-number="1"><h2>Article 1</h2><p>All  human\n beings.</p></article>'
-        '<article data-number="2"><ol><li><p>(1) First &amp; best [best?].</p></li><li>Second.</li></ol></article></body>'
+        '<article data-number="2"><ol><li><p>(1) First &amp; best '
+        "[best?].</p></li><li>Second.</li></ol></article></body>"
     )
     articles = udhr_builder().parse_declaration(html)
     assert articles[:3] == [["All human beings."], ["First & best.", "Second."], []]

@@ -402,9 +402,16 @@ def checkpoint_files(folder: Path) -> None:
 
     for seed, name in enumerate("ab"):
         write_checkpoint(
-            folder / f"{name}.pt", model=tiny_model(seed, max_position_embeddings=512), tokenizer=tiny_tokenizer(), stage="pretrain",
-            step=1, prompt_template="plain", heads=None, recipe={}, provenance={},
-        )  # fmt: skip
+            folder / f"{name}.pt",
+            model=tiny_model(seed, max_position_embeddings=512),
+            tokenizer=tiny_tokenizer(),
+            stage="pretrain",
+            step=1,
+            prompt_template="plain",
+            heads=None,
+            recipe={},
+            provenance={},
+        )
     write_corpus(folder / "text", {code: LINES[code][:6] for code in ("eng_Latn", "deu_Latn")})
 
 

@@ -34,9 +34,23 @@ APPS: dict[str, Any] = {
     "alignx-train": typer.main.get_command(alignx_trainer.cli.app),
 }
 CHECKPOINTS = (
-    "base.pt", "alignx.pt", "aligned.pt", "stage1.pt", "stage2.pt", "new.pt", "step-100.pt", "step-200.pt", "model.gguf", "BASE",
-    "CANDIDATE", "CKPT", "checkpoints/base.pt", "checkpoints/alignx.pt", "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m.gguf",
-)  # fmt: skip
+    "base.pt",
+    "alignx.pt",
+    "aligned.pt",
+    "stage1.pt",
+    "stage2.pt",
+    "new.pt",
+    "step-100.pt",
+    "step-200.pt",
+    "model.gguf",
+    "BASE",
+    "CANDIDATE",
+    "CKPT",
+    "checkpoints/base.pt",
+    "checkpoints/alignx.pt",
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "gemma-3-270m.gguf",
+)
 # What the commands that read a run directory or a baseline find: made by other documented commands, or by ones like
 # them.
 BEFOREHAND = (
@@ -169,9 +183,16 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("documented")
     (folder / "checkpoints").mkdir()
     write_checkpoint(
-        folder / "base.pt", model=tiny_model(max_position_embeddings=1024), tokenizer=tiny_tokenizer(), stage="align", step=1,
-        prompt_template="plain", heads=None, recipe={}, provenance={"align_layer": 1},
-    )  # fmt: skip
+        folder / "base.pt",
+        model=tiny_model(max_position_embeddings=1024),
+        tokenizer=tiny_tokenizer(),
+        stage="align",
+        step=1,
+        prompt_template="plain",
+        heads=None,
+        recipe={},
+        provenance={"align_layer": 1},
+    )
     for name in CHECKPOINTS[1:]:
         shutil.copyfile(folder / "base.pt", folder / name)
     for name in ("llama", "llama-aligned"):

@@ -616,9 +616,16 @@ def test_second_compare_encodes_nothing(tiny_checkpoint, tmp_path, monkeypatch, 
     anew."""
     other = tmp_path / "other.pt"
     write_checkpoint(
-        other, model=tiny_model(seed=1), tokenizer=tiny_tokenizer(), stage="base", step=0, prompt_template=None, heads=None, recipe={},
+        other,
+        model=tiny_model(seed=1),
+        tokenizer=tiny_tokenizer(),
+        stage="base",
+        step=0,
+        prompt_template=None,
+        heads=None,
+        recipe={},
         provenance={},
-    )  # fmt: skip
+    )
     (tmp_path / "text").mkdir()
     for language, lines in (
         ("eng_Latn", [f"The {number}th house." for number in range(12)]),

@@ -43,9 +43,16 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     `text`."""
     folder = tmp_path_factory.mktemp("good")
     write_checkpoint(
-        folder / "good.pt", model=tiny_model(), tokenizer=tiny_tokenizer(), stage="pretrain", step=1, prompt_template="plain", heads=None,
-        recipe={}, provenance={},
-    )  # fmt: skip
+        folder / "good.pt",
+        model=tiny_model(),
+        tokenizer=tiny_tokenizer(),
+        stage="pretrain",
+        step=1,
+        prompt_template="plain",
+        heads=None,
+        recipe={},
+        provenance={},
+    )
     export_folder(folder / "good.pt", folder / "exported")
     write_corpus(folder / "text", LINES)
     return folder

@@ -156,7 +156,10 @@ def test_limits_of_the_rule_on_flores():
 
 def test_L4_code_numbers_and_quoted_source_are_removed():
     source = 'Open the file "configuration of the house" at https://example.org/a with `reload()`.'
-    output = "Öffne „configuration of the house“ https://example.org/a `reload()` {name} <b> 12.5 MQTT sensor_id v2 a/b me@x.org jetzt"
+    output = (
+        "Öffne „configuration of the house“ https://example.org/a `reload()` {name} <b> 12.5 MQTT sensor_id v2 a/b "
+        "me@x.org jetzt"
+    )
     assert text_to_identify(output, source) == "Öffne jetzt"
     assert (
         text_to_identify("Sie sagt „guten Morgen“ laut", source) == "Sie sagt „guten Morgen“ laut"

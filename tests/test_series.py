@@ -165,10 +165,8 @@ def test_S8_trajectories_are_means_of_the_rows_paired_with_the_base():
             assert point.difference == pytest.approx(point.value - base.value)
             assert (point.ci_low, point.ci_high) == (mean.estimate.ci_low, mean.estimate.ci_high)
             assert point.ci_low <= point.difference <= point.ci_high
-            assert (
-                trajectory.note
-                == f"mean of {len(rows)} {'direction' if trajectory.suite in ('layers', 'translation') else 'language'}s"
-            )
+            unit = "directions" if trajectory.suite in ("layers", "translation") else "languages"
+            assert trajectory.note == f"mean of {len(rows)} {unit}"
     assert series.trajectories[0].points[-1].difference == pytest.approx(0.2, abs=0.01)
 
 

@@ -64,7 +64,10 @@ def merging_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    pieces = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    pieces = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+        r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pieces), "isolated"),
@@ -773,12 +776,20 @@ def test_a_recipe_made_in_python_is_checked_alike():
 @pytest.mark.parametrize(
     "override,value",
     [
-        ("learning_rate=2e-6", 2e-6), ("learning_rate=1", 1.0), ("align_layer=3", 3.0), ("steps=10", 10), ("steps=1e3", 1000),
-        ("max_tokens=2e9", 2_000_000_000), ("max_tokens=null", None), ("max_grad_norm=.inf", float("inf")),
-        ("eval_languages=[en, no]", ("en", "no")), ("eval_languages=null", ()), ("activation_checkpointing=TRUE", True),
+        ("learning_rate=2e-6", 2e-6),
+        ("learning_rate=1", 1.0),
+        ("align_layer=3", 3.0),
+        ("steps=10", 10),
+        ("steps=1e3", 1000),
+        ("max_tokens=2e9", 2_000_000_000),
+        ("max_tokens=null", None),
+        ("max_grad_norm=.inf", float("inf")),
+        ("eval_languages=[en, no]", ("en", "no")),
+        ("eval_languages=null", ()),
+        ("activation_checkpointing=TRUE", True),
         ("eval_split='7'", "7"),
     ],
-)  # fmt: skip
+)
 def test_values_have_the_type_of_their_key(override: str, value: Any):
     found = getattr(load_recipe("alignx_stage1", [override]), override.partition("=")[0])
     assert found == value and type(found) is type(value)

@@ -536,9 +536,16 @@ def test_a_step_never_holds_all_logits(corpus_folder: Path, monkeypatch: pytest.
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("base") / "base.pt"
     write_checkpoint(
-        path, model=tiny_model(max_position_embeddings=256), tokenizer=tiny_tokenizer(), stage="pretrain", step=1, prompt_template="plain",
-        heads=None, recipe={}, provenance={},
-    )  # fmt: skip
+        path,
+        model=tiny_model(max_position_embeddings=256),
+        tokenizer=tiny_tokenizer(),
+        stage="pretrain",
+        step=1,
+        prompt_template="plain",
+        heads=None,
+        recipe={},
+        provenance={},
+    )
     return path
 
 

@@ -1144,9 +1144,16 @@ def taught(place: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def over_aligning(place: Path, taught: str, **changes: Any) -> Recipe:
     """The rate rises slowly, so the first measurements are harmless."""
     fields = {
-        "init": taught, "model": {}, "contrastive_weight": 1e4, "learning_rate": 0.01, "warmup_steps": 16, "steps": 20, "eval_every": 2,
-        "stop_bits_per_byte": 0.5, "save_every": 3,
-    }  # fmt: skip
+        "init": taught,
+        "model": {},
+        "contrastive_weight": 1e4,
+        "learning_rate": 0.01,
+        "warmup_steps": 16,
+        "steps": 20,
+        "eval_every": 2,
+        "stop_bits_per_byte": 0.5,
+        "save_every": 3,
+    }
     return validated(place, **(fields | changes))
 
 

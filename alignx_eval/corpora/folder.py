@@ -58,7 +58,8 @@ def load_folder(
     for code in codes:
         if len(sentences[code]) != len(sentences[first]):
             raise InputError(
-                f"{files[first]} has {len(sentences[first])} lines, {files[code]} has {len(sentences[code])}; a corpus must be parallel"
+                f"{files[first]} has {len(sentences[first])} lines, {files[code]} has {len(sentences[code])}; a "
+                "corpus must be parallel"
             )
     ids, groups, source = _read_groups(folder, split, len(sentences[first]))
     corpus = ParallelCorpus(
@@ -128,7 +129,8 @@ def read_lines(path: Path) -> tuple[str, ...]:
     empty = [number for number, line in enumerate(lines, 1) if not line.strip()]
     if empty:
         raise InputError(
-            f"{path}, line {empty[0]}: empty ({len(empty)} of {len(lines)} lines are); drop such lines from every language"
+            f"{path}, line {empty[0]}: empty ({len(empty)} of {len(lines)} lines are); drop such lines from every "
+            "language"
         )
     return tuple(lines)
 

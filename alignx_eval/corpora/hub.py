@@ -67,7 +67,8 @@ def load_hub(
         available = sorted(code for code in by_code if code in LANGUAGES)
         if not available:
             raise InputError(
-                f"data set {reference} names no configuration or column by FLORES code; its columns: {', '.join(table.column_names)}"
+                f"data set {reference} names no configuration or column by FLORES code; its columns: "
+                f"{', '.join(table.column_names)}"
             )
         codes = available if languages is None else choose_languages(reference, languages, available)
         tables = dict.fromkeys(codes, table)
@@ -77,7 +78,8 @@ def load_hub(
     for code in codes:
         if len(tables[code]) != len(first):
             raise InputError(
-                f"data set {reference} is not parallel: {codes[0]} has {len(first)} lines, {code} has {len(tables[code])}"
+                f"data set {reference} is not parallel: {codes[0]} has {len(first)} lines, {code} has "
+                f"{len(tables[code])}"
             )
         if (
             "id" in first.column_names

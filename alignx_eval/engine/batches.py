@@ -150,7 +150,8 @@ def decoder_blocks(decoder: Any, layers: int) -> Any:
     if len(lists) == 1:  # a block of several attention layers counts more than once in some configurations
         return lists[0]
     raise InputError(
-        f"cannot find the {layers} blocks of {type(decoder).__name__}; only decoders with one list of blocks are supported"
+        f"cannot find the {layers} blocks of {type(decoder).__name__}; only decoders with one list of blocks are "
+        "supported"
     )
 
 
@@ -161,7 +162,8 @@ def check_token_ids(rows: Sequence[Sequence[int]], model: PreTrainedModel) -> No
     largest = max((max(row) for row in rows if len(row)), default=0)
     if largest >= known:
         raise InputError(
-            f"the tokenizer gives token {largest}, and the model has {known} embeddings: the two do not belong together, "
+            f"the tokenizer gives token {largest}, and the model has {known} embeddings: the two do not belong "
+            "together, "
             "or the embeddings were not resized after tokens were added"
         )
 

@@ -188,7 +188,8 @@ def check_padding(model: Any) -> None:
                 return
             if logits[: len(text)].shape != alone.shape or _differ(logits[: len(text)].float(), alone, model.dtype):
                 raise InputError(
-                    f"{type(model).__name__} gives a text other scores when padding follows it; this architecture is not supported"
+                    f"{type(model).__name__} gives a text other scores when padding follows it; this architecture is "
+                    "not supported"
                 )
 
 

@@ -134,7 +134,8 @@ def encode(
             number = int(wrong.argmax())
             name = ids[number] if ids is not None else str(number)
             raise InputError(
-                f"sentence {name} {what(number)}; {int(wrong.sum())} of {len(sentences)} sentences are like this: take these lines out of "
+                f"sentence {name} {what(number)}; {int(wrong.sum())} of {len(sentences)} sentences are like this: "
+                "take these lines out of "
                 "the corpus"
             )
 
@@ -163,7 +164,8 @@ def encode(
     def pool(hidden: Any) -> None:
         if hidden.shape != (*weights.shape, config.hidden_size):
             raise InputError(
-                f"the blocks of {type(decoder).__name__} do not hand on one vector of {config.hidden_size} numbers per token; "
+                f"the blocks of {type(decoder).__name__} do not hand on one vector of {config.hidden_size} numbers "
+                "per token; "
                 "this architecture is not supported"
             )
         states = hidden.float()
@@ -200,7 +202,8 @@ def encode(
                 del output
                 if len(pooled) != len(layer_names):
                     raise InputError(
-                        f"{type(decoder).__name__} ran {len(pooled) - 2} of {len(blocks)} blocks; this architecture is not supported"
+                        f"{type(decoder).__name__} ran {len(pooled) - 2} of {len(blocks)} blocks; this architecture "
+                        "is not supported"
                     )
                 if mine < len(batches):
                     vectors[:, batch] = torch.stack([layer.to(device) for layer in pooled]).cpu().numpy()
@@ -216,7 +219,8 @@ def encode(
     for name, layer in zip(layer_names, vectors, strict=True):
         if not np.isfinite(layer).all():
             raise InputError(
-                f"layer {name} has non-finite states; with 16-bit weights try --dtype float32, else the weights are damaged"
+                f"layer {name} has non-finite states; with 16-bit weights try --dtype float32, else the weights are "
+                "damaged"
             )
     return Encoding(
         vectors=vectors, layer_names=layer_names, token_counts=token_counts, largest_token_share=largest_token_share
@@ -248,7 +252,8 @@ def check_lengths(checkpoint: Any, corpus: Any) -> None:
             f"{language} ({count} of {len(corpus.sentences[language])})" for language, count in found.items()
         )
         raise InputError(
-            f"{checkpoint.name} takes {limit} tokens, and these languages have longer sentences: {names}. They are not cut, as another "
+            f"{checkpoint.name} takes {limit} tokens, and these languages have longer sentences: {names}. They are "
+            "not cut, as another "
             "model would then be measured on other text: leave these languages out, or take a corpus of shorter lines"
         )
 

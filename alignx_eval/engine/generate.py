@@ -27,7 +27,8 @@ LENGTH_ALLOWANCE = 16
 
 
 DECODING = (
-    "greedy; the prompt starts with BOS, else EOS, else none; white space before visible text is skipped; ends at an end token, at the "
+    "greedy; the prompt starts with BOS, else EOS, else none; white space before visible text is skipped; ends at an "
+    "end token, at the "
     f"first line break after visible text, or after {LENGTH_FACTOR:g} x expected length + {LENGTH_ALLOWANCE} tokens"
 )
 

@@ -42,9 +42,8 @@ def lm_eval_model(checkpoint: Checkpoint, loaded: Mapping[str, Any]) -> Any:
     tokenizer = copy.deepcopy(checkpoint.tokenizer)  # lm-eval changes padding
     start, _ = start_token(tokenizer)
     prefix = None
-    if (
-        start is None
-    ):  # lm-eval needs a token before an empty prompt; a line break is what stands between texts where nothing else does
+    # lm-eval needs a token before an empty prompt; a line break is what stands between texts where nothing else does.
+    if start is None:
         prefix = next(
             ids[-1] for text in ("\n", ".") if (ids := tokenizer(text, add_special_tokens=False)["input_ids"])
         )
@@ -114,7 +113,8 @@ def cut_documents(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, i
                 continue
             if answer > room:
                 raise InputError(
-                    f"task {name} needs room for an answer of {answer} tokens, and the context of this checkpoint is {model.max_length} "
+                    f"task {name} needs room for an answer of {answer} tokens, and the context of this checkpoint is "
+                    f"{model.max_length} "
                     "tokens: leave the task out"
                 )
             if length > room:
@@ -127,7 +127,8 @@ def cut_documents(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, i
 def cut_text(count: int, report: dict[str, Any], task: str, context: int) -> str:
     documents = len({sample["doc_id"] for sample in report["samples"][task]})
     return (
-        f"{count} of {documents} documents are longer than the model's context of {context} tokens and lost their beginning, so the score "
+        f"{count} of {documents} documents are longer than the model's context of {context} tokens and lost their "
+        "beginning, so the score "
         "is that of another text and decides nothing"
     )
 

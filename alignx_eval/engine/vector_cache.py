@@ -115,7 +115,10 @@ def why_unwritable(cache_dir: str | Path) -> OSError | None:
 def unwritable(cache_dir: str | Path, error: Exception) -> str:
     """What is done about it, for the user."""
     reason = error.strerror if isinstance(error, OSError) else error
-    return f"{cache_dir}: the vector cache cannot be written ({reason}); sentence vectors stay in memory, --cache-dir names another place"
+    return (
+        f"{cache_dir}: the vector cache cannot be written ({reason}); sentence vectors stay in memory, --cache-dir "
+        "names another place"
+    )
 
 
 class Entry:
@@ -140,7 +143,8 @@ class Entry:
             with contextlib.suppress(OSError):
                 self._path.unlink()
             raise InputError(
-                f"{self._path}: was damaged after it was written (its checksum is not the recorded one) and has been removed; "
+                f"{self._path}: was damaged after it was written (its checksum is not the recorded one) and has been "
+                "removed; "
                 "give the same command again, it will be made anew"
             )
         return tensor

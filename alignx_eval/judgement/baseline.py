@@ -51,7 +51,8 @@ CHECKPOINT_FACTS = ("name", "reference", "content_hash", "stage", "step", "align
 CORPUS_FACTS = ("name", "split", "content_hash", "licence", "attribution", "languages", "lines", "pivot")
 
 
-OWNER = "baseline"  # in place of the checkpoint's name, so that blessing another checkpoint changes only lines with other numbers
+# In place of the checkpoint's name, so that blessing another checkpoint changes only lines with other numbers.
+OWNER = "baseline"
 
 
 Results = Mapping[str, SuiteResult]
@@ -163,7 +164,8 @@ def make(
     if not keys:
         measured = ", ".join(results) or "nothing"
         raise InputError(
-            f"the policy gates none of the rows that were measured ({measured}); measure more suites or change the policy"
+            f"the policy gates none of the rows that were measured ({measured}); measure more suites or change the "
+            "policy"
         )
     kept = {suite: reduce(result, keys) for suite, result in results.items()}
     kept = {suite: relabel(result, OWNER) for suite, result in kept.items() if result.rows}
@@ -291,7 +293,8 @@ def changes(before: Baseline, after: Baseline, results: Results) -> list[str]:
     except NotComparableError as error:
         return [
             *told,
-            f"measured differently, so values were not compared: {str(error).partition(chr(10))[2].rpartition(chr(10))[0]}",
+            "measured differently, so values were not compared: "
+            f"{str(error).partition(chr(10))[2].rpartition(chr(10))[0]}",
         ]
     gated = judge(comparison, after.policy).candidates[0].rows
     changed = [row for row in gated if row.row is not None and row.row.difference]
@@ -313,7 +316,8 @@ def write(baseline: Baseline, path: str | Path) -> int:
             shares[name] = shares.get(name, 0) + len(statistics.values.data)
         largest, share = max(shares.items(), key=lambda item: item[1])
         raise InputError(
-            f"{path}: the baseline would take {size / 1e6:.1f} MB, more than {MAXIMUM_BYTES / 1e6:.0f} MB, {share / 1e6:.1f} MB of it for "
+            f"{path}: the baseline would take {size / 1e6:.1f} MB, more than {MAXIMUM_BYTES / 1e6:.0f} MB, "
+            f"{share / 1e6:.1f} MB of it for "
             f"{largest}; gate fewer metrics or languages in the policy (--policy), or measure fewer lines (--limit)"
         )
     atomic_write(Path(path).expanduser(), text)
@@ -360,11 +364,13 @@ def load(path: str | Path) -> Baseline:
         raise InputError(f"{path}: not a baseline (no format {FORMAT!r} in it); `alignx-eval bless` writes one")
     if document.get("version") != VERSION:
         raise NotComparableError(
-            f"{path}: a baseline of version {document.get('version')!r}, this alignx-eval reads version {VERSION}; bless again"
+            f"{path}: a baseline of version {document.get('version')!r}, this alignx-eval reads version {VERSION}; "
+            "bless again"
         )
     if document.pop("sha256", None) != _checksum(document):
         raise InputError(
-            f"{path}: was edited or damaged (its content does not have the recorded checksum); restore it, or bless again"
+            f"{path}: was edited or damaged (its content does not have the recorded checksum); restore it, or bless "
+            "again"
         )
     try:
         baseline = Baseline.model_validate(document)
@@ -376,7 +382,8 @@ def load(path: str | Path) -> Baseline:
         if found != known:
             again = shlex.join(["alignx-eval", "run", str(baseline.checkpoint.get("reference")), "--out", "DIR"])
             raise NotComparableError(
-                f"{path}: {suite.suite} was measured by {f'version {found}' if found else 'an older version'} of this suite, today it is "
+                f"{path}: {suite.suite} was measured by {f'version {found}' if found else 'an older version'} of this "
+                "suite, today it is "
                 f"version {known} and its numbers are others; measure and bless again: {again} && "
                 + shlex.join(["alignx-eval", "bless", "DIR", "--to", str(path)])
             )
@@ -417,7 +424,10 @@ def _name_checkpoint(baseline: Baseline) -> str:
 
 def _name_corpus(baseline: Baseline) -> str:
     facts = baseline.corpus
-    name = f"{facts.get('name')}/{facts.get('split')}, {facts.get('lines')} lines, {len(facts.get('languages') or [])} languages"
+    name = (
+        f"{facts.get('name')}/{facts.get('split')}, {facts.get('lines')} lines, {len(facts.get('languages') or [])} "
+        "languages"
+    )
     return f"{name} (content {str(facts.get('content_hash'))[:12]})"
 
 

@@ -144,7 +144,8 @@ def judge(
         )
     if policy.against == "control" and comparison.control is None:
         raise InputError(
-            "the policy gates against the control, and there is none: give --control, or set `against: base` in the policy"
+            "the policy gates against the control, and there is none: give --control, or set `against: base` in the "
+            "policy"
         )
     reference = comparison.control if policy.against == "control" else comparison.base
     assert reference is not None
@@ -168,8 +169,10 @@ def rule_sentence(policy: Policy) -> str:
         f", or where {', '.join(policy.protected)} is not shown to lose less than tolerated" if policy.protected else ""
     )
     return (
-        f"A row is red only where its loss against the {policy.against} is larger than its tolerance at p < {policy.alpha:g} (one-sided, "
-        f"Benjamini-Hochberg over the rows of its level), amber where only the point estimate is{protected}, and grey, not judged, below "
+        f"A row is red only where its loss against the {policy.against} is larger than its tolerance at p < "
+        f"{policy.alpha:g} (one-sided, "
+        f"Benjamini-Hochberg over the rows of its level), amber where only the point estimate is{protected}, and "
+        "grey, not judged, below "
         f"{policy.min_n} items; one red row of level block fails the gate."
     )
 
@@ -275,7 +278,10 @@ def _not_found(policy: Policy, candidate: str, rows: Sequence[GateRow], used: se
     for number, rule in enumerate(policy.rules):
         if number not in used:
             wanted = f"{rule.suite}/{rule.metric} of {', '.join(rule.languages)}"
-            reason = f"no row matches rule {number + 1} of the policy, or later rules take all of them, or the metric needs a direction"
+            reason = (
+                f"no row matches rule {number + 1} of the policy, or later rules take all of them, or the metric "
+                "needs a direction"
+            )
             found.append(_wanted(policy, candidate, wanted, reason, rule.level))
     for name in policy.protected:
         if not any(row.language is not None and policy.covers((name,), row.language) for row in rows):
@@ -287,9 +293,17 @@ def _not_found(policy: Policy, candidate: str, rows: Sequence[GateRow], used: se
 
 def _wanted(policy: Policy, candidate: str, wanted: str, reason: str, level: Level) -> GateRow:
     return GateRow(
-        row=None, candidate=candidate, level=level, status="missing", language=None, protected=False, tolerance=None, alpha=policy.alpha,
-        reason=reason, wanted=wanted,
-    )  # fmt: skip
+        row=None,
+        candidate=candidate,
+        level=level,
+        status="missing",
+        language=None,
+        protected=False,
+        tolerance=None,
+        alpha=policy.alpha,
+        reason=reason,
+        wanted=wanted,
+    )
 
 
 def _severity(gated: GateRow) -> tuple[int, int, float, str]:

@@ -161,7 +161,10 @@ def _trajectories(comparison: Comparison) -> list[Trajectory]:
     layer, layer_title = align_layer(comparison.checkpoints.get(last, {}), every)
     layer_note = ""
     if len(set(recorded.values())) > 1:
-        layer_note = f"; not all steps record the same align layer: all are shown at that of {last}, the gate judges each at its own"
+        layer_note = (
+            f"; not all steps record the same align layer: all are shown at that of {last}, the gate judges each at "
+            "its own"
+        )
     found = []
     for metric in headline_metrics(every, layer, layer_title):
         points, count, of = _points(comparison, metric, own)

@@ -51,7 +51,8 @@ def bleu_statistics(hypotheses: Sequence[str], references: Sequence[str], langua
     """
     if len(hypotheses) != len(references):
         raise InputError(
-            f"BLEU needs one reference for each hypothesis, got {len(hypotheses)} hypotheses and {len(references)} references"
+            f"BLEU needs one reference for each hypothesis, got {len(hypotheses)} hypotheses and {len(references)} "
+            "references"
         )
     metric = _metric(bleu_tokenizer(language))
     if not hypotheses:

@@ -36,7 +36,8 @@ def chrf_statistics(hypotheses: Sequence[str], references: Sequence[str]) -> np.
     """
     if len(hypotheses) != len(references):
         raise InputError(
-            f"chrF++ needs one reference for each hypothesis, got {len(hypotheses)} hypotheses and {len(references)} references"
+            f"chrF++ needs one reference for each hypothesis, got {len(hypotheses)} hypotheses and {len(references)} "
+            "references"
         )
     if not hypotheses:
         return np.zeros((0, 24), dtype=np.int64)

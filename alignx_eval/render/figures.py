@@ -61,7 +61,8 @@ def line_figure(
             text = "+norm" if norm else html.escape(layer)
             # The state after the final norm is no further block: its label stands one line lower.
             out.append(
-                f'<text class="tick x{" norm" if norm else ""}" x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}"{anchor}>{text}</text>'
+                f'<text class="tick x{" norm" if norm else ""}" x="{x:.1f}" '
+                f'y="{HEIGHT - BOTTOM + 20}"{anchor}>{text}</text>'
             )
     out.append(
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 8}">layer (0 = embeddings)</text>'
@@ -143,19 +144,22 @@ def trajectory_figure(
     if failure is not None:
         out += vertical_line(x_position(failure[0], len(steps)), failure[1])
     bars = [
-        f"M{x_position(index, len(steps)):.1f} {y_position(ends[0], low, high):.1f}V{y_position(ends[1], low, high):.1f}"
+        f"M{x_position(index, len(steps)):.1f} "
+        f"{y_position(ends[0], low, high):.1f}V{y_position(ends[1], low, high):.1f}"
         for index, ends in enumerate(intervals)
         if ends is not None
     ]
     out.append(
-        f'<path class="bars" d="{"".join(bars)}"/><path class="line s2" d="{line_path(values, low, high)}"/><g class="outcomes">'
+        f'<path class="bars" d="{"".join(bars)}"/><path class="line s2" d="{line_path(values, low, high)}"/><g '
+        'class="outcomes">'
     )
     for index, value in enumerate(values):
         if value is not None:
             x, y = x_position(index, len(steps)), y_position(value, low, high)
             name = outcomes[index] or "base"
             out.append(
-                f'<path class="o-{name}" d="{outcome_shape(name, x, y)}"><title>{html.escape(tips[index])}</title></path>'
+                f'<path class="o-{name}" '
+                f'd="{outcome_shape(name, x, y)}"><title>{html.escape(tips[index])}</title></path>'
             )
     return "".join([*out, "</g></svg>"])
 
@@ -226,8 +230,10 @@ def scatter_figure(
     span = max(max(xs) - low_x, max(ys) - low_y) or 1.0
     pad_x, pad_y = (span - (max(xs) - low_x)) / 2, (span - (max(ys) - low_y)) / 2
     out = [
-        f'<svg class="plot scatter" viewBox="0 0 {size} {size}" role="img" aria-labelledby="{identity}-t {identity}-d">',
-        f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
+        f'<svg class="plot scatter" viewBox="0 0 {size} {size}" role="img" aria-labelledby="{identity}-t '
+        f'{identity}-d">',
+        f'<title id="{identity}-t">{html.escape(title)}</title><desc '
+        f'id="{identity}-d">{html.escape(description)}</desc>',
         f'<rect class="frame" x=".5" y=".5" width="{size - 1}" height="{size - 1}"/>',
     ]
     paths: dict[str, list[str]] = {}
@@ -238,7 +244,8 @@ def scatter_figure(
     for group, shapes in paths.items():
         number = styles[group]
         out.append(
-            f'<path class="g{number % 8}" data-group="{number}" d="{"".join(shapes)}"><title>{html.escape(group)}</title></path>'
+            f'<path class="g{number % 8}" data-group="{number}" '
+            f'd="{"".join(shapes)}"><title>{html.escape(group)}</title></path>'
         )
     out.append("</svg>")
     return "".join(out)
@@ -267,7 +274,10 @@ def scatter_shape(number: int, x: float, y: float) -> str:
 
 def scatter_key(number: int) -> str:
     """The marker of a legend entry."""
-    return f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true"><path class="g{number % 8}" d="{scatter_shape(number, 6, 6)}"/></svg>'
+    return (
+        f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true"><path class="g{number % 8}" '
+        f'd="{scatter_shape(number, 6, 6)}"/></svg>'
+    )
 
 
 # Lower ends of the nine darker of ten shades.
@@ -294,9 +304,11 @@ def heat_map(
     left, top = (axis + 10 + round(7 * max(map(len, names), default=0)) for names in (rows, columns))
     width, height = left + cell * len(columns) + 2, top + cell * len(rows) + 2
     out = [
-        f'<svg class="plot heat" viewBox="0 0 {width} {height}" style="max-width:{width}px;min-width:{0.7 * width:.0f}px" '
+        f'<svg class="plot heat" viewBox="0 0 {width} {height}" '
+        f'style="max-width:{width}px;min-width:{0.7 * width:.0f}px" '
         f'role="img" aria-labelledby="{identity}-t {identity}-d">',
-        f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
+        f'<title id="{identity}-t">{html.escape(title)}</title><desc '
+        f'id="{identity}-d">{html.escape(description)}</desc>',
     ]
     # Neighbours of one shade in a row are one thick stroke: of 51 languages there are thousands of cells.
     strokes: dict[int, list[str]] = {}
@@ -320,11 +332,13 @@ def heat_map(
         if name
     ]
     out += [
-        f'<text class="heat-label" x="{left - 4}" y="{top + (i + 0.5) * cell + 4:g}" style="text-anchor:end">{html.escape(name)}</text>'
+        f'<text class="heat-label" x="{left - 4}" y="{top + (i + 0.5) * cell + 4:g}" '
+        f'style="text-anchor:end">{html.escape(name)}</text>'
         for i, name in enumerate(rows)
     ]
     out += [
-        f'<text class="heat-label" transform="translate({left + (j + 0.5) * cell + 4:g} {top - 4}) rotate(-90)">{html.escape(name)}</text>'
+        f'<text class="heat-label" transform="translate({left + (j + 0.5) * cell + 4:g} {top - 4}) '
+        f'rotate(-90)">{html.escape(name)}</text>'
         for j, name in enumerate(columns)
     ]
     out.append("</svg>")
@@ -343,7 +357,8 @@ def shade_key(identity: str, shades: Sequence[float]) -> str:
     cell = 34
     ranges = ", ".join(shade_range(shade, shades) for shade in range(len(shades) + 1))
     out = [
-        f'<svg class="plot shades" viewBox="0 0 {cell * (len(shades) + 1)} 30" role="img" aria-labelledby="{identity}">',
+        f'<svg class="plot shades" viewBox="0 0 {cell * (len(shades) + 1)} 30" role="img" '
+        f'aria-labelledby="{identity}">',
         f'<title id="{identity}">Shades from light to dark: {ranges}</title>',
     ]
     out += [

@@ -125,7 +125,8 @@ def _findings(report: Report) -> list[str]:
             unjudged = f"not to be judged: {each.row.unjudged}" if each.row.unjudged else ""
             beside = "; ".join(filter(None, (each.beside, unjudged)))
             lines.append(
-                f"| {_text(each.title)} | {_text(value)} | {f'[{interval}' if interval else ''} | {each.row.n} | {_text(beside)} |"
+                f"| {_text(each.title)} | {_text(value)} | {f'[{interval}' if interval else ''} | {each.row.n} | "
+                f"{_text(beside)} |"
             )
         lines.append("")
     others = [f"- {_text(finding)}" for finding in view.other_findings(report)]
@@ -207,7 +208,8 @@ def _gate(verdict: Verdict) -> list[str]:
 
 def _gate_table(rows: Iterable[GateRow]) -> list[str]:
     lines = [
-        "| status | level | candidate | metric | language | loss | tolerance | loss, one-sided bound | difference, 95 % interval "
+        "| status | level | candidate | metric | language | loss | tolerance | loss, one-sided bound | difference, 95 "
+        "% interval "
         "| adj. p | n | clusters | why |",
         "|---|---|---|---|---|---:|---:|---:|---|---:|---:|---:|---|",
     ]

@@ -78,7 +78,8 @@ LEVEL_MEANING = {"block": "a regression fails the gate", "warn": "only shown", "
 
 
 HEADLINE_RULE = (
-    "Better and worse: p below alpha after adjustment for all results of the suite. The intervals are not adjusted: one that does not hold "
+    "Better and worse: p below alpha after adjustment for all results of the suite. The intervals are not adjusted: "
+    "one that does not hold "
     "0 can stand beside no evidence. No evidence is not equality: all in the interval is compatible with the data."
 )
 
@@ -171,8 +172,10 @@ def no_control_sentence(comparison: Comparison) -> str | None:
     if comparison.control or not comparison.candidates:
         return None
     return (
-        "No control was given: these differences are what all of the training changed, more text included, and they are not evidence "
-        "for an effect of alignment. Compare with a checkpoint that saw the same tokens without alignment (--control) to separate the two."
+        "No control was given: these differences are what all of the training changed, more text included, and they "
+        "are not evidence "
+        "for an effect of alignment. Compare with a checkpoint that saw the same tokens without alignment (--control) "
+        "to separate the two."
     )
 
 
@@ -257,7 +260,10 @@ def similarity_sentence(similarity: LayerSimilarity) -> str:
     size = f"mean of {len(similarity.languages)} languages, n = {similarity.n}, {similarity.clusters} clusters"
     defined = [entry for entry in similarity.same_layer if entry["value"] is not None]
     if not similarity.same_layer:
-        return f"The layers of {similarity.candidate} are not those of {similarity.reference}, so no layer has a counterpart ({size})."
+        return (
+            f"The layers of {similarity.candidate} are not those of {similarity.reference}, so no layer has a "
+            f"counterpart ({size})."
+        )
     if not defined:
         return f"No layer has a defined similarity to the same layer of {similarity.reference} ({size})."
     lowest = min(defined, key=lambda entry: entry["value"])

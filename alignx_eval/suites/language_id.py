@@ -157,7 +157,8 @@ def check(engine: Engine, corpus: ParallelCorpus) -> None:
     """Raise InputError for what `run` could not measure, without measuring."""
     if len(corpus.languages) < 2:
         raise InputError(
-            f"suite {SUITE}: a language probe needs at least two languages, the corpus has {', '.join(corpus.languages)}"
+            f"suite {SUITE}: a language probe needs at least two languages, the corpus has "
+            f"{', '.join(corpus.languages)}"
         )
     if len(set(corpus.groups)) < 2:
         raise InputError(

@@ -85,7 +85,8 @@ def run(
     result.rows.append(_summary_row(engine.name, corpus, costs, result.items))
     if named := unknown_languages({code: own for code, own in costs.items() if not _nothing_to_score(own)}):
         result.warnings.append(
-            "the tokenizer does not know all of the text, and an unknown token costs once whatever it stands for: bits per byte is a lower "
+            "the tokenizer does not know all of the text, and an unknown token costs once whatever it stands for: "
+            "bits per byte is a lower "
             f"bound, and not judged, in {', '.join(named.values())}."
         )
     result.seconds = time.perf_counter() - started
@@ -112,7 +113,8 @@ def check(engine: Engine, corpus: ParallelCorpus, *, window: int = WINDOW) -> No
     )
     if named:
         raise InputError(
-            f"{engine.name} has a context of {limit} tokens, and bits per byte in windows of {window} needs more in {named}: "
+            f"{engine.name} has a context of {limit} tokens, and bits per byte in windows of {window} needs more in "
+            f"{named}: "
             f"leave these languages out with --languages, or measure every checkpoint with --window {limit} or less"
         )
 

@@ -567,7 +567,8 @@ def _recommendation(peaks: dict[str, Row], rows: Sequence[Row], depth: int) -> t
             row for row in rows if row.metric == curve and row.layer == str(found[metric]) and row.language is None
         )
         named.append(
-            f"{name} is highest in layer {found[metric]}{_interval(peak, 0)}, with {height.value:.3f}{_interval(height, 3)}"
+            f"{name} is highest in layer {found[metric]}{_interval(peak, 0)}, with "
+            f"{height.value:.3f}{_interval(height, 3)}"
         )
     reasons = f"{'; '.join(named)} (means over pairs, 95 % intervals, n = {rows[0].n})."
     reasons = reasons[0].upper() + reasons[1:]
@@ -576,12 +577,14 @@ def _recommendation(peaks: dict[str, Row], rows: Sequence[Row], depth: int) -> t
     if any(not 0 < layer < depth for layer in found.values()):
         return (
             None,
-            f"No align layer is recommended: layer 0 and the last layer are no candidates, and a peak is there. {reasons}",
+            "No align layer is recommended: layer 0 and the last layer are no candidates, and a peak is there. "
+            f"{reasons}",
         )
     if abs(found["peak_layer"] - found["peak_layer_centred"]) > PEAKS_AGREE * depth:
         return (
             None,
-            f"No align layer is recommended: the two peaks are more than a fifth of the {depth} layers apart. {reasons}",
+            f"No align layer is recommended: the two peaks are more than a fifth of the {depth} layers apart. "
+            f"{reasons}",
         )
     return found["peak_layer_centred"], f"Recommended align layer: {found['peak_layer_centred']}. {reasons}"
 
@@ -631,6 +634,7 @@ def _dominant_token(rows: Sequence[Row]) -> list[str]:
         runs[-1].append(str(rows[index].layer))
     places = ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
     return [
-        f"In layer{'s' if len(dominated) > 1 else ''} {places} one token holds on average {'up to ' if len(dominated) > 1 else ''}"
+        f"In layer{'s' if len(dominated) > 1 else ''} {places} one token holds on average "
+        f"{'up to ' if len(dominated) > 1 else ''}"
         f"{max(shares):.1%} of a sentence's squared norm: what is measured there is that token more than the sentence."
     ]

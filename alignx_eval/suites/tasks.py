@@ -290,9 +290,15 @@ def _family_row(
     fields = interval_fields(clustered_mean(values, clusters))
     fields["method"] = f"mean of {len(members)} languages; {fields['method']}"
     row = Row(
-        suite=SUITE, metric=metric, checkpoint=name, n=len(values), chance=first.chance, higher_is_better=higher_is_better,
-        unjudged=next((f"{row.language}: {row.unjudged}" for row, _ in members if row.unjudged), None), **fields,
-    )  # fmt: skip
+        suite=SUITE,
+        metric=metric,
+        checkpoint=name,
+        n=len(values),
+        chance=first.chance,
+        higher_is_better=higher_is_better,
+        unjudged=next((f"{row.language}: {row.unjudged}" for row, _ in members if row.unjudged), None),
+        **fields,
+    )
     result.items[row.key] = Items("mean", values)
     result.clusters[row.key] = clusters
     return row

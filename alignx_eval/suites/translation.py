@@ -241,7 +241,8 @@ def _refuse_long(engine: Engine, requests: _Requests, others: list[str]) -> None
     )
     if named:
         raise InputError(
-            f"{engine.name} has a context of {limit} tokens, and prompt and output of a translation need more in {named}: leave these "
+            f"{engine.name} has a context of {limit} tokens, and prompt and output of a translation need more in "
+            f"{named}: leave these "
             "languages out with --languages, take a corpus of shorter lines, or leave out the suite translation"
         )
 
@@ -293,8 +294,12 @@ def _score(
     )
     outputs = [prepare(output.text) for output in direction.outputs]
     common: dict[str, Any] = {
-        "suite": SUITE, "checkpoint": name, "language": source_language, "other_language": target_language, "n": len(corpus)
-    }  # fmt: skip
+        "suite": SUITE,
+        "checkpoint": name,
+        "language": source_language,
+        "other_language": target_language,
+        "n": len(corpus),
+    }
 
     sentence_chrf = np.zeros(len(outputs))
     scores: tuple[tuple[str, Kind, str, Callable[..., Any], Callable[..., np.ndarray]], ...] = (
@@ -486,7 +491,9 @@ def _withhold_verdicts(result: SuiteResult, unusable: dict[Pair, np.ndarray]) ->
     kinds = np.mean([unusable[pair].mean(axis=1) for pair in concerned], axis=0)
     parts = ", ".join(f"{kind} {part:.0%}" for kind, part in zip(UNUSABLE, kinds, strict=True) if part)
     result.warnings.append(
-        f"{overall:.0%} of the translations are {_WHAT}; over half of them in {len(concerned)} of {len(unusable)} directions ({parts}), "
-        f"most of all {worst[0]} to {worst[1]} ({shares[worst]:.0%}). BLEU, chrF++ and off-target rate are shown there without a verdict: "
+        f"{overall:.0%} of the translations are {_WHAT}; over half of them in {len(concerned)} of {len(unusable)} "
+        f"directions ({parts}), "
+        f"most of all {worst[0]} to {worst[1]} ({shares[worst]:.0%}). BLEU, chrF++ and off-target rate are shown "
+        "there without a verdict: "
         "look at the samples, and whether the prompt suits the model (--template)."
     )

@@ -360,14 +360,22 @@ def similarity(
         1 - 0.12 * float(np.exp(-(((index - blocks // 2) / (0.3 * blocks)) ** 2))) for index in range(len(layers))
     ]
     return LayerSimilarity(
-        reference=reference, candidate=candidate, contrast=contrast, languages=languages, n=lines, clusters=lines // 2,
-        layers=layers, candidate_layers=layers,
-        values=[[diagonal[i] * float(np.exp(-abs(i - j) / blocks)) for j in range(len(layers))] for i in range(len(layers))],
+        reference=reference,
+        candidate=candidate,
+        contrast=contrast,
+        languages=languages,
+        n=lines,
+        clusters=lines // 2,
+        layers=layers,
+        candidate_layers=layers,
+        values=[
+            [diagonal[i] * float(np.exp(-abs(i - j) / blocks)) for j in range(len(layers))] for i in range(len(layers))
+        ],
         same_layer=[
             {"layer": layer, "value": value, "ci_low": value - 0.01, "ci_high": min(1.0, value + 0.01)}
             for layer, value in zip(layers, diagonal, strict=True)
         ],
-    )  # fmt: skip
+    )
 
 
 @cache

@@ -123,7 +123,8 @@ def table_of(numbers: Sequence[dict[str, Any]]) -> str:
     """Markdown: for each measure one line a seed; differences are arm - next_token of the same seed, intervals over
     lines."""
     lines = [
-        "Value of each arm; in brackets its difference to `next_token` of the same seed with the 95 % interval over lines of the text "
+        "Value of each arm; in brackets its difference to `next_token` of the same seed with the 95 % interval over "
+        "lines of the text "
         "(one training each: the spread over seeds is what the lines of a measure show).",
         "",
         f"| measure | seed | base | {' | '.join(ARMS)} |",

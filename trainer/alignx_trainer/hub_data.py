@@ -57,7 +57,8 @@ def pinned(source: Source) -> tuple[str, str | None]:
         return name, None
     if not name or not revision:
         raise InputError(
-            f"source {source.path!r}: give the revision too, as in {HUB_PREFIX}owner/name@COMMIT, or the text may change"
+            f"source {source.path!r}: give the revision too, as in {HUB_PREFIX}owner/name@COMMIT, or the text may "
+            "change"
         )
     return name, revision
 

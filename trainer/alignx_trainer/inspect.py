@@ -70,14 +70,16 @@ def inspect(
     yield "\n# data"
     for stream, quota in zip(streams, order.quota, strict=True):
         share, passes = quota / (WINDOW * recipe.batch_size), quota / WINDOW * order.steps / len(stream)
-        yield f"{stream.source.kind} from {stream.source.path}: {len(stream):,} records; {share:.0%} of the samples, {passes:.2f} passes"
+        source = f"{stream.source.kind} from {stream.source.path}"
+        yield f"{source}: {len(stream):,} records; {share:.0%} of the samples, {passes:.2f} passes"
         yield f"  dropped when read: {_dropped(stream)}"
         yield f"  shares: {_shares(stream, passes)}"
         yield f"  {_checked_records(stream, tokenizer, recipe, checked)}"
     tokens = round(sum(len(sample.input_ids) for sample in window) / WINDOW * order.steps)
     trained = sum(sum(sample.trained) for sample in window) / sum(len(sample.input_ids) for sample in window)
     yield (
-        f"all: {order.steps:,} steps of {recipe.batch_size} samples, about {tokens / 1e6:.2f} million tokens, {trained:.0%} of them with a "
+        f"all: {order.steps:,} steps of {recipe.batch_size} samples, about {tokens / 1e6:.2f} million tokens, "
+        f"{trained:.0%} of them with a "
         f"next-token loss (computed from the first {WINDOW} steps)"
     )
     if recipe.max_tokens is not None and recipe.max_tokens < tokens:

@@ -45,7 +45,8 @@ class Parallel:
         micro_batches = recipe.batch_size // recipe.micro_batch_size
         if micro_batches % self.count:
             raise InputError(
-                f"batch_size / micro_batch_size gives {micro_batches} micro-batches, which {self.count} processes cannot share"
+                f"batch_size / micro_batch_size gives {micro_batches} micro-batches, which {self.count} processes "
+                "cannot share"
             )
 
     def prepare(self, forward: Forward, optimizers: list[torch.optim.Optimizer]) -> tuple[Any, list[Any]]:

@@ -296,7 +296,8 @@ def open_instructions(source: Source) -> tuple[InstructionRecords, dict[str, Any
         missing = {"instruction", "output"} - set(table.column_names)
         if missing:
             raise InputError(
-                f"{source.path}, {short}: no column `{sorted(missing)[0]}`; its columns: {', '.join(table.column_names)}"
+                f"{source.path}, {short}: no column `{sorted(missing)[0]}`; its columns: "
+                f"{', '.join(table.column_names)}"
             )
         inputs = column_values(table, "input") if "input" in table.column_names else [None] * len(table)
         kept = []

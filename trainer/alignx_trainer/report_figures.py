@@ -362,7 +362,8 @@ def validation_figure(run: Run, shown: Sequence[tuple[int, dict[str, Any]]], num
         ]
         line = "L".join(f"{x:.1f} {svg.y_position(found.value, low, high):.1f}" for x, found in places)
         out.append(
-            f'<path class="bars s{style}" d="{"".join(bars)}"/><path class="line s{style}" d="M{line}"/><g class="dots s{style}">'
+            f'<path class="bars s{style}" d="{"".join(bars)}"/><path class="line s{style}" d="M{line}"/><g '
+            f'class="dots s{style}">'
         )
         for (x, found), (step, _) in zip(places, points, strict=True):
             tip = f"{measure_title(name, shown[-1][1])}, {step_title(step)}: {measure_text(found)}"

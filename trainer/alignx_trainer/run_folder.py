@@ -85,7 +85,8 @@ def is_marked(folder: Path, recipe: Recipe) -> bool:
         raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
-            f"{file}: is damaged or no file of a run; put back a copy of it, or delete it to go on from a state.pt of this recipe, "
+            f"{file}: is damaged or no file of a run; put back a copy of it, or delete it to go on from a state.pt of "
+            "this recipe, "
             "or choose another output folder"
         ) from None
     # A recipe that ended before it had begun, by an error in it, can be mended.
@@ -167,7 +168,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         entry = _entry(line)
         if entry is None:
             raise InputError(
-                f"{path}: line {number} is damaged; put back a copy of the file, or move it away to go on with a new log from the last "
+                f"{path}: line {number} is damaged; put back a copy of the file, or move it away to go on with a new "
+                "log from the last "
                 "saved step"
             )
         entries.append(entry)
@@ -311,7 +313,8 @@ def damaged(path: Path, reason: object) -> InputError:
     text = " ".join(str(reason).split())[:120]
     state = path if path.name == STATE else path.with_name(STATE)
     return InputError(
-        f"{path}: is damaged ({text}); put back a copy of it, or delete {'it' if path == state else state} to begin the run again at its "
+        f"{path}: is damaged ({text}); put back a copy of it, or delete {'it' if path == state else state} to begin "
+        "the run again at its "
         "first step"
     )
 
@@ -435,7 +438,8 @@ def read_run(folder: Path) -> Run:
     damaged."""
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: {'is no folder' if folder.exists() else 'does not exist'}; give the output folder of a training run"
+            f"{folder}: {'is no folder' if folder.exists() else 'does not exist'}; give the output folder of a "
+            "training run"
         )
     entries = logged_steps(folder / LOG)
     mark = _read_object(folder / MARK)

@@ -82,7 +82,8 @@ def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, 
             truncated = True
     if room < 2:
         raise InputError(
-            f"max_length {max_length} leaves no room for a source and a target beside the template's {max_length - room - 1} tokens"
+            f"max_length {max_length} leaves no room for a source and a target beside the template's "
+            f"{max_length - room - 1} tokens"
         )
     target_room = max(room // 2, room - (span[1] - span[0])) if source else room
     if len(target) > target_room:

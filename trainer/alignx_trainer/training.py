@@ -64,7 +64,8 @@ def train(
         if finished.is_file():
             parallel.wait()
             say(
-                f"{_description(finished)}; nothing was trained. To train anew, remove {folder} or choose another output folder"
+                f"{_description(finished)}; nothing was trained. To train anew, remove {folder} or choose another "
+                "output folder"
             )
         else:
             parts, counters, start, lines = _begin(recipe, folder, parallel, marked, say, offline)
@@ -212,7 +213,8 @@ def _stop_if_not_finite(losses: StepLosses, norm: float, samples: list[Sample], 
     identities = list(dict.fromkeys(named)) or [sample.identity for sample in samples]
     shown = ", ".join(identities[:16]) + (f" and {len(identities) - 16} more" if len(identities) > 16 else "")
     raise TrainingError(
-        f"step {step}: the loss or its gradient is not finite; lower the learning rate, or look at these samples: {shown}. "
+        f"step {step}: the loss or its gradient is not finite; lower the learning rate, or look at these samples: "
+        f"{shown}. "
         "Nothing of this step was kept."
     )
 
@@ -265,7 +267,8 @@ def _take_back(parts: Parts, counters: Counters, stopped: str, folder: Path) -> 
     """Back to the last weights that were measured within the limits. Raises TrainingError where there are none."""
     if not counters.kept_step:
         raise TrainingError(
-            f"over-alignment by the first measurement, at step {counters.steps}: {stopped}. Nothing was written; lower the learning rate "
+            f"over-alignment by the first measurement, at step {counters.steps}: {stopped}. Nothing was written; "
+            "lower the learning rate "
             "or the weights of the alignment losses, or measure more often (eval_every)"
         )
     kept = run_folder.read_within_limits(folder / run_folder.WITHIN_LIMITS)

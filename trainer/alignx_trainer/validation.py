@@ -70,7 +70,8 @@ def announcement(corpus: ParallelCorpus, every: int) -> str:
     training."""
     languages = f"{len(corpus.languages)} languages" if len(corpus.languages) > 5 else ", ".join(corpus.languages)
     return (
-        f"validation before the first step and every {every} steps: {len(corpus)} lines of {corpus.name} in {languages}; "
+        f"validation before the first step and every {every} steps: {len(corpus)} lines of {corpus.name} in "
+        f"{languages}; "
         "`eval_languages` and `eval_lines` make it shorter"
     )
 
@@ -159,7 +160,10 @@ def unknown_text(start: Measured, recipe: Recipe) -> str | None:
         raise InputError(
             f"stop_bits_per_byte: the tokenizer does not know the validation text, {named}; leave the limit out"
         )
-    return f"Validation: the tokenizer does not know the text of {named}, so bits per byte and its limit leave these languages out"
+    return (
+        f"Validation: the tokenizer does not know the text of {named}, so bits per byte and its limit leave these "
+        "languages out"
+    )
 
 
 def over_aligned(start: Measured, now: Measured, corpus: ParallelCorpus, recipe: Recipe) -> str | None:
@@ -178,5 +182,8 @@ def over_aligned(start: Measured, now: Measured, corpus: ParallelCorpus, recipe:
         bound = lower_bound(loss.value, loss.se, loss.degrees_of_freedom, loss.skewness)
         if bound > limit:
             word = "rose" if sign > 0 else "fell"
-            return f"{name.replace('_', ' ')} {word} by {loss.value:.3f} [{loss.ci_low:.3f}, {loss.ci_high:.3f}], more than {limit:g}"
+            return (
+                f"{name.replace('_', ' ')} {word} by {loss.value:.3f} [{loss.ci_low:.3f}, {loss.ci_high:.3f}], more "
+                f"than {limit:g}"
+            )
     return None

@@ -33,7 +33,10 @@ def similarity_section(comparison: Comparison, similarity: LayerSimilarity, numb
     heat = figures.heat_map(
         f"similarity-{number}",
         title=f"Debiased CKA of {pair}, layer against layer",
-        description=f"Rows are layers of {similarity.reference}, columns layers of {similarity.candidate}; darker is more alike.",
+        description=(
+            f"Rows are layers of {similarity.reference}, columns layers of "
+            f"{similarity.candidate}; darker is more alike."
+        ),
         values=similarity.values,
         rows=[_layer_label(layer) for layer in similarity.layers],
         columns=[_layer_label(layer) for layer in similarity.candidate_layers],
