@@ -264,3 +264,18 @@ def test_no_test_imports_another_test():
     for path in (ROOT / "tests").rglob("*.py"):
         for found in imports_in(parsed(path)):
             assert not {*found.module.split("."), found.name} & tests, f"{path.name} imports {found.module}"
+
+
+def test_the_page_has_a_line_for_every_module():
+    """A newcomer reads docs/architecture.md first: what is not there is not found."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    tree = re.search(r"```\nalignx_eval/\n(.*?)```", page, re.DOTALL).group(1)
+    for path in FILES.values():
+        folder = path.parent.name
+        if path.name.startswith("__") or folder in ("measures", "statistics", "corpora", "cli", "html"):
+            continue  # one line for all of them
+        assert re.search(rf"\b{path.stem}(\.py)?\b", tree), (
+            f"{path.relative_to(ROOT)} has no line in docs/architecture.md"
+        )
+    for name in re.findall(r"\b(?:[a-z_]+/)?[a-z_]+\.py\b", tree):
+        assert any(str(path).endswith(f"/{name}") for path in FILES.values()), f"{name} is in the tree and not there"
