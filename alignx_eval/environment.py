@@ -24,7 +24,8 @@ def software_versions() -> dict[str, str]:
     return versions
 
 
-def _default_device() -> str:
+def default_device() -> str:
+    """A GPU where there is one."""
     import torch
 
     if not torch.cuda.is_available():
@@ -32,7 +33,7 @@ def _default_device() -> str:
     return "cuda"
 
 
-def _own_device(device: str) -> str:
+def own_device(device: str) -> str:
     """Of several processes each has a GPU of its own."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and processes.launched() else device
 

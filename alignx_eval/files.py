@@ -122,3 +122,20 @@ def follow_umask(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_file():
             path.chmod(mode)
+
+
+def check_file(what: str, path: Path) -> None:
+    """Raise InputError where a file cannot be written: found out before hours of work. `what` names the option."""
+    if path.is_dir():
+        raise InputError(f"{what}: is a folder, a file name is needed")
+    check_folder(what, path.absolute().parent)
+
+
+def check_folder(what: str, folder: Path) -> None:
+    """Raise InputError where `folder` is not there and cannot be made, or cannot be written to."""
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise InputError(f"{what}: {folder} is a file, a folder is needed")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"{what}: the folder {folder} cannot be written to")

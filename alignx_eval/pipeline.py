@@ -1,4 +1,4 @@
-"""What `compare`, `run` and `report` have in common: from references on the command line to results, and from a comparison to files."""
+"""From references to results in a run directory, and to their comparison: plan, check everything, measure, compare."""
 
 from __future__ import annotations
 
@@ -7,47 +7,72 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from alignx_eval import processes
 from alignx_eval.checkpoint import release_memory
-from alignx_eval.cli.display import Display
-from alignx_eval.cli.output import _check_folder, check_outputs
+from alignx_eval.engine.transformers_engine import TransformersEngine
 from alignx_eval.environment import (
-    _default_device,
-    _own_device,
     default_cache_dir,
+    default_device,
+    own_device,
     prepare_environment,
     software_versions,
 )
-from alignx_eval.errors import AlignxError, InputError, NotComparableError
+from alignx_eval.errors import AlignxError, InputError
 from alignx_eval.evaluate import check, evaluate
+from alignx_eval.files import check_file, check_folder
+from alignx_eval.identity import check_identity, check_runs_compare, default_out, identity_in_run, identity_of
 from alignx_eval.metrics import SUITES
 from alignx_eval.results import LayerSimilarity, SuiteResult, relabel, unique_label
 from alignx_eval.run_directory import RunDirectory
 from alignx_eval.settings import Settings
-from alignx_eval.sources import (
-    Source,
-    _corpus_of_runs,
-    _identity_in_run,
-    _readable,
-    _resolve_template,
-    _suites_of_run,
-    _without_checkpoints,
-    check_current,
-    default_out,
-    unfinished,
-)
-from alignx_eval.suites.table import PIVOT, PIVOT_SUITES, Options
+from alignx_eval.sources import Source, check_current, corpus_of_runs, resolve_template, suites_of_run, unfinished
+from alignx_eval.suites.table import PIVOT_SUITES, Options
+from alignx_eval.wording import file_size
 
 if TYPE_CHECKING:
     from alignx_eval.checkpoint import Checkpoint
-    from alignx_eval.comparison.rows import ContrastKind
+    from alignx_eval.comparison.rows import Comparison, ContrastKind
     from alignx_eval.corpora import ParallelCorpus
     from alignx_eval.engine.encode import Pooling
+
+
+class Progress(Protocol):
+    """Who is told how the work goes on."""
+
+    def say(self, text: str) -> None:
+        """A remark, one line."""
+
+    def bar(self, label: str) -> Callable[[str], Callable[[int, int, str], None] | None]:
+        """For the work on `label`: suite -> what is called with (done, total, what), or None."""
+
+    def finished(self, label: str) -> Callable[[str, SuiteResult, bool], None]:
+        """For the work on `label`: what is called with (suite, result, whether it was there already)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remarks:
+    """Tells in lines what is done, without bars; by default nobody is told."""
+
+    tell: Callable[[str], None] = lambda text: None
+
+    def say(self, text: str) -> None:
+        self.tell(text)
+
+    def bar(self, label: str) -> Callable[[str], None]:
+        return lambda suite: None
+
+    def finished(self, label: str) -> Callable[[str, SuiteResult, bool], None]:
+        return lambda suite, result, reused: self.tell(suite_line(label, suite, result, reused))
+
+
+def suite_line(label: str, suite: str, result: SuiteResult, reused: bool) -> str:
+    """ "base: layers 3.1 s"."""
+    return f"{label}: {suite} " + ("was done before" if reused else f"{result.seconds:.1f} s")
 
 
 @dataclass(slots=True)
@@ -62,11 +87,21 @@ class Plan:
     template: str
 
 
-def plan(sources: Sequence[Source], roles: Sequence[str], settings: Settings) -> Plan:
-    """Find out everything that can be wrong with the inputs, as far as that is possible without opening a model. Writes nothing."""
-    check_outputs(settings.output)
+def plan(
+    sources: Sequence[Source],
+    roles: Sequence[str],
+    settings: Settings,
+    progress: Progress,
+    corpus: ParallelCorpus | None = None,
+) -> Plan:
+    """Find out everything that can be wrong with the inputs, as far as that is possible without opening a model. Writes nothing.
+
+    `corpus`: the text itself, where it does not come from what `settings` name.
+    """
+    for output in settings.output:
+        check_file(f"-o {output}", Path(output).expanduser())
     out = settings.out or "alignx-runs"
-    _check_folder(f"--out {out}" if settings.out else "the run directory", Path(out).expanduser().absolute())
+    check_folder(f"--out {out}" if settings.out else "the run directory", Path(out).expanduser().absolute())
     prepare_environment(settings.offline)
     for source in sources:
         if source.run is None:
@@ -78,7 +113,7 @@ def plan(sources: Sequence[Source], roles: Sequence[str], settings: Settings) ->
             raise InputError(f"{what}; measure them, or choose others with --suites")
         check_current(source.run, [source.label_in_run], settings.suites)
     if all(source.run is not None for source in sources):
-        return Plan(sources, roles, settings, None, _corpus_of_runs(sources), settings.template or "plain")
+        return Plan(sources, roles, settings, None, corpus_of_runs(sources), settings.template or "plain")
     from alignx_eval.engine.encode import POOLINGS
     from alignx_eval.prompts import template_text
 
@@ -86,13 +121,13 @@ def plan(sources: Sequence[Source], roles: Sequence[str], settings: Settings) ->
         raise InputError(f"unknown pooling {settings.pooling!r}; known: {', '.join(POOLINGS)}")
     if settings.template:
         template_text(settings.template)
-    corpus = load_text(settings)
-    template = _resolve_template(sources, settings)
+    corpus = corpus or load_text(settings, progress)
+    template = resolve_template(sources, settings)
     template_text(template)
     return Plan(sources, roles, settings, corpus, describe_corpus(corpus), template)
 
 
-def load_text(settings: Settings) -> ParallelCorpus:
+def load_text(settings: Settings, progress: Progress) -> ParallelCorpus:
     """The corpus in the languages asked for, with the pivot where a suite needs it; that it was added is said.
 
     Raises what `load_corpus` raises, and InputError where the corpus has no text in the pivot language.
@@ -103,42 +138,32 @@ def load_text(settings: Settings) -> ParallelCorpus:
     def load(languages: tuple[str, ...] | None) -> ParallelCorpus:
         return load_corpus(settings.corpus, settings.split, languages, settings.limit)
 
+    pivot, asked = settings.pivot, settings.languages
+    title = f"{pivot} ({LANGUAGES[pivot].name})"
     paired = [suite for suite in settings.suites if suite in PIVOT_SUITES]
-    if settings.languages is None or PIVOT in settings.languages or not paired:
-        corpus = load(settings.languages)
+    if asked is None or pivot in asked or not paired:
+        corpus = load(asked)
         why = f"; it has {', '.join(corpus.languages)}"
     else:
         try:
-            corpus, why = load((*settings.languages, PIVOT)), ""
-        except InputError as error:
-            corpus, why = (
-                load(settings.languages),
-                f" ({error})",
-            )  # what is wrong with the languages asked for is told as it is
-    if not paired or PIVOT in corpus.languages:
-        if (
-            paired
-            and settings.languages is not None
-            and PIVOT not in settings.languages
-            and not settings.quiet
-            and processes.is_main()
-        ):
-            print(
-                f"{PIVOT} ({LANGUAGES[PIVOT].name}) is added: {' and '.join(paired)} pair every language with it",
-                file=sys.stderr,
-            )
-        return corpus
-    others = [suite for suite in SUITES if suite not in PIVOT_SUITES]
-    raise InputError(
-        f"{' and '.join(paired)} pair every language with {PIVOT} ({LANGUAGES[PIVOT].name}), which corpus {settings.corpus} lacks{why}; "
-        f"take another corpus, or --suites {','.join(others)}"
-    )
+            corpus, why = load((*asked, pivot)), ""
+        except InputError as error:  # what is wrong with the languages asked for is told as it is
+            corpus, why = load(asked), f" ({error})"
+    if paired and pivot not in corpus.languages:
+        others = [suite for suite in SUITES if suite not in PIVOT_SUITES]
+        raise InputError(
+            f"{' and '.join(paired)} pair every language with {title}, which corpus {settings.corpus} lacks{why}; take another "
+            f"--pivot, another corpus, or --suites {','.join(others)}"
+        )
+    if paired and asked is not None and pivot not in asked:
+        progress.say(f"{title} is added: {' and '.join(paired)} pair every language with it")
+    return corpus
 
 
 @dataclass(slots=True)
 class Ready:
     """Inputs that have passed every check: labels in the order of the plan's sources, what is known of each checkpoint by label, those
-    checkpoints that stay open, and the identity of the run (see `_identity_of_options`)."""
+    checkpoints that stay open, and the identity of the run (see `identity.identity_of`)."""
 
     labels: list[str]
     checkpoints: dict[str, dict[str, Any]]
@@ -147,7 +172,7 @@ class Ready:
 
 
 @contextlib.contextmanager
-def run_directory(plan: Plan, display: Display) -> Iterator[tuple[RunDirectory, Ready]]:
+def run_directory(plan: Plan, progress: Progress) -> Iterator[tuple[RunDirectory, Ready]]:
     """The locked run directory of a plan whose inputs have all been checked, and those inputs.
 
     Nothing is written before that. Raises what `prepare` raises, and InputError where the directory that --out names belongs to another
@@ -159,17 +184,17 @@ def run_directory(plan: Plan, display: Display) -> Iterator[tuple[RunDirectory, 
         # That another process is at work there is told before models are opened; a directory that was never locked stays as it is.
         if directory is not None and (directory.path / ".lock").exists():
             stack.enter_context(directory.lock())
-            ready = prepare(plan, display)
+            ready = prepare(plan, progress)
         else:
-            ready = prepare(plan, display)
+            ready = prepare(plan, progress)
             directory = directory or RunDirectory(default_out(plan.sources, ready.identity), writable=writable)
             stack.enter_context(directory.lock())
-        _check_identity(directory, ready.identity, plan)
-        display.say(f"run directory: {directory.path}")
+        check_identity(directory, ready.identity, plan.sources)
+        progress.say(f"run directory: {directory.path}")
         yield directory, ready
 
 
-def prepare(plan: Plan, display: Display) -> Ready:
+def prepare(plan: Plan, progress: Progress) -> Ready:
     """One pass over all inputs that finds what can be known before measuring; each checkpoint is opened and asked whether every suite can
     measure it.
 
@@ -179,11 +204,11 @@ def prepare(plan: Plan, display: Display) -> Ready:
     from alignx_eval.checkpoint import check_checkpoint
 
     settings = plan.settings
-    own = _identity_of_options(plan)
-    _check_runs_compare(plan, own)
+    own = identity_of(plan.sources, plan.corpus, plan.settings, plan.template)
+    check_runs_compare(plan.sources, own, settings, measures=plan.corpus is not None)
     to_measure = [source for source in plan.sources if source.run is None]
     # Headers, tokenizer and weights of those that come later, before the first model is built; opening it does the same for the first.
-    for reference in dict.fromkeys(source.reference for source in to_measure[1:]):
+    for reference in dict.fromkeys(source.reference for source in to_measure[1:] if source.checkpoint is None):
         check_checkpoint(reference, offline=settings.offline)
     ready = Ready([], {}, {}, {})
     entries: list[dict[str, Any]] = []
@@ -195,12 +220,12 @@ def prepare(plan: Plan, display: Display) -> Ready:
                 **source.run.manifest.get("checkpoints", {}).get(source.label_in_run, {}),
                 "name": label,
             }
-            entries.append({"role": role, "name": label, **_identity_in_run(source, own)})
+            entries.append({"role": role, "name": label, **identity_in_run(source, own)})
         else:
-            checkpoint = _open(source, settings, display)
+            checkpoint = _open(source, settings, progress)
             label = checkpoint.name = unique_label(checkpoint.name, ready.labels)
             assert plan.corpus is not None
-            check(checkpoint, plan.corpus, settings.suites, _options(plan))
+            check(TransformersEngine(checkpoint), plan.corpus, settings.suites, _options(plan))
             if {"layers", "language_id"} & set(settings.suites):
                 _check_cache(checkpoint, plan.corpus, settings.cache_dir or default_cache_dir())
             ready.checkpoints[label] = describe_checkpoint(checkpoint)
@@ -224,7 +249,7 @@ def prepare(plan: Plan, display: Display) -> Ready:
 
 
 def measure(
-    plan: Plan, ready: Ready, directory: RunDirectory, display: Display, facts: Mapping[str, Any] | None = None
+    plan: Plan, ready: Ready, directory: RunDirectory, progress: Progress, facts: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, SuiteResult]]:
     """Results by label and suite. They are in `directory` as soon as they are complete, and so is the manifest, with `facts` added.
 
@@ -239,7 +264,7 @@ def measure(
     earlier = before.get("options", {})
 
     def write_manifest(status: str, reason: str | None = None) -> None:
-        suites = _suites_of_run(directory, ready.labels, settings.suites)
+        suites = suites_of_run(directory, ready.labels, settings.suites)
         by_role = {
             role: [label for label, its_role in zip(ready.labels, plan.roles) if its_role == role]
             for role in set(plan.roles)
@@ -276,9 +301,9 @@ def measure(
         for source, label in zip(plan.sources, ready.labels):
             if source.run is not None:
                 results[label] = _take_over(source, label, settings, directory)
-                display.say(f"{label}: taken from {source.run.path}")
+                progress.say(f"{label}: taken from {source.run.path}")
             else:
-                results[label] = _measure_checkpoint(source, label, plan, ready, directory, display)
+                results[label] = _measure_checkpoint(source, label, plan, ready, directory, progress)
                 release_memory()
     except Exception as error:
         with contextlib.suppress(InputError):  # a full disk, perhaps; the first error is the one to tell
@@ -292,25 +317,27 @@ def measure(
 
 
 def _measure_checkpoint(
-    source: Source, label: str, plan: Plan, ready: Ready, directory: RunDirectory, display: Display
+    source: Source, label: str, plan: Plan, ready: Ready, directory: RunDirectory, progress: Progress
 ) -> dict[str, SuiteResult]:
     """All suites of one checkpoint; it is no longer open afterwards."""
     settings = plan.settings
-    checkpoint = ready.opened.pop(label, None) or _open(source, settings, display)
+    checkpoint = ready.opened.pop(label, None) or _open(source, settings, progress)
     checkpoint.name = label
     if checkpoint.content_hash != ready.checkpoints[label]["content_hash"]:
         raise InputError(f"{source.reference}: was changed while this command ran; give the command again")
     assert plan.corpus is not None
     if {"layers", "language_id"} & set(settings.suites):
-        display.say(f"{label}: {_announce_vectors(checkpoint, plan.corpus, settings.cache_dir or default_cache_dir())}")
+        progress.say(
+            f"{label}: {_announce_vectors(checkpoint, plan.corpus, settings.cache_dir or default_cache_dir())}"
+        )
     return evaluate(
-        checkpoint,
+        TransformersEngine(checkpoint),
         plan.corpus,
         settings.suites,
         _options(plan),
         directory=directory,
-        progress=display.bar(label),
-        finished=display.finished(label),
+        progress=progress.bar(label),
+        finished=progress.finished(label),
     )
 
 
@@ -318,6 +345,7 @@ def _options(plan: Plan) -> Options:
     settings = plan.settings
     return Options(
         languages=settings.languages,
+        pivot=settings.pivot,
         pooling=cast("Pooling", settings.pooling),
         seed=settings.seed,
         window=settings.window,
@@ -329,20 +357,22 @@ def _options(plan: Plan) -> Options:
     )
 
 
-def _open(source: Source, settings: Settings, display: Display) -> Checkpoint:
+def _open(source: Source, settings: Settings, progress: Progress) -> Checkpoint:
     from alignx_eval.checkpoint import open_checkpoint
 
+    if source.checkpoint is not None:
+        return source.checkpoint
     started = time.perf_counter()
-    device = _own_device(settings.device or _default_device())
+    device = own_device(settings.device or default_device())
     checkpoint = open_checkpoint(source.reference, device=device, dtype=settings.dtype, offline=settings.offline)
-    display.say(f"{checkpoint.name}: opened {source.reference} in {time.perf_counter() - started:.1f} s")
+    progress.say(f"{checkpoint.name}: opened {source.reference} in {time.perf_counter() - started:.1f} s")
     return checkpoint
 
 
 def _room(settings: Settings) -> float:
     """Bytes that the parameters of further open models may take: a quarter of what is free, as measuring takes memory too; 0 where that is
     not known."""
-    device = _own_device(settings.device or _default_device())
+    device = own_device(settings.device or default_device())
     if device.startswith("cuda"):
         import torch
 
@@ -373,97 +403,45 @@ def _joined(earlier: Sequence[str] | None, now: Sequence[str] | None) -> list[st
     return list(dict.fromkeys([*(earlier or ()), *(now or ())])) or None
 
 
-# What a run directory is of
-def _identity_of_options(plan: Plan) -> dict[str, Any]:
-    """What decides every number of a run besides its checkpoints: the text asked for and the options. Suites and tasks have no part in it,
-    since they only add to a run."""
-    if plan.corpus is None:  # of results that are there
-        return next(_without_checkpoints(source.run) for source in plan.sources if source.run is not None)
-    settings, corpus = plan.settings, plan.corpus
-    text = corpus if settings.languages is None else corpus.select(settings.languages)  # without a pivot that was added
-    named = ("suites", "tasks", "corpus", "split", "languages", "template")
-    return {
-        "corpus": text.name,
-        "split": text.split,
-        "content": text.content_hash,
-        "languages": sorted(text.languages),
-        "lines": len(text),
-        **{name: value for name, value in settings.measuring().items() if name not in named},
-        "template": plan.template,
-    }
+@contextlib.contextmanager
+def comparing(
+    plan: Plan, progress: Progress, facts: Mapping[str, Any] | None = None
+) -> Iterator[tuple[RunDirectory, Comparison | None]]:
+    """Measure what is not measured yet, and compare; the directory stays locked meanwhile. Without candidates, one checkpoint alone.
 
+    The comparison is None in the processes of a launcher that are not the main one. `facts` go into the manifest.
+    """
+    with run_directory(plan, progress) as (directory, ready):
+        results = measure(plan, ready, directory, progress, facts)
+        if not processes.is_main():
+            yield directory, None
+            return
+        from alignx_eval.comparison.compare import compare
+        from alignx_eval.judgement.series import order_steps
 
-def _check_identity(directory: RunDirectory, identity: Mapping[str, Any], plan: Plan) -> None:
-    """Raise InputError where `directory` holds results of something else: they would be lost."""
-    recorded = directory.manifest.get("identity")
-    if recorded == identity or not directory.labels():
-        return
-    if recorded is None:
-        differences = ["it was made by an older alignx-eval"]
-    else:
-        differences = [
-            f"{name} is {_short(recorded.get(name))} there and {_short(identity.get(name))} here"
-            for name in dict.fromkeys([*identity, *recorded])
-            if name != "checkpoints" and recorded.get(name) != identity.get(name)
-        ]
-        there, here = recorded.get("checkpoints", []), identity["checkpoints"]
-        names = [", ".join(entry["name"] for entry in entries) for entries in (there, here)]
-        if names[0] != names[1]:
-            differences.insert(0, f"its checkpoints are {names[0]}, here they are {names[1]}")
-        else:
-            differences += [
-                f"{name} of {new['name']} is {_short(old.get(name))} there and {_short(new.get(name))} here"
-                for old, new in zip(there, here, strict=True)
-                for name in dict.fromkeys([*old, *new])
-                if old.get(name) != new.get(name)
-            ]
-    raise InputError(
-        f"{directory.path}: holds results of another run ({'; '.join(differences)}), which are not overwritten; choose another --out, or "
-        f"leave it out for {default_out(plan.sources, identity)}"
-    )
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return (
-        str(value)[:12] if isinstance(value, str) and len(value) == 64 else "not given" if value is None else str(value)
-    )
-
-
-def _check_runs_compare(plan: Plan, own: Mapping[str, Any]) -> None:
-    """Raise NotComparableError where results that are inputs do not compare with each other, or are of another text than what would be
-    measured beside them; before anything is measured."""
-    from alignx_eval.comparison.comparable import check_comparable
-
-    settings = plan.settings
-    runs = [source for source in plan.sources if source.run is not None]
-    results = {
-        f"{source.reference} ({number})": {
-            suite: source.run.load(source.label_in_run, suite) for suite in settings.suites
+        settings, checkpoints = plan.settings, ready.checkpoints
+        by_role = {
+            role: [label for label, its_role in zip(ready.labels, plan.roles) if its_role == role]
+            for role in ("base", "candidate", "control")
         }
-        for number, source in enumerate(runs, 1)
-        if source.run is not None
-    }
-    if len(runs) > 1:
-        check_comparable(results, list(results), settings.allow_mismatch)
-    if plan.corpus is None or settings.allow_mismatch or set(settings.suites) == {"tasks"}:
-        return
-    for source in runs:
-        assert source.run is not None
-        recorded = _without_checkpoints(source.run)
-        text = [
-            name
-            for name in ("corpus", "split", "content", "languages", "lines")
-            if recorded and recorded.get(name) != own[name]
-        ]
-        if text:
-            told = "; ".join(
-                f"{name} is {_short(recorded.get(name))} there and {_short(own[name])} here" for name in text
+        base, candidates, control = by_role["base"][0], by_role["candidate"], next(iter(by_role["control"]), None)
+        comparison = compare(
+            results,
+            base=base,
+            candidates=order_steps(candidates, checkpoints) if settings.series else candidates,
+            control=control,
+            checkpoints=checkpoints,
+            corpus=plan.corpus_facts,
+            seed=settings.seed,
+            allow_mismatch=settings.allow_mismatch,
+            series=settings.series,
+        )
+        if candidates:  # after the check that the results compare at all
+            comparison.layer_similarity = compare_layers(
+                directory, results, base, candidates, control, settings, progress
             )
-            raise NotComparableError(
-                f"{source.reference}: results of another text than what would be measured beside them ({told})"
-            )
+            directory.write_manifest({**directory.manifest, "mismatches": comparison.mismatches})
+        yield directory, comparison
 
 
 def compare_layers(
@@ -473,7 +451,7 @@ def compare_layers(
     candidates: Sequence[str],
     control: str | None,
     settings: Settings,
-    display: Display,
+    progress: Progress,
 ) -> list[LayerSimilarity]:
     """CKA of each candidate with the base, and with the control if there is one, stored in `directory` one by one.
 
@@ -497,13 +475,13 @@ def compare_layers(
                 contrast,
                 cache_dir=settings.cache_dir or default_cache_dir(),
                 known=known,
-                progress=display.bar(f"{candidate} against {reference}")("layers"),
+                progress=progress.bar(f"{candidate} against {reference}")("layers"),
             )
         except InputError as error:  # a damaged entry; everything else is there and must be shown
-            display.say(str(error))
+            progress.say(str(error))
             similarity = None
         if similarity is None:
-            display.say(
+            progress.say(
                 f"no CKA between {reference} and {candidate}: their sentence vectors are not both in the cache; "
                 "to have it, measure the checkpoints again into a new --out (the vectors of all of them have to fit the cache)"
             )
@@ -514,7 +492,7 @@ def compare_layers(
     return found
 
 
-def describe_checkpoint(checkpoint: Any) -> dict[str, Any]:
+def describe_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """What renderers and the manifest say about a checkpoint, as plain JSON."""
     from alignx_eval.checkpoint import parameter_count
 
@@ -534,7 +512,7 @@ def describe_checkpoint(checkpoint: Any) -> dict[str, Any]:
     return {**{name: getattr(checkpoint, name) for name in names}, "parameters": parameter_count(checkpoint)}
 
 
-def describe_corpus(corpus: Any) -> dict[str, Any]:
+def describe_corpus(corpus: ParallelCorpus) -> dict[str, Any]:
     """What renderers and the manifest say about a corpus, as plain JSON."""
     facts = {
         name: getattr(corpus, name) for name in ("name", "split", "content_hash", "licence", "attribution", "note")
@@ -560,7 +538,7 @@ def _take_over(source: Source, label: str, settings: Settings, directory: RunDir
     return taken
 
 
-def _bytes_of_vectors(checkpoint: Any, corpus: ParallelCorpus) -> int:
+def _bytes_of_vectors(checkpoint: Checkpoint, corpus: ParallelCorpus) -> int:
     from alignx_eval.engine import vector_cache
 
     config = checkpoint.model.config.get_text_config()
@@ -572,7 +550,7 @@ def _bytes_of_vectors(checkpoint: Any, corpus: ParallelCorpus) -> int:
     )
 
 
-def _check_cache(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -> None:
+def _check_cache(checkpoint: Checkpoint, corpus: ParallelCorpus, cache_dir: str) -> None:
     """Raise InputError where the cache cannot be written and the vectors do not fit into memory either. Where they do, it is said when
     they are made."""
     from alignx_eval.engine import vector_cache
@@ -580,19 +558,19 @@ def _check_cache(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -> Non
     error, size = vector_cache.why_unwritable(cache_dir), _bytes_of_vectors(checkpoint, corpus)
     if error is not None and size > _free_memory() / 2:
         raise InputError(
-            f"{cache_dir}: the vector cache cannot be written ({error.strerror}), and {_readable(size)} of sentence vectors are too much "
+            f"{cache_dir}: the vector cache cannot be written ({error.strerror}), and {file_size(size)} of sentence vectors are too much "
             "for the memory; name another --cache-dir"
         )
 
 
-def _announce_vectors(checkpoint: Any, corpus: ParallelCorpus, cache_dir: str) -> str:
+def _announce_vectors(checkpoint: Checkpoint, corpus: ParallelCorpus, cache_dir: str) -> str:
     """How large the sentence vectors of one checkpoint are, before they are made."""
     from alignx_eval.engine import vector_cache
 
     size = _bytes_of_vectors(checkpoint, corpus)
     cap = vector_cache.DEFAULT_MAX_BYTES
     place = cache_dir if vector_cache.why_unwritable(cache_dir) is None else "memory"
-    text = f"sentence vectors take up to {_readable(size)} in {place}"
+    text = f"sentence vectors take up to {file_size(size)} in {place}"
     return text + (
-        f", more than the cap of {_readable(cap)}: they stay until another checkpoint is encoded" if size > cap else ""
+        f", more than the cap of {file_size(cap)}: they stay until another checkpoint is encoded" if size > cap else ""
     )

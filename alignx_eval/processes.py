@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def launched() -> bool:
@@ -30,12 +31,18 @@ def all_agree(flag: bool) -> bool:
     """Whether `flag` is true in every process. All of them have to ask."""
     if not launched():
         return flag
+    import numpy as np
+
     return bool(_reduce(np.array([0.0 if flag else 1.0], dtype=np.float32))[0] == 0)
 
 
 def sum_of(array: np.ndarray) -> np.ndarray:
     """Sum of the float32 arrays of all processes, row by row of the first axis; exact where all but one are 0."""
-    return np.stack([_reduce(row) for row in array]) if launched() else array
+    if not launched():
+        return array
+    import numpy as np
+
+    return np.stack([_reduce(row) for row in array])
 
 
 def _reduce(array: np.ndarray) -> np.ndarray:

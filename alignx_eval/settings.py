@@ -1,63 +1,77 @@
-"""The options of one job: command line over file over earlier run over defaults, checked."""
+"""The options of one job: command line over file over earlier run over defaults, each of its own type and nothing else."""
 
 from __future__ import annotations
 
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from alignx_eval.errors import InputError
-from alignx_eval.metrics import SUITES
+from alignx_eval.languages import DEFAULT_PIVOT, LANGUAGES, resolve_language
+from alignx_eval.metrics import SUITES, check_suites
 
 OUTPUT_SUFFIXES = (".html", ".json", ".md", ".csv", ".xml")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """The options after command line, configuration file and defaults are put together."""
+def _names(value: Any) -> Any:
+    """A list of names, which may also be written as text with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        return value
+    texts = [str(part) if isinstance(part, Path) else part for part in parts]
+    return tuple(text.strip() if isinstance(text, str) else text for text in texts if text != "")
 
-    suites: tuple[str, ...] = tuple(SUITES)
-    corpus: str = "interface"
-    split: str = "test"
-    languages: tuple[str, ...] | None = None
-    limit: int | None = None
-    pooling: str = "mean"
-    window: int = 512
+
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+Text = Annotated[str, BeforeValidator(_text)]
+
+
+class Settings(BaseModel):
+    """The options after command line, configuration file and defaults are put together. Types are strict: true is no 1, and 1 no text."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    suites: Names = tuple(SUITES)
+    corpus: Text = "interface"
+    split: Text = "test"
+    languages: Names | None = None
+    pivot: Text = DEFAULT_PIVOT
+    limit: int | None = Field(default=None, ge=1)
+    pooling: Text = "mean"
+    window: int = Field(default=512, ge=2)
     seed: int = 0
-    device: str | None = None
-    dtype: str | None = None
+    device: Text | None = None
+    dtype: Text | None = None
     offline: bool = True
-    cache_dir: str | None = None
+    cache_dir: Text | None = None
     samples: bool = True
-    out: str | None = None
-    output: tuple[str, ...] = ()
-    tasks: tuple[str, ...] | None = None
-    template: str | None = None
+    out: Text | None = None
+    output: Names = ()
+    tasks: Names | None = None
+    template: Text | None = None
     quiet: bool = False
-    control: str | None = None
-    allow_mismatch: tuple[str, ...] = ()
+    control: Text | None = None
+    allow_mismatch: Names = ()
     gate: bool = False
-    policy: str | None = None
+    policy: Text | None = None
     strict: bool = False
     series: bool = False
     annotations: bool = False
 
     def measuring(self) -> dict[str, Any]:
-        """The options that decide what is measured, as they go into the manifest."""
+        """The options that decide what is measured, as they go into the manifest. A pivot stands there where it is not the default, so
+        that earlier runs are known again."""
         names = ("suites", "corpus", "split", "languages", "limit", "pooling", "window", "seed", "tasks", "template")
-        return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
-
-
-LISTS = ("suites", "languages", "tasks", "output", "allow_mismatch")
-
-
-SWITCHES = ("offline", "samples", "quiet", "gate", "strict", "series", "annotations")
-
-
-TYPES: dict[str, type] = {"limit": int, "window": int, "seed": int} | dict.fromkeys(SWITCHES, bool)
+        chosen = {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
+        return chosen | ({"pivot": self.pivot} if self.pivot != DEFAULT_PIVOT else {})
 
 
 # Options that decide how a checkpoint is measured, and the suites that read them. --seed also decides resampling, and --offline and
@@ -69,6 +83,7 @@ MEASURING: dict[str, tuple[str, ...]] = {
     "corpus": _OF_TEXT,
     "split": _OF_TEXT,
     "languages": tuple(SUITES),
+    "pivot": ("layers", "translation"),
     "limit": tuple(SUITES),
     "tasks": ("tasks",),
     "template": ("translation",),
@@ -114,20 +129,55 @@ def _flags(names: Sequence[str]) -> str:
 
 
 def settings_from(
-    given: Mapping[str, Any], config: Path | None, inherited: Mapping[str, Any] | None = None
+    given: Mapping[str, Any], config: Path | None = None, inherited: Mapping[str, Any] | None = None
 ) -> Settings:
     """`given` (command line) over `config` (YAML file) over `inherited` (the options of an earlier run) over the defaults.
 
-    Values may be strings with commas or sequences. Raises InputError for unknown names and wrong types.
+    What is None was not given. Lists may be text with commas. Raises InputError, one line that names the option, for unknown names and
+    wrong types.
     """
     chosen: dict[str, Any] = {}
     for source in (inherited or {}, _read_config(config) if config else {}, given):
-        chosen |= {name: _checked(name, value) for name, value in source.items() if value is not None}
-    settings = Settings(**chosen)
-    _check_outputs(settings.output)
-    return replace(
-        settings, suites=_checked_suites(settings.suites), languages=_resolved(settings.languages, settings.quiet)
-    )
+        chosen |= {name: value for name, value in source.items() if value is not None}
+    try:
+        settings = Settings.model_validate(chosen)
+    except ValidationError as error:
+        raise InputError(_problem(error)) from None
+    for output in settings.output:
+        if Path(output).suffix not in OUTPUT_SUFFIXES:
+            raise InputError(f"-o {output}: the format follows the suffix, one of {' '.join(OUTPUT_SUFFIXES)}")
+    resolved = {
+        "suites": check_suites(settings.suites),
+        "languages": _resolved("languages", settings.languages, settings.quiet),
+        "pivot": (_resolved("pivot", (settings.pivot,), settings.quiet) or ("",))[0],
+    }
+    return settings.model_copy(update=resolved)
+
+
+# What is needed, by pydantic's name of what is wrong.
+_NEEDED = {
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "string_type": "text",
+    "tuple_type": "a list or comma-separated text",
+    "greater_than_equal": "at least {ge}",
+}
+
+
+def _problem(error: ValidationError) -> str:
+    """The first thing that is wrong: "option limit: a whole number is needed, not '12'"."""
+    first = error.errors()[0]
+    name, *inside = map(str, first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown option {name!r}{_suggestion(name)}"
+    needed = _NEEDED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
+    where = "a list of texts" if inside and inside[-1].isdigit() else needed
+    return f"option {name.replace('_', '-')}: {where} is needed, not {first['input']!r}"
+
+
+def _suggestion(name: str) -> str:
+    near = difflib.get_close_matches(name, Settings.model_fields, 1)
+    return f"; did you mean {near[0].replace('_', '-')}?" if near else ""
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -145,59 +195,21 @@ def _read_config(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(document, dict):
         raise InputError(f"{path}: a mapping of option names to values is needed")
-    known = {field.name for field in fields(Settings)}
     options = {}
     for name, value in document.items():
         plain = str(name).replace("-", "_")
         if plain in ("no_samples", "online") and isinstance(value, bool):
             plain, value = {"no_samples": "samples", "online": "offline"}[plain], not value
-        if plain not in known:
-            near = difflib.get_close_matches(plain, known, 1)
-            raise InputError(
-                f"{path}: unknown option {name!r}" + (f"; did you mean {near[0].replace('_', '-')}?" if near else "")
-            )
+        if plain not in Settings.model_fields:
+            raise InputError(f"{path}: unknown option {name!r}{_suggestion(plain)}")
         options[plain] = value
     return options
 
 
-def _checked(name: str, value: Any) -> Any:
-    if name in LISTS:
-        parts = value.split(",") if isinstance(value, str) else value
-        if not isinstance(parts, list | tuple):
-            raise InputError(f"option {name}: a list or comma-separated text is needed, not {value!r}")
-        return tuple(str(part).strip() for part in parts if str(part).strip())
-    wanted = TYPES.get(name, str)
-    if wanted is str:
-        return str(value)
-    if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-        raise InputError(
-            f"option {name}: {'true or false' if wanted is bool else 'a whole number'} is needed, not {value!r}"
-        )
-    if name == "limit" and isinstance(value, int) and value < 1:
-        raise InputError(f"option limit: at least 1 is needed, not {value}")
-    if name == "window" and isinstance(value, int) and value < 2:
-        raise InputError(f"option window: at least 2 is needed, not {value}")
-    return value
-
-
-def _checked_suites(suites: tuple[str, ...]) -> tuple[str, ...]:
-    from alignx_eval.metrics import check_suites
-
-    return check_suites(suites)
-
-
-def _check_outputs(outputs: tuple[str, ...]) -> None:
-    for output in outputs:
-        if Path(output).suffix not in OUTPUT_SUFFIXES:
-            raise InputError(f"-o {output}: the format follows the suffix, one of {' '.join(OUTPUT_SUFFIXES)}")
-
-
-def _resolved(languages: tuple[str, ...] | None, quiet: bool) -> tuple[str, ...] | None:
+def _resolved(option: str, languages: tuple[str, ...] | None, quiet: bool) -> tuple[str, ...] | None:
     """FLORES codes, each once; what stood for them is printed to stderr."""
     if languages is None:
         return None
-    from alignx_eval.languages import LANGUAGES, resolve_language
-
     codes = []
     for text in languages:
         code = resolve_language(text)
@@ -205,5 +217,5 @@ def _resolved(languages: tuple[str, ...] | None, quiet: bool) -> tuple[str, ...]
             print(f"language {text} is {code} ({LANGUAGES[code].name})", file=sys.stderr)
         codes.append(code)
     if not codes:
-        raise InputError("--languages: no language given")
+        raise InputError(f"--{option}: no language given")
     return tuple(dict.fromkeys(codes))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from alignx_eval.settings import Settings
 from alignx_eval.suites.table import MEASURING_VERSIONS
 
 if TYPE_CHECKING:
+    from alignx_eval.checkpoint import Checkpoint
     from alignx_eval.comparison.rows import Comparison
     from alignx_eval.judgement.policy import Policy
 
@@ -29,6 +28,7 @@ class Source:
     reference: str
     run: RunDirectory | None = None
     label_in_run: str = ""
+    checkpoint: Checkpoint | None = None  # where it is open already
 
 
 def read_reference(reference: str) -> Source:
@@ -48,36 +48,22 @@ def read_reference(reference: str) -> Source:
     return Source(reference, run, label or labels[0])
 
 
+def sources_of(
+    base: str, candidates: Sequence[str], control: str | None
+) -> tuple[list[Source], list[str], dict[str, Any]]:
+    """The inputs of a comparison, the role of each, and the options of the first run directory among them (see `inherited_options`)."""
+    sources = [read_reference(reference) for reference in (base, *candidates, *([control] if control else []))]
+    roles = ["base", *["candidate"] * len(candidates), *["control"] * bool(control)]
+    return sources, roles, inherited_options(sources)
+
+
 def inherited_options(sources: Sequence[Source]) -> dict[str, Any]:
     """The options of the first run directory among the inputs, so that checkpoints beside it are measured in the same way."""
     for source in sources:
         if source.run is not None:
             options = source.run.manifest.get("options", {})
-            return {name: options[name] for name in Settings().measuring() if options.get(name) is not None}
+            return {name: options[name] for name in (*Settings().measuring(), "pivot") if options.get(name) is not None}
     return {}
-
-
-def default_out(sources: Sequence[Source], identity: Mapping[str, Any]) -> Path:
-    """`alignx-runs/NAMES-HASH`, the same for the same identity, so that a repeated command resumes and another one has its own."""
-    names = [
-        Path(source.label_in_run or source.reference.removeprefix("bundled:").rstrip("/")).stem for source in sources
-    ]
-    readable = "-".join("".join(c if c.isalnum() or c in "._" else "-" for c in name) for name in names)[:80]
-    return (
-        Path("alignx-runs")
-        / f"{readable}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]}"
-    )
-
-
-def _identity_in_run(source: Source, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Identity of a checkpoint of an earlier run; with the options it was measured with, where they are not those of this run."""
-    assert source.run is not None
-    recorded: list[dict[str, Any]] = source.run.manifest.get("identity", {}).get("checkpoints", [])
-    entry: dict[str, Any] = next((entry for entry in recorded if entry["name"] == source.label_in_run), {})
-    options = _without_checkpoints(source.run)
-    return {name: entry.get(name) for name in ("content", "dtype", "device")} | (
-        {"options": options} if options != own else {}
-    )
 
 
 # What a run directory says of itself
@@ -114,7 +100,7 @@ def _version(fingerprint: Mapping[str, Any]) -> str:
     return f"version {fingerprint['measuring_version']}" if "measuring_version" in fingerprint else "an older version"
 
 
-def _suites_of_run(directory: RunDirectory, labels: Sequence[str], asked: Sequence[str]) -> list[str]:
+def suites_of_run(directory: RunDirectory, labels: Sequence[str], asked: Sequence[str]) -> list[str]:
     """The suites asked for, and those that an earlier session of this run finished for every checkpoint."""
 
     def there(suite: str) -> bool:
@@ -141,6 +127,11 @@ def read_policy(settings: Settings, directory: RunDirectory | None = None) -> tu
         raise InputError(
             f"{directory.path / 'manifest.json'}: holds no valid policy; give one with --policy"
         ) from error
+
+
+def policy_facts(policy: Policy, name: str, enforced: bool) -> dict[str, Any]:
+    """What the manifest says of the policy of a comparison; `read_policy` reads it back."""
+    return {"policy": {"name": name, "content": policy.model_dump(mode="json"), "enforced": enforced}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,26 +249,22 @@ def _current(
     ]
 
 
-def _corpus_of_runs(sources: Sequence[Source]) -> dict[str, Any]:
+def corpus_of_runs(sources: Sequence[Source]) -> dict[str, Any]:
     for source in sources:
         if source.run is not None:
             return dict(source.run.manifest.get("corpus") or {})
     return {}
 
 
-def _resolve_template(sources: Sequence[Source], settings: Settings) -> str:
+def resolve_template(sources: Sequence[Source], settings: Settings) -> str:
     """One template for all: --template, else the first that a checkpoint names, else plain. Tells early what is not there."""
     from alignx_eval.checkpoint import recorded_template
 
     recorded = [
-        recorded_template(source.reference, offline=settings.offline) for source in sources if source.run is None
+        source.checkpoint.prompt_template
+        if source.checkpoint is not None
+        else recorded_template(source.reference, offline=settings.offline)
+        for source in sources
+        if source.run is None
     ]
     return settings.template or next((template for template in recorded if template), "plain")
-
-
-def _readable(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(1, round(size / 2**20))} MiB"
-
-
-def _without_checkpoints(run: RunDirectory) -> dict[str, Any]:
-    return {name: value for name, value in run.manifest.get("identity", {}).items() if name != "checkpoints"}

@@ -49,6 +49,11 @@ def quantity(value: float | None, unit: str = "") -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
+def file_size(size: float) -> str:
+    """Bytes for people: 1.5 GiB, 12 MiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{max(1, round(size / 2**20))} MiB"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds for people: 45 s, 12 min 30 s, 3 h 5 min."""
     if seconds is None:

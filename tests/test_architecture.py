@@ -27,48 +27,15 @@ LAYERS = [
     "comparison",
     "judgement",
     "render",
-    "pipeline sources settings environment api",
+    "pipeline sources identity settings environment api",
     "cli __main__",
 ]
 
 # What the rules forbid and the code still does, as pairs (module, what it should not touch). A pair that no longer occurs makes its test
 # fail, so this can only shrink; a new pair is a decision for a reviewer.
 NOT_YET: dict[str, set[tuple[str, str]]] = {
-    "layers": {
-        ("alignx_eval.engine.harness", "alignx_eval.suites.shared"),
-        ("alignx_eval.pipeline", "alignx_eval.cli.display"),
-        ("alignx_eval.pipeline", "alignx_eval.cli.output"),
-    },
-    "private names": {
-        ("alignx_eval.evaluate", "alignx_eval.suites.table._chosen_tasks"),
-        ("alignx_eval.evaluate", "alignx_eval.suites.table._measure"),
-        ("alignx_eval.evaluate", "alignx_eval.suites.table._relevant_options"),
-        ("alignx_eval.evaluate", "alignx_eval.suites.table._text_of"),
-        ("alignx_eval.pipeline", "alignx_eval.cli.output._check_folder"),
-        ("alignx_eval.pipeline", "alignx_eval.environment._default_device"),
-        ("alignx_eval.pipeline", "alignx_eval.environment._own_device"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._corpus_of_runs"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._identity_in_run"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._readable"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._resolve_template"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._suites_of_run"),
-        ("alignx_eval.pipeline", "alignx_eval.sources._without_checkpoints"),
-        ("alignx_eval.suites.layers", "alignx_eval.suites.layer_pictures._maps"),
-        ("alignx_eval.suites.layers", "alignx_eval.suites.layer_pictures._pairs"),
-        ("alignx_eval.suites.layers", "alignx_eval.suites.layer_pictures._projections"),
-        ("alignx_eval.suites.layers", "alignx_eval.suites.layer_pictures._shown_layers"),
-        ("alignx_eval.suites.tasks", "alignx_eval.engine.harness._cut_documents"),
-        ("alignx_eval.suites.tasks", "alignx_eval.engine.harness._cut_text"),
-        ("alignx_eval.suites.tasks", "alignx_eval.engine.harness._evaluate"),
-        ("alignx_eval.suites.tasks", "alignx_eval.engine.harness._lm_eval_model"),
-        ("alignx_eval.suites.tasks", "alignx_eval.engine.harness._lm_eval_version"),
-        ("alignx_eval.suites.tasks", "alignx_eval.engine.harness._quiet"),
-        ("alignx_eval.suites.tasks", "alignx_eval.engine.harness._task_manager"),
-        ("alignx_eval.suites.tasks", "alignx_eval.suites.interface_choice._hash"),
-        ("alignx_eval.suites.translation", "alignx_eval.engine.generate._end_names"),
-        ("alignx_eval.suites.translation", "alignx_eval.engine.generate._first_line"),
-        ("alignx_eval.suites.translation", "alignx_eval.engine.generate._has_line_break"),
-    },
+    "layers": set(),
+    "private names": set(),
 }
 
 

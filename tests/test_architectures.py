@@ -7,10 +7,10 @@ import pytest
 import transformers
 from helpers import architectures as tiny_architectures
 from helpers.architectures import NOT_BUILT, causal_architectures, row, support, tiny_checkpoint
+from helpers.engines import language_id, language_modelling, layers, tasks, translation
 
 from alignx_eval.corpora import load_corpus
 from alignx_eval.engine import decoding_cache
-from alignx_eval.suites import language_id, language_modelling, layers, tasks, translation
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "architectures.md").read_text(encoding="utf-8")
 LISTED = {

@@ -470,9 +470,10 @@ def run_and_cache_contents(folder: Path) -> dict[str, Any]:
 
 
 def random_kills_of_a_small_run(place: Path, kills: int) -> dict[str, int]:
+    from helpers.engines import evaluate
+
     from alignx_eval.checkpoint import open_checkpoint
     from alignx_eval.corpora import load_corpus
-    from alignx_eval.evaluate import evaluate
     from alignx_eval.suites.table import Options
 
     checkpoint_files(place)

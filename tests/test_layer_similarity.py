@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from helpers.encoding import make_checkpoint
+from helpers.engines import layers
 from helpers.vectors import make_corpus
 
 from alignx_eval.comparison.layer_similarity import compare_cached_layers, compare_layers
@@ -14,7 +15,6 @@ from alignx_eval.errors import InputError
 from alignx_eval.measures.cka import debiased_cka
 from alignx_eval.run_directory import RunDirectory
 from alignx_eval.statistics.jackknife import jackknife
-from alignx_eval.suites import layers
 
 LAYERS = ("0", "1", "1+norm")
 

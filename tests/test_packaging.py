@@ -85,7 +85,8 @@ def test_every_import_is_a_declared_dependency():
         "lm_eval": "lm-eval",
         "huggingface_hub": "huggingface-hub",
     }
-    brought_along = {"datasets": "lm-eval", "markupsafe": "jinja2"}  # used only beside the package that depends on them
+    # Used only beside the package that depends on them.
+    brought_along = {"datasets": "lm-eval", "markupsafe": "jinja2", "pydantic_core": "pydantic"}
     for folder in (ROOT / "alignx_eval", ROOT / "trainer" / "alignx_trainer"):
         for path in folder.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

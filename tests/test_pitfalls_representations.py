@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers.encoding import SENTENCES, WORDS, make_checkpoint, module_calls
+from helpers.engines import language_id, layers
 from helpers.oracles import feature_space_debiased
 from helpers.reports import csv_text, json_text, page_text
 from sklearn.metrics import balanced_accuracy_score
@@ -26,7 +27,6 @@ from alignx_eval.measures import probe
 from alignx_eval.measures.cka import debiased_cka
 from alignx_eval.results import SuiteResult
 from alignx_eval.run_directory import RunDirectory
-from alignx_eval.suites import language_id, layers
 
 PIVOT, GERMAN, RUSSIAN = "eng_Latn", "deu_Latn", "rus_Cyrl"
 
@@ -68,7 +68,7 @@ def run_on(
         sources,
     )
     before = {language: encoding.vectors.copy() for language, encoding in sources.items()}
-    monkeypatch.setattr(suite, "encode_corpus", lambda *_, **__: vectors)
+    monkeypatch.setattr("alignx_eval.engine.transformers_engine.encode_corpus", lambda *_, **__: vectors)
     result = suite.run(make_checkpoint(), corpus, **options)
     for (
         language,

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from helpers.encoding import SENTENCES, corpus_of, make_checkpoint, module_calls
+from helpers.engines import language_id, layers
 from helpers.models import tiny_model, tiny_tokenizer
 from helpers.vectors import make_corpus
 
@@ -18,7 +19,7 @@ from alignx_eval.checkpoint import write_checkpoint
 from alignx_eval.engine import vector_cache
 from alignx_eval.engine.encode import encode, encode_corpus
 from alignx_eval.errors import InputError
-from alignx_eval.suites import language_id, layer_pictures, layers
+from alignx_eval.suites import layer_pictures
 
 
 def test_a_process_alone_needs_nobody():

@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 from helpers.encoding import make_checkpoint
+from helpers.engines import language_id
 from helpers.vectors import LANGUAGES, as_vectors, by_key, make_corpus
 
 from alignx_eval.errors import InputError
-from alignx_eval.suites import language_id
 
 
 def planted(monkeypatch, offsets: dict[str, float], lines=60, width=16):
@@ -21,7 +21,7 @@ def planted(monkeypatch, offsets: dict[str, float], lines=60, width=16):
         name: content + offset * direction + generator.normal(size=(3, lines, width))
         for name, offset in offsets.items()
     }
-    monkeypatch.setattr(language_id, "encode_corpus", lambda *_, **__: as_vectors(stacks))
+    monkeypatch.setattr("alignx_eval.engine.transformers_engine.encode_corpus", lambda *_, **__: as_vectors(stacks))
 
 
 def test_separability_follows_the_planted_offset(monkeypatch):

@@ -8,12 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.engines import language_modelling
 
 from alignx_eval.corpora import load_corpus
 from alignx_eval.engine.score import rolling_windows, sentence_costs
 from alignx_eval.errors import InputError
 from alignx_eval.statistics.clustered import clustered_ratio
-from alignx_eval.suites.language_modelling import check, run
+
+check, run = language_modelling.check, language_modelling.run
 
 LANGUAGES = ["eng_Latn", "deu_Latn", "zho_Hans"]
 

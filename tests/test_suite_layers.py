@@ -11,12 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers.encoding import make_checkpoint, sink_checkpoint
+from helpers.engines import layers
 from helpers.vectors import LANGUAGES, as_vectors, by_key, make_corpus
 
 from alignx_eval.errors import InputError
 from alignx_eval.measures.cka import debiased_cka
 from alignx_eval.measures.cosine import centre, cosine_matrix, paired_cosine
-from alignx_eval.suites import layer_pictures, layers
+from alignx_eval.suites import layer_pictures
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,9 @@ def tiny():
 
 def planted(monkeypatch, stacks: dict[str, np.ndarray], **options):
     """Let the suite see the given vectors, layer name -> [languages, lines, width]."""
-    monkeypatch.setattr(layers, "encode_corpus", lambda *_, **__: as_vectors(stacks, **options))
+    monkeypatch.setattr(
+        "alignx_eval.engine.transformers_engine.encode_corpus", lambda *_, **__: as_vectors(stacks, **options)
+    )
 
 
 def align_then_diverge(lines=40, width=24):
@@ -213,7 +216,7 @@ def test_sentences_of_few_tokens_do_not_count_for_the_share_of_one(monkeypatch):
         language: np.broadcast_to(np.where(counts == 8, 0.1 * (index + 1), 0.9), (6, 40))
         for index, language in enumerate(LANGUAGES)
     }
-    monkeypatch.setattr(layers, "encode_corpus", lambda *_, **__: vectors)
+    monkeypatch.setattr("alignx_eval.engine.transformers_engine.encode_corpus", lambda *_, **__: vectors)
     result = layers.run(make_checkpoint(), make_corpus())
     row = by_key(result)["layers/largest_token_share/2/-/-"]
     assert (row.value, row.n) == (pytest.approx(0.2), 10) and result.warnings == []

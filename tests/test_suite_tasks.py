@@ -9,13 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import tiny_models
+from helpers.engines import tasks
 
 from alignx_eval.assets import asset_folder
 from alignx_eval.corpora import load_corpus
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.prompts import translation_prompt
 from alignx_eval.suites.interface_choice import choice_lines, interface_choice
-from alignx_eval.suites.tasks import check, list_tasks, run
+from alignx_eval.suites.tasks import list_tasks
+
+run = tasks.run
+
+
+def check(names=None, limit=None):
+    return tasks.check(None, tasks=names, limit=limit)
+
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("interface_choice_deu_Latn", "interface_choice_zho_Hans")
@@ -195,14 +203,14 @@ def test_a_tokenizer_without_start_and_end_works_and_says_what_stands_at_the_sta
 def test_generation_and_empty_prompts_need_no_special_token(ends):
     from lm_eval.api.instance import Instance
 
-    from alignx_eval.engine.harness import _lm_eval_model
+    from alignx_eval.engine.harness import lm_eval_model
 
     class Generating:
         OUTPUT_TYPE = "generate_until"
 
     tokens = tiny_models.tokenizer(bos=ends, eos=ends)
     tokens = tokens if ends else without_padding(tokens)
-    model = _lm_eval_model(tiny_models.checkpoint(tokens=tokens), {"made up": Generating()})
+    model = lm_eval_model(tiny_models.checkpoint(tokens=tokens), {"made up": Generating()})
     assert model.batch_size == (1 if not ends else 64)
     requests = [
         Instance("generate_until", {}, (text, {"until": ["x"], "max_gen_toks": 5}), 0) for text in ("Open the", "Save")
@@ -257,13 +265,13 @@ def prompt_lengths(task, limit):
 def test_a_model_that_keeps_padding_in_its_state_generates_text_by_text():
     from helpers import architectures as tiny_architectures
 
-    from alignx_eval.engine.harness import _lm_eval_model
+    from alignx_eval.engine.harness import lm_eval_model
 
     class Generating:
         OUTPUT_TYPE = "generate_until"
 
     for kind, size in (("mamba", 1), ("llama", 64)):
-        assert _lm_eval_model(tiny_architectures.tiny_checkpoint(kind), {"made up": Generating()}).batch_size == size
+        assert lm_eval_model(tiny_architectures.tiny_checkpoint(kind), {"made up": Generating()}).batch_size == size
 
 
 def test_data_that_is_not_at_hand_is_a_missing_asset(monkeypatch, tmp_path):
@@ -281,8 +289,8 @@ def test_a_read_only_installation_without_a_home_will_do(tmp_path):
     """Documents come from the package itself: no cache is written, wherever the package lies."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from helpers import tiny_models\n"
-        "from alignx_eval.suites.tasks import run\n"
-        "print(len(run(tiny_models.checkpoint(), tasks=['interface_choice_deu_Latn'], limit=2).rows))"
+        "from helpers.engines import tasks\n"
+        "print(len(tasks.run(tiny_models.checkpoint(), tasks=['interface_choice_deu_Latn'], limit=2).rows))"
     )
     home = tmp_path / "home"
     home.mkdir()

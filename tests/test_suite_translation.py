@@ -3,21 +3,26 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import sacrebleu
 from helpers import tiny_models
+from helpers.engines import translation
 
 from alignx_eval import prompts
 from alignx_eval.corpora import load_corpus
 from alignx_eval.engine import generate
+from alignx_eval.engine.batches import sentence_token_ids
 from alignx_eval.engine.generate import greedy_decode
+from alignx_eval.engine.transformers_engine import TransformersEngine
 from alignx_eval.errors import InputError
 from alignx_eval.measures.bleu import prepare
 from alignx_eval.prompts import translation_prompt
-from alignx_eval.suites import translation
-from alignx_eval.suites.translation import run, shuffled
+from alignx_eval.suites.translation import shuffled
+
+run = translation.run
 
 LANGUAGES = ["eng_Latn", "deu_Latn", "zho_Hans"]
 
@@ -161,12 +166,17 @@ def test_an_answer_that_begins_with_line_breaks_is_read(corpus):
     }  # they count towards the cap
 
 
+def requests_of(tokenizer, corpus, pairs, most):
+    engine = TransformersEngine(SimpleNamespace(tokenizer=tokenizer))
+    return translation._requests(engine, corpus, pairs, "plain", most)
+
+
 @pytest.mark.parametrize("bos, eos, first", [(True, True, [0]), (False, True, [1]), (False, False, [])])
 def test_a_prompt_starts_with_bos_else_eos_else_nothing(corpus, bos, eos, first):
     tokenizer = tiny_models.tokenizer(bos=bos, eos=eos)
     pair = ("eng_Latn", "deu_Latn")
-    requests = translation._requests(tokenizer, corpus, [pair], "plain", 5)
-    for prompt, line in zip(requests.prompts[pair], corpus.sentences["eng_Latn"], strict=True):
+    prompts_of_lines = sentence_token_ids(tokenizer, requests_of(tokenizer, corpus, [pair], 5).prompts[pair])
+    for prompt, line in zip(prompts_of_lines, corpus.sentences["eng_Latn"], strict=True):
         assert prompt == [
             *first,
             *tokenizer(translation_prompt("plain", *pair, line), add_special_tokens=False)["input_ids"],
@@ -176,8 +186,9 @@ def test_a_prompt_starts_with_bos_else_eos_else_nothing(corpus, bos, eos, first)
 
 def test_a_start_token_that_the_template_writes_is_not_doubled(corpus, monkeypatch):
     monkeypatch.setitem(prompts.TEMPLATES, "plain", "<s>{instruction}\n{input}\n")
-    requests = translation._requests(tiny_models.tokenizer(), corpus, [("eng_Latn", "deu_Latn")], "plain", 5)
-    assert {tuple(prompt[:2]).count(0) for prompt in requests.prompts["eng_Latn", "deu_Latn"]} == {1}
+    pair, tokenizer = ("eng_Latn", "deu_Latn"), tiny_models.tokenizer()
+    prompts_of_lines = sentence_token_ids(tokenizer, requests_of(tokenizer, corpus, [pair], 5).prompts[pair])
+    assert {tuple(prompt[:2]).count(0) for prompt in prompts_of_lines} == {1}
 
 
 def test_sampling_options_of_the_checkpoint_change_nothing(corpus, result):
@@ -217,12 +228,11 @@ def test_the_cap_follows_the_source_and_the_target_language(corpus):
 
 def test_text_that_leaves_no_room_in_the_context_is_refused_by_name(corpus):
     pairs = [("eng_Latn", "zho_Hans"), ("zho_Hans", "eng_Latn")]
-    requests = translation._requests(tiny_models.tokenizer(), corpus, pairs, "plain", 40)
+    tokenizer = tiny_models.tokenizer()
+    requests = requests_of(tokenizer, corpus, pairs, 40)
+    lengths = {pair: [len(ids) for ids in sentence_token_ids(tokenizer, requests.prompts[pair])] for pair in pairs}
     needed = np.array(
-        [
-            [len(prompt) + cap for prompt, cap in zip(requests.prompts[pair], requests.caps[pair], strict=True)]
-            for pair in pairs
-        ]
+        [[length + cap for length, cap in zip(lengths[pair], requests.caps[pair], strict=True)] for pair in pairs]
     ).max(axis=0)
     for positions in (int(needed.max()) - 1, int(np.median(needed))):
         count = int((needed > positions).sum())

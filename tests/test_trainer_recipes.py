@@ -126,8 +126,8 @@ def test_ablation_is_one_command_with_one_table(corpus_folder: Path, tmp_path: P
         provenance={},
     )  # fmt: skip
     recipe = recipe_for(corpus_folder, init=str(base), steps=3, learning_rate=5e-3)
-    options = ["--corpus", str(corpus_folder), "--suites", "layers,language_modelling", "--limit", "40", "-q"]
-    path = ablate(recipe, tmp_path / "ablation", seeds=(0, 1), compare_options=options)
+    options = {"corpus": str(corpus_folder), "suites": ["layers", "language_modelling"], "limit": 40}
+    path = ablate(recipe, tmp_path / "ablation", seeds=(0, 1), options=options)
     numbers = json.loads((tmp_path / "ablation" / "ablation.json").read_text())
     assert [entry["seed"] for entry in numbers] == [0, 1] and path.read_text() == table_of(numbers)
     tokens = {
@@ -148,7 +148,7 @@ def test_ablation_is_one_command_with_one_table(corpus_folder: Path, tmp_path: P
         assert f"| bits per byte | {seed} | " in path.read_text()
     # The table stays when the command is given again, and nothing is trained anew.
     before = (tmp_path / "ablation" / "both-seed1" / "model.pt").stat().st_mtime_ns
-    assert ablate(recipe, tmp_path / "ablation", seeds=(0, 1), compare_options=options) == path
+    assert ablate(recipe, tmp_path / "ablation", seeds=(0, 1), options=options) == path
     assert (tmp_path / "ablation" / "both-seed1" / "model.pt").stat().st_mtime_ns == before
 
 
@@ -158,10 +158,10 @@ def test_an_ablation_needs_both_losses(corpus_folder: Path, tmp_path: Path):  # 
             recipe_for(corpus_folder, init="bundled:base", matching_weight=0.0),
             tmp_path,
             seeds=(0,),
-            compare_options=[],
+            options={},
         )
     with pytest.raises(InputError, match="each seed once"):
-        ablate(recipe_for(corpus_folder, init="bundled:base"), tmp_path, seeds=(1, 1), compare_options=[])
+        ablate(recipe_for(corpus_folder, init="bundled:base"), tmp_path, seeds=(1, 1), options={})
 
 
 def test_the_public_names_are_loaded_when_they_are_asked_for():

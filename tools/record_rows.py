@@ -1,7 +1,7 @@
 """Write `tests/recorded_rows.json`: every number of a small fixed measurement, with the measuring version of its suite.
 
-`tests/test_recorded_rows.py` measures again and compares. Whoever changes what a suite measures raises its number in
-`evaluate.MEASURING_VERSIONS`, names the change in CHANGELOG.md and runs this tool; results measured before then no longer pass as new ones.
+`tests/test_recorded_rows.py` measures again and compares. Whoever changes what a suite measures raises its version in
+`suites/table.py`, names the change in CHANGELOG.md and runs this tool; results measured before then no longer pass as new ones.
 """
 
 from __future__ import annotations
@@ -19,13 +19,17 @@ def measure() -> dict[str, dict[str, Any]]:
     """Suite -> {"measuring_version": its number, "values": {key of the row: value}} of `bundled:base` on the first lines of `interface`."""
     from alignx_eval.checkpoint import open_checkpoint
     from alignx_eval.corpora import load_corpus
+    from alignx_eval.engine.transformers_engine import TransformersEngine
     from alignx_eval.evaluate import evaluate
     from alignx_eval.metrics import SUITES
     from alignx_eval.suites.table import MEASURING_VERSIONS, Options
 
     corpus = load_corpus("interface", "test", LANGUAGES, LINES)
     results = evaluate(
-        open_checkpoint("bundled:base"), corpus, tuple(SUITES), Options(languages=LANGUAGES, limit=LINES)
+        TransformersEngine(open_checkpoint("bundled:base")),
+        corpus,
+        tuple(SUITES),
+        Options(languages=LANGUAGES, limit=LINES),
     )
     return {
         suite: {

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from alignx_eval.cli import options as opt
-from alignx_eval.settings import settings_from
 
 
 def bless(
@@ -39,6 +38,7 @@ def bless(
     from alignx_eval.errors import AlignxError, InputError
     from alignx_eval.judgement.baseline import DEFAULT_NAME, changes, load, looks_like_baseline, make, write
     from alignx_eval.run_directory import RunDirectory
+    from alignx_eval.settings import settings_from
     from alignx_eval.sources import read_finished, read_policy
 
     path = to or Path(DEFAULT_NAME)

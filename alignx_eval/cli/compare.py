@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from alignx_eval.cli import options as opt
-from alignx_eval.settings import check_effective, settings_from
 
 
 def compare(
@@ -37,6 +36,7 @@ def compare(
     corpus: opt.CorpusOption = None,
     split: opt.SplitOption = None,
     languages: opt.LanguagesOption = None,
+    pivot: opt.PivotOption = None,
     limit: opt.LimitOption = None,
     tasks: opt.TasksOption = None,
     template: opt.TemplateOption = None,
@@ -92,61 +92,36 @@ def compare(
     from alignx_eval.cli.display import Display
     from alignx_eval.cli.output import write_outputs, write_reports
     from alignx_eval.errors import InputError
-    from alignx_eval.pipeline import compare_layers, measure, plan, run_directory
-    from alignx_eval.sources import inherited_options, read_comparison, read_policy, read_reference
+    from alignx_eval.judgement.report import make_report
+    from alignx_eval.pipeline import comparing, plan
+    from alignx_eval.settings import check_effective, settings_from
+    from alignx_eval.sources import policy_facts, read_comparison, read_policy, sources_of
 
     settings = settings_from(given, config)  # before anything is opened, so that a wrong option is told first
-    sources = [
-        read_reference(reference)
-        for reference in (base, *candidates, *([settings.control] if settings.control else []))
-    ]
-    roles = ["base"] + ["candidate"] * len(candidates) + ["control"] * bool(settings.control)
-    if inherited := inherited_options(sources):
+    sources, roles, inherited = sources_of(base, candidates, settings.control)
+    if inherited:
         settings = settings_from(given, config, inherited)
     check_effective(given, settings, measures=any(source.run is None for source in sources))
-    rules = read_policy(settings)
+    rules, name = read_policy(settings)
     enforced = settings.gate or settings.strict
     if settings.series and len(candidates) < 2:
         raise InputError("--series: at least two candidates are needed")
-    if rules[0].against == "control" and not settings.control:
+    if rules.against == "control" and not settings.control:
         raise InputError(
             "the policy gates against the control, and there is none: give --control, or set `against: base` in the policy"
         )
-    planned = plan(sources, roles, settings)
-    main = processes.is_main()
-    with Display(quiet=settings.quiet or not main) as display, run_directory(planned, display) as (directory, ready):
-        policy_facts = {"name": rules[1], "content": rules[0].model_dump(mode="json"), "enforced": enforced}
-        results = measure(planned, ready, directory, display, {"policy": policy_facts})
-        if not main:  # the main process does the rest
-            return
-        from alignx_eval.comparison.compare import compare as compare_results
-        from alignx_eval.judgement.report import make_report
-        from alignx_eval.judgement.series import order_steps
-
-        labels, checkpoints = ready.labels, ready.checkpoints
-        measured = [label for label, role in zip(labels, roles) if role == "candidate"]
-        tuned = labels[-1] if settings.control else None
-        comparison = compare_results(
-            results,
-            base=labels[0],
-            candidates=order_steps(measured, checkpoints) if settings.series else measured,
-            control=tuned,
-            checkpoints=checkpoints,
-            corpus=planned.corpus_facts,
-            seed=settings.seed,
-            allow_mismatch=settings.allow_mismatch,
-            series=settings.series,
-        )
-        # After the check that the results compare at all.
-        comparison.layer_similarity = compare_layers(directory, results, labels[0], measured, tuned, settings, display)
-        report = make_report(comparison, rules[0], policy_name=rules[1], enforced=enforced)
-        directory.write_manifest({**directory.manifest, "mismatches": comparison.mismatches})
-        # The reports in the directory are of all that it holds, also where this command asked for less of it.
-        whole = report
-        if set(directory.manifest["options"]["suites"]) != set(settings.suites):
-            whole = make_report(read_comparison(directory, settings), rules[0], policy_name=rules[1], enforced=enforced)
-        write_reports(whole, directory.path, settings)
-        write_outputs(report, settings, display, page=directory.path / "report.html")
+    with Display(quiet=settings.quiet or not processes.is_main()) as display:
+        planned = plan(sources, roles, settings, display)
+        with comparing(planned, display, policy_facts(rules, name, enforced)) as (directory, comparison):
+            if comparison is None:  # the main process does the rest
+                return
+            report = make_report(comparison, rules, policy_name=name, enforced=enforced)
+            # The reports in the directory are of all that it holds, also where this command asked for less of it.
+            whole = report
+            if set(directory.manifest["options"]["suites"]) != set(settings.suites):
+                whole = make_report(read_comparison(directory, settings), rules, policy_name=name, enforced=enforced)
+            write_reports(whole, directory.path, settings)
+            write_outputs(report, settings, display, page=directory.path / "report.html")
     if enforced:
         assert report.verdict is not None
         raise typer.Exit(report.verdict.exit_code(strict=settings.strict))

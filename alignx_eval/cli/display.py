@@ -78,8 +78,10 @@ class Display:
         return start
 
     def finished(self, label: str) -> Callable[[str, SuiteResult, bool], None]:
+        from alignx_eval.pipeline import suite_line
+
         def report(suite: str, result: SuiteResult, reused: bool) -> None:
-            self.say(f"{label}: {suite} " + ("was done before" if reused else f"{result.seconds:.1f} s"))
+            self.say(suite_line(label, suite, result, reused))
 
         return report
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from alignx_eval.cli import options as opt
-from alignx_eval.settings import settings_from
 
 
 def gate(
@@ -46,15 +45,18 @@ def gate(
     """
     given = {name: value for name, value in locals().items() if name not in ("result", "baseline", "debug")}
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.output import check_outputs, write_outputs
+    from alignx_eval.cli.output import write_outputs
     from alignx_eval.errors import InputError
+    from alignx_eval.files import check_file
     from alignx_eval.judgement.gate import judge
     from alignx_eval.judgement.report import report_of
     from alignx_eval.run_directory import RunDirectory
+    from alignx_eval.settings import settings_from
     from alignx_eval.sources import check_finished, read_comparison, read_finished, read_policy
 
     settings = settings_from(given, None)
-    check_outputs(settings.output)
+    for file in settings.output:
+        check_file(f"-o {file}", Path(file).expanduser())
     folder, _, label = result.partition("#")
     directory = RunDirectory.read(folder)
     with Display(quiet=settings.quiet) as display:

@@ -38,6 +38,16 @@ LanguagesOption = Annotated[
 ]
 
 
+PivotOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pivot",
+        metavar="LANGUAGE",
+        help="The language that every other is paired with, in `layers` and `translation`. [default: eng_Latn]",
+    ),
+]
+
+
 LimitOption = Annotated[
     int | None,
     typer.Option(

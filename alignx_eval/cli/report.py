@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from alignx_eval.cli import options as opt
-from alignx_eval.settings import settings_from
 
 
 def report(
@@ -32,14 +31,17 @@ def report(
     """
     given = {name: value for name, value in locals().items() if name not in ("run_directory", "debug")}
     from alignx_eval.cli.display import Display
-    from alignx_eval.cli.output import check_outputs, write_outputs, write_reports
+    from alignx_eval.cli.output import write_outputs, write_reports
     from alignx_eval.errors import InputError
+    from alignx_eval.files import check_file
     from alignx_eval.judgement.report import make_report
     from alignx_eval.run_directory import RunDirectory
+    from alignx_eval.settings import settings_from
     from alignx_eval.sources import read_comparison, read_policy, unfinished
 
     settings = settings_from(given, None)
-    check_outputs(settings.output)
+    for file in settings.output:
+        check_file(f"-o {file}", Path(file).expanduser())
     directory = RunDirectory.read(run_directory)
     idle = [name for name in ("policy", "allow_mismatch", "annotations") if given[name]]
     if idle and not directory.manifest.get("candidates"):

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from alignx_eval.cli import options as opt
-from alignx_eval.settings import check_effective, settings_from
 
 
 def run(
@@ -22,6 +21,7 @@ def run(
     corpus: opt.CorpusOption = None,
     split: opt.SplitOption = None,
     languages: opt.LanguagesOption = None,
+    pivot: opt.PivotOption = None,
     limit: opt.LimitOption = None,
     tasks: opt.TasksOption = None,
     template: opt.TemplateOption = None,
@@ -53,7 +53,8 @@ def run(
     from alignx_eval.cli.output import write_outputs, write_reports
     from alignx_eval.errors import InputError
     from alignx_eval.judgement.report import make_report
-    from alignx_eval.pipeline import measure, plan, run_directory
+    from alignx_eval.pipeline import comparing, plan
+    from alignx_eval.settings import check_effective, settings_from
     from alignx_eval.sources import read_comparison, read_reference
 
     settings = settings_from(given, config)
@@ -65,26 +66,15 @@ def run(
     source = read_reference(checkpoint)
     if source.run is not None:
         raise InputError(f"{checkpoint}: is a run directory already; show it with `alignx-eval report {checkpoint}`")
-    planned = plan([source], ["base"], settings)
-    main = processes.is_main()
-    with Display(quiet=settings.quiet or not main) as display, run_directory(planned, display) as (directory, ready):
-        results = measure(planned, ready, directory, display)
-        if not main:  # the main process does the rest
-            return
-        from alignx_eval.comparison.compare import compare as compare_results
-
-        comparison = compare_results(
-            results,
-            base=ready.labels[0],
-            candidates=[],
-            checkpoints=ready.checkpoints,
-            corpus=planned.corpus_facts,
-            seed=settings.seed,
-        )
-        # The reports in the directory are of all that it holds, also where this command asked for less of it.
-        more = set(directory.manifest["options"]["suites"]) != set(settings.suites)
-        report = make_report(comparison)
-        whole = make_report(read_comparison(directory, settings)) if more else report
-        write_reports(whole, directory.path, settings)
-        next_command = shlex.join(["alignx-eval", "compare", str(directory.path), "CANDIDATE"])
-        write_outputs(report, settings, display, page=directory.path / "report.html", next_command=next_command)
+    with Display(quiet=settings.quiet or not processes.is_main()) as display:
+        planned = plan([source], ["base"], settings, display)
+        with comparing(planned, display) as (directory, comparison):
+            if comparison is None:  # the main process does the rest
+                return
+            report = make_report(comparison)
+            # The reports in the directory are of all that it holds, also where this command asked for less of it.
+            more = set(directory.manifest["options"]["suites"]) != set(settings.suites)
+            whole = make_report(read_comparison(directory, settings)) if more else report
+            write_reports(whole, directory.path, settings)
+            next_command = shlex.join(["alignx-eval", "compare", str(directory.path), "CANDIDATE"])
+            write_outputs(report, settings, display, page=directory.path / "report.html", next_command=next_command)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from alignx_eval.languages import DEFAULT_PIVOT
 from alignx_eval.results import LayerSimilarity, Row, SuiteResult
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # Below this many independent clusters neither the t interval nor the power of a sign flip deserves a verdict.
 MINIMUM_CLUSTERS = 10
@@ -85,6 +88,15 @@ class Comparison:
     series: bool = False
     layer_similarity: list[LayerSimilarity] = field(default_factory=list)
     pivot: str = DEFAULT_PIVOT
+
+    def to_frame(self) -> DataFrame:
+        """The rows as a pandas table, one line a row, one column a field, with `key`; what is undefined is NaN or None."""
+        import pandas
+
+        columns = [field.name for field in fields(ComparisonRow)]
+        table = pandas.DataFrame([[getattr(row, name) for name in columns] for row in self.rows], columns=columns)
+        table.insert(0, "key", [row.key for row in self.rows])
+        return table
 
 
 AnyRow = TypeVar("AnyRow", ComparisonRow, Row)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alignx_eval.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from alignx_eval.checkpoint import Checkpoint
 
 START_RULE = (
     "BOS, else EOS, else none; not pooled; no other special token is added"  # of `start_token`, for fingerprints
@@ -20,7 +26,7 @@ TOKENS_PER_BATCH = {"cpu": 512}  # small batches pad less and stay in a CPU's ca
 TOKENS_PER_BATCH_ACCELERATOR = 32768
 
 
-def start_token(tokenizer: Any) -> tuple[int | None, str]:
+def start_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str]:
     """The token that every text starts with, and its role: BOS, else EOS (it ends the document before), else none."""
     if tokenizer.bos_token_id is not None:
         return tokenizer.bos_token_id, "bos"
@@ -29,34 +35,49 @@ def start_token(tokenizer: Any) -> tuple[int | None, str]:
     return None, "none"
 
 
-def start_name(tokenizer: Any) -> str:
+def start_name(tokenizer: PreTrainedTokenizerBase) -> str:
     """Role and text of the start token, such as "BOS <s>", or "none": for the environment of results and the provenance of checkpoints."""
     start, role = start_token(tokenizer)
     return role if start is None else f"{role.upper()} {tokenizer.convert_ids_to_tokens(start)}"
 
 
-def start_before(ids: Sequence[int], tokenizer: Any) -> list[int]:
+def start_before(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What goes before `ids`, a text tokenized without special tokens: the start token, or nothing where the text (as a template may)
     begins with it, or where the tokenizer has none."""
     start, _ = start_token(tokenizer)
     return [] if start is None or (len(ids) > 0 and ids[0] == start) else [start]
 
 
-def sentence_token_ids(tokenizer: Any, sentences: Sequence[str]) -> list[list[int]]:
+def tokens_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, without special tokens, uncut."""
+    options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    return [list(ids) for ids in tokenizer(list(texts), **options)["input_ids"]] if len(texts) else []
+
+
+def sentence_token_ids(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> list[list[int]]:
     """Token ids of each sentence, start token first.
 
     What a tokenizer adds to a text by itself is not asked for, as every family adds something else: BOS would be doubled, and an end token
     has no part in a sentence's vector, since no token before it attends to it and it would not be pooled.
     """
-    options = {
-        "add_special_tokens": False,
-        "padding": False,
-        "truncation": False,
-        "return_attention_mask": False,
-        "verbose": False,
-    }
-    rows = tokenizer(list(sentences), **options)["input_ids"]
-    return [[*start_before(row, tokenizer), *row] for row in rows]
+    return [[*start_before(row, tokenizer), *row] for row in tokens_of(tokenizer, sentences)]
+
+
+def padded(rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of token ids as one tensor, and which of it is a row's own: two int64 tensors [rows, longest].
+
+    Padding stands on the right, or on the `left`. It is token 0, which exists in any vocabulary; the mask keeps it out.
+    """
+    import torch
+
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for number, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[number, place] = torch.tensor(list(row), dtype=torch.long)
+        mask[number, place] = 1
+    return ids, mask
 
 
 def content_token_mask(
@@ -72,7 +93,7 @@ def content_token_mask(
     return (first <= position) & (position < lengths[:, None]) & ~np.isin(token_ids, list(special_ids))
 
 
-def special_token_ids(tokenizer: Any) -> frozenset[int]:
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids that pooling leaves out: the tokenizer's special tokens. An unknown token stands for text and stays, unless it has another role
     too."""
     roles = {"bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id"}
@@ -81,7 +102,7 @@ def special_token_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(identity for identity in tokenizer.all_special_ids if identity != unknown or identity in taken)
 
 
-def context_length(model: Any) -> int | None:
+def context_length(model: PreTrainedModel) -> int | None:
     """Number of tokens the model was made for, None where its configuration does not say."""
     config = model.config.get_text_config()
     names = (
@@ -106,7 +127,7 @@ def plan_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
     return batches
 
 
-def text_decoder(model: Any) -> Any:
+def text_decoder(model: PreTrainedModel) -> Any:
     """The part of `model` that turns token ids into states: without the language-model head. Raises InputError where there is none."""
     embeddings = model.get_input_embeddings()
     for part in (model.get_decoder(), model.base_model, *model.children()):
@@ -130,9 +151,9 @@ def decoder_blocks(decoder: Any, layers: int) -> Any:
     )
 
 
-def check_token_ids(rows: Sequence[Sequence[int]], model: Any) -> None:
+def check_token_ids(rows: Sequence[Sequence[int]], model: PreTrainedModel) -> None:
     """Raises InputError where a token has no embedding. (A tokenizer may well have more tokens than the model, as long as none is used.)"""
-    known = model.get_input_embeddings().num_embeddings
+    known = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     largest = max((max(row) for row in rows if len(row)), default=0)
     if largest >= known:
         raise InputError(
@@ -141,7 +162,7 @@ def check_token_ids(rows: Sequence[Sequence[int]], model: Any) -> None:
         )
 
 
-def encoding_environment(checkpoint: Any) -> dict[str, str]:
+def encoding_environment(checkpoint: Checkpoint) -> dict[str, str]:
     """dtype, device and attention kernel of the forward pass: recorded beside results, as they move numbers slightly."""
     parameter = next(checkpoint.model.parameters())
     return {

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from alignx_eval.engine.batches import plan_batches
+from alignx_eval.engine.batches import padded, plan_batches
 from alignx_eval.errors import InputError
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
@@ -54,7 +54,6 @@ class Batch:
     """Texts that grow by a token at a time. Not padded, they must be of equal length."""
 
     def __init__(self, model: Any, way: Way, texts: Sequence[Sequence[int]]) -> None:
-        import torch
 
         self.model, self.way = model, way
         self.cache: Any = None
@@ -64,12 +63,7 @@ class Batch:
         self.options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         if "use_cache" in accepted or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in accepted.values()):
             self.options["use_cache"] = way.cached
-        width = max(len(text) for text in texts)
-        ids = torch.zeros(len(texts), width, dtype=torch.long)
-        mask = torch.zeros(len(texts), width, dtype=torch.long)
-        for row, text in enumerate(texts):
-            ids[row, width - len(text) :] = torch.tensor(text)
-            mask[row, width - len(text) :] = 1
+        ids, mask = padded(texts, left=True)
         self.ids, self.mask = ids.to(model.device), mask.to(model.device)
         self.positions = (self.mask.cumsum(dim=-1) - 1).clamp(
             min=0

@@ -35,6 +35,7 @@ from alignx_eval.engine.batches import (
     context_length,
     decoder_blocks,
     encoding_environment,
+    padded,
     plan_batches,
     sentence_token_ids,
     special_token_ids,
@@ -182,22 +183,14 @@ def encode(
                 mine = step * world + rank
                 # A process without a batch repeats one, because a sharded model needs every process in every forward pass.
                 batch = batches[min(mine, len(batches) - 1)]
-                longest = int(lengths[batch].max())
-                token_ids = np.zeros(
-                    (len(batch), longest), dtype=np.int64
-                )  # id 0 exists in any vocabulary; the masks keep it out
-                for row, sentence in enumerate(batch):
-                    token_ids[row, : lengths[sentence]] = rows[sentence]
-                attention = torch.from_numpy(np.arange(longest)[None, :] < lengths[batch][:, None]).long().to(device)
-                mask = content_token_mask(token_ids, lengths[batch], special, first)
+                token_ids, attention = padded([rows[sentence] for sentence in batch])
+                mask = content_token_mask(token_ids.numpy(), lengths[batch], special, first)
                 weights, content = (
                     torch.from_numpy(each).to(device) for each in (pooling_weights(mask, pooling), mask)
                 )
                 pooled.clear()
                 shares.clear()
-                output = decoder(
-                    input_ids=torch.from_numpy(token_ids).to(device), attention_mask=attention, use_cache=False
-                )
+                output = decoder(input_ids=token_ids.to(device), attention_mask=attention.to(device), use_cache=False)
                 pool(output.last_hidden_state)
                 del output
                 if len(pooled) != len(layer_names):

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alignx_eval.engine import decoding_cache
+from alignx_eval.engine.base import Progress
+from alignx_eval.engine.batches import sentence_token_ids
 from alignx_eval.measures.bleu import prepare
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from alignx_eval.checkpoint import Checkpoint
 
 # An output may take twice the tokens that its source is expected to take in the target language, and a little more for short sources.
 LENGTH_FACTOR = 2.0
@@ -24,9 +31,6 @@ DECODING = (
 )
 
 
-Progress = Callable[[int, int, str], None]
-
-
 @dataclass(frozen=True, slots=True)
 class Output:
     """One decoded text, and whether it was ended by the model ("eos", "line") or by us ("length")."""
@@ -36,7 +40,7 @@ class Output:
 
 
 def greedy_decode(
-    model: Any,
+    model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     caps: Sequence[int],
     *,
@@ -95,7 +99,41 @@ def greedy_decode(
     return [(tokens, end) for tokens, end in zip(written, ended, strict=True)]
 
 
-def end_tokens(checkpoint: Any) -> frozenset[int]:
+def generate_lines(
+    checkpoint: Checkpoint,
+    prompts: Sequence[str],
+    caps: Sequence[int],
+    *,
+    max_tokens_per_batch: int,
+    progress: Progress | None,
+) -> list[Output]:
+    """The first line with visible text after each prompt, of at most `caps` new tokens (leading white space counts); all prompts are
+    decoded together, so that batches are full and of even length."""
+    tokenizer = checkpoint.tokenizer
+    line_breaks: dict[int, bool] = {}
+
+    def text_of(tokens: Sequence[int]) -> str:
+        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def breaks_line(tokens: Sequence[int]) -> bool:
+        last = tokens[-1]
+        if last not in line_breaks:
+            line_breaks[last] = _has_line_break(tokenizer.decode([last]))
+        return line_breaks[last] and _first_line(text_of(tokens))[1]
+
+    decoded = greedy_decode(
+        checkpoint.model,
+        sentence_token_ids(tokenizer, prompts),
+        caps,
+        end_tokens=end_tokens(checkpoint),
+        breaks_line=breaks_line,
+        max_tokens_per_batch=max_tokens_per_batch,
+        progress=progress,
+    )
+    return [Output(_first_line(text_of(tokens))[0], end) for tokens, end in decoded]
+
+
+def end_tokens(checkpoint: Checkpoint) -> frozenset[int]:
     """Tokens that end an output: the tokenizer's EOS and those of the checkpoint's generation config (chat models have several)."""
     ends = {checkpoint.tokenizer.eos_token_id}
     configured = getattr(getattr(checkpoint.model, "generation_config", None), "eos_token_id", None)
@@ -103,7 +141,7 @@ def end_tokens(checkpoint: Any) -> frozenset[int]:
     return frozenset(int(token) for token in ends if token is not None)
 
 
-def _end_names(checkpoint: Any) -> list[str]:
+def end_names(checkpoint: Checkpoint) -> list[str]:
     return [str(checkpoint.tokenizer.convert_ids_to_tokens(token)) for token in sorted(end_tokens(checkpoint))]
 
 

@@ -8,15 +8,19 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignx_eval.assets import asset_folder
 from alignx_eval.engine import decoding_cache
-from alignx_eval.engine.batches import context_length
+from alignx_eval.engine.batches import context_length, start_token
 from alignx_eval.errors import InputError
-from alignx_eval.suites.shared import start_token
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from alignx_eval.checkpoint import Checkpoint
 
 EXAMPLES_SEED = 1234  # lm-eval's own default, so that numbers agree with its command line
 
@@ -25,7 +29,7 @@ EXAMPLES_SEED = 1234  # lm-eval's own default, so that numbers agree with its co
 LOGITS_AT_ONCE = 2**26
 
 
-def _lm_eval_model(checkpoint: Any, loaded: dict[str, Any]) -> Any:
+def lm_eval_model(checkpoint: Checkpoint, loaded: Mapping[str, Any]) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     class Model(HFLM):
@@ -72,7 +76,7 @@ def _prepare(task: Any) -> None:
     task.set_fewshot_seed(seed=EXAMPLES_SEED)
 
 
-def _evaluate(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, Any]:
+def run_tasks(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, Any]:
     """lm-eval's results and samples."""
     from lm_eval import evaluate
 
@@ -81,7 +85,7 @@ def _evaluate(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, Any]:
     return evaluate(lm=model, task_dict={"tasks": loaded}, limit=limit, log_samples=True, bootstrap_iters=0)
 
 
-def _cut_documents(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, int]:
+def cut_documents(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, int]:
     """By task, how many of its first `limit` documents lm-eval will cut on the left; tasks without any are left out.
 
     Raises InputError where not even an answer has room in the model's context.
@@ -119,7 +123,7 @@ def _cut_documents(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, 
     return counts
 
 
-def _cut_text(count: int, report: dict[str, Any], task: str, context: int) -> str:
+def cut_text(count: int, report: dict[str, Any], task: str, context: int) -> str:
     documents = len({sample["doc_id"] for sample in report["samples"][task]})
     return (
         f"{count} of {documents} documents are longer than the model's context of {context} tokens and lost their beginning, so the score "
@@ -128,7 +132,7 @@ def _cut_text(count: int, report: dict[str, Any], task: str, context: int) -> st
 
 
 @cache
-def _task_manager(lm_evals_own: bool) -> Any:
+def task_manager(lm_evals_own: bool) -> Any:
     """Index of our tasks, with lm-eval's own some ten thousand definitions where they are needed (they take seconds to read)."""
     from lm_eval.tasks import TaskManager
 
@@ -136,7 +140,7 @@ def _task_manager(lm_evals_own: bool) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """lm-eval and `datasets` without their log lines, warnings and progress bars, which would run into ours."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
     levels = [logger.level for logger in loggers]
@@ -161,7 +165,19 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _lm_eval_version() -> str:
+def lm_eval_version() -> str:
     from importlib.metadata import version
 
     return version("lm_eval")
+
+
+def starts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
+    """What stands at the start of a prompt when lm-eval makes it ("bos", "eos", another special token, "none"), and of an empty prompt
+    ("bos", "eos", "line break")."""
+    first = next(iter(tokenizer("a")["input_ids"]), None)
+    start = "none"
+    if first in tokenizer.all_special_ids:
+        roles = {tokenizer.eos_token_id: "eos", tokenizer.bos_token_id: "bos"}
+        start = roles.get(first) or str(tokenizer.convert_ids_to_tokens(first))
+    empty = start_token(tokenizer)[1]
+    return start, "line break" if empty == "none" else empty

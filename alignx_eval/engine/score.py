@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.engine.batches import check_token_ids, plan_batches, start_token
+from alignx_eval.engine.base import Progress
+from alignx_eval.engine.batches import check_token_ids, padded, plan_batches, start_token
 from alignx_eval.measures.bits_per_byte import bytes_not_in, token_bits, unknown_bytes, utf8_bytes
 
 # Elements of the logits that exist at one time (float32: 64 MB); a vocabulary of 262,144 then takes 64 positions at a time.
@@ -19,9 +20,6 @@ LOGITS_AT_ONCE = 2**24
 
 # Tokens that the model sees at a time. All bundled text and nearly all sentences fit, so this decides only how long texts are read.
 WINDOW = 512
-
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +93,10 @@ def sentence_costs(
     with torch.inference_mode():
         for batch in plan_batches(np.array([len(each.inputs) for each in windows]), max_tokens_per_batch):
             rows = [windows[number] for number in batch]
-            width = len(rows[0].inputs)
-            ids = torch.zeros(len(rows), width, dtype=torch.long)
-            mask = torch.zeros(len(rows), width, dtype=torch.long)
-            scored = torch.zeros(len(rows), width, dtype=torch.bool)
+            ids, mask = padded([each.inputs for each in rows])
+            scored = torch.zeros_like(mask, dtype=torch.bool)
             for row, each in enumerate(rows):
-                length = len(each.inputs)
-                ids[row, :length] = torch.tensor(each.inputs)
-                mask[row, :length] = 1
-                scored[row, length - len(each.targets) : length] = True
+                scored[row, len(each.inputs) - len(each.targets) : len(each.inputs)] = True
             ids, mask, scored = ids.to(model.device), mask.to(model.device), scored.to(model.device)
             if head is None:
                 head = _logits_function(model)

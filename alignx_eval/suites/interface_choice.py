@@ -54,7 +54,7 @@ def choice_lines() -> tuple[tuple[int, ...], ...]:
     for line, identity in enumerate(corpus.ids):
 
         def distance(other: int, line: int = line, identity: str = identity) -> tuple[int, str]:
-            return abs(len(english[other]) - len(english[line])), _hash(identity, corpus.ids[other])
+            return abs(len(english[other]) - len(english[line])), hash_of(identity, corpus.ids[other])
 
         wrong: list[int] = []
         for other in sorted(range(len(corpus)), key=distance):
@@ -68,10 +68,10 @@ def choice_lines() -> tuple[tuple[int, ...], ...]:
             if other != line and not alike and not same:
                 wrong.append(other)
         chosen.append(
-            tuple(sorted([line, *wrong], key=lambda other: _hash("order", corpus.ids[line], corpus.ids[other])))
+            tuple(sorted([line, *wrong], key=lambda other: hash_of("order", corpus.ids[line], corpus.ids[other])))
         )
     return tuple(chosen)
 
 
-def _hash(*parts: str) -> str:
+def hash_of(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.engine.batches import START_RULE, encoding_environment, start_name
-from alignx_eval.engine.encode import Pooling, Progress, check_lengths, encode_corpus
+from alignx_eval.engine.base import Engine
+from alignx_eval.engine.batches import START_RULE
+from alignx_eval.engine.encode import Pooling, Progress
 from alignx_eval.errors import InputError
-from alignx_eval.languages import LANGUAGES
+from alignx_eval.languages import DEFAULT_PIVOT, LANGUAGES
 from alignx_eval.measures import probe
 from alignx_eval.measures.cka import number_groups
 from alignx_eval.results import Items, Row, SuiteResult
@@ -25,10 +26,10 @@ FOLDS = 5
 
 
 def run(
-    checkpoint: Any,
+    engine: Engine,
     corpus: ParallelCorpus,
     *,
-    pivot: str = "eng_Latn",
+    pivot: str = DEFAULT_PIVOT,
     pooling: Pooling = "mean",
     seed: int = 0,
     cache_dir: str | Path | None = None,
@@ -51,7 +52,7 @@ def run(
     lines, and for sentences that are longer than the model's context.
     """
     started = time.perf_counter()
-    check(checkpoint, corpus)
+    check(engine, corpus)
     languages, lines = corpus.languages, len(corpus)
     groups = number_groups(corpus.groups)
     # Two streams, so that the labels do not depend on how many random numbers the folds took.
@@ -59,7 +60,7 @@ def run(
     folds = probe.grouped_folds(groups, FOLDS, fold_stream)
     control = probe.control_labels(len(languages), lines, label_stream)
     scripts = [LANGUAGES[language].script for language in languages]
-    vectors = encode_corpus(checkpoint, corpus, pooling=pooling, cache_dir=cache_dir, progress=progress)
+    vectors = engine.encode(corpus, pooling=pooling, cache_dir=cache_dir, progress=progress)
 
     result = SuiteResult(suite=SUITE, rows=[], item_ids=corpus.ids, default_clusters=corpus.groups)
     chance = 1 / len(languages)
@@ -76,7 +77,7 @@ def run(
         row = Row(
             suite=SUITE,
             metric=metric,
-            checkpoint=checkpoint.name,
+            checkpoint=engine.name,
             layer=layer,
             language=language,
             n=lines,
@@ -119,7 +120,7 @@ def run(
         chance=chance,
     )
 
-    align_layer = getattr(checkpoint, "align_layer", None)
+    align_layer = engine.align_layer
     names = (
         vectors.layer_names[0],
         str(align_layer if align_layer is not None else blocks // 2),
@@ -143,13 +144,13 @@ def run(
         "shrinkage": probe.SHRINKAGE,
         "language_order": list(languages),
     }
-    result.notes += start_notes(checkpoint)
-    result.environment = encoding_environment(checkpoint) | {"start_token": start_name(checkpoint.tokenizer)}
+    result.notes += start_notes(engine)
+    result.environment = engine.environment() | {"start_token": engine.start}
     result.seconds = time.perf_counter() - started
     return result
 
 
-def check(checkpoint: Any, corpus: ParallelCorpus) -> None:
+def check(engine: Engine, corpus: ParallelCorpus) -> None:
     """Raise InputError for what `run` could not measure, without measuring."""
     if len(corpus.languages) < 2:
         raise InputError(
@@ -159,4 +160,4 @@ def check(checkpoint: Any, corpus: ParallelCorpus) -> None:
         raise InputError(
             f"suite {SUITE}: a probe needs at least two groups of lines, one to learn from and one to be tested on"
         )
-    check_lengths(checkpoint, corpus)
+    engine.check_encode(corpus)

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.engine.batches import context_length, encoding_environment, start_name, start_token
-from alignx_eval.engine.decoding_cache import check_padding
-from alignx_eval.engine.score import WINDOW, Progress, SentenceCosts, corpus_costs
+from alignx_eval.engine.base import Engine, Progress
+from alignx_eval.engine.score import WINDOW, SentenceCosts
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.results import Items, Row, SuiteResult
@@ -33,7 +32,7 @@ SCRIPTS_WITHOUT_SPACES = frozenset({"Hans", "Hant", "Jpan", "Thai", "Laoo", "Khm
 
 
 def run(
-    checkpoint: Any,
+    engine: Engine,
     corpus: ParallelCorpus,
     *,
     window: int = WINDOW,
@@ -58,16 +57,8 @@ def run(
     Intervals treat a cluster of lines as one observation. Raises InputError as `check`, and for tokens that the model does not have.
     """
     started = time.perf_counter()
-    check(checkpoint, corpus, window=window)
-    role = start_token(checkpoint.tokenizer)[1]
-    costs = corpus_costs(
-        checkpoint.model,
-        checkpoint.tokenizer,
-        corpus,
-        window=window,
-        max_tokens_per_batch=max_tokens_per_batch,
-        progress=progress,
-    )
+    check(engine, corpus, window=window)
+    costs = engine.score(corpus, window=window, max_tokens_per_batch=max_tokens_per_batch, progress=progress)
     result = SuiteResult(
         suite=SUITE,
         rows=[],
@@ -75,19 +66,18 @@ def run(
         item_ids=corpus.ids,
         fingerprint=corpus_fingerprint(corpus)
         | {"unit": "bits per UTF-8 byte", "context": "each line alone", "window": window},
-        environment=encoding_environment(checkpoint)
-        | {"start_token": start_name(checkpoint.tokenizer), "vocabulary": len(checkpoint.tokenizer)},
+        environment=engine.environment() | {"start_token": engine.start, "vocabulary": engine.vocabulary},
     )
-    if role != "bos":
+    if not engine.start.startswith("BOS"):
         first = (
             "is conditioned on EOS"
-            if role == "eos"
+            if engine.start.startswith("EOS")
             else "is charged log2 of the vocabulary, as there is no EOS token either"
         )
-        result.notes.append(f"The tokenizer of {checkpoint.name} has no BOS token: the first token of a line {first}.")
+        result.notes.append(f"The tokenizer of {engine.name} has no BOS token: the first token of a line {first}.")
     for code in corpus.languages:
-        result.rows += _language_rows(checkpoint.name, code, corpus, costs[code], result.items)
-    result.rows.append(_summary_row(checkpoint.name, corpus, costs, result.items))
+        result.rows += _language_rows(engine.name, code, corpus, costs[code], result.items)
+    result.rows.append(_summary_row(engine.name, corpus, costs, result.items))
     if named := unknown_languages({code: own for code, own in costs.items() if not _nothing_to_score(own)}):
         result.warnings.append(
             "the tokenizer does not know all of the text, and an unknown token costs once whatever it stands for: bits per byte is a lower "
@@ -97,29 +87,27 @@ def run(
     return result
 
 
-def check(checkpoint: Any, corpus: ParallelCorpus, *, window: int = WINDOW) -> None:
+def check(engine: Engine, corpus: ParallelCorpus, *, window: int = WINDOW) -> None:
     """Raise InputError for what `run` could not measure, without measuring: lines that need more positions than the model has, and a model
     that padding on the right disturbs."""
-    check_padding(checkpoint.model)
+    engine.check_score()
     if window < 2:
         raise InputError(f"a window of {window} tokens has no context; at least 2 are needed")
-    limit = context_length(checkpoint.model)
+    limit = engine.context
     if limit is None or limit >= window:
         return
-    tokenizer = checkpoint.tokenizer
-    unseen = int(
-        start_token(tokenizer)[0] is None
-    )  # the last token of a window is not put in; the start token takes its place, if any
-    too_long = {}
-    for code in corpus.languages:
-        encoded = tokenizer(list(corpus.sentences[code]), add_special_tokens=False, verbose=False)["input_ids"]
-        too_long[code] = sum(min(len(ids), window) - unseen > limit for ids in encoded)
+    # The last token of a window is not put in; the start token takes its place, if any.
+    unseen = int(engine.start == "none")
+    too_long = {
+        code: sum(min(len(ids), window) - unseen > limit for ids in engine.tokenize(corpus.sentences[code]))
+        for code in corpus.languages
+    }
     named = ", ".join(
         f"{code} ({count} {'line' if count == 1 else 'lines'})" for code, count in too_long.items() if count
     )
     if named:
         raise InputError(
-            f"{checkpoint.name} has a context of {limit} tokens, and bits per byte in windows of {window} needs more in {named}: "
+            f"{engine.name} has a context of {limit} tokens, and bits per byte in windows of {window} needs more in {named}: "
             f"leave these languages out with --languages, or measure every checkpoint with --window {limit} or less"
         )
 

@@ -19,7 +19,7 @@ NEIGHBOURS = 15  # of UMAP, and of the trustworthiness beside it
 FEWEST_POINTS = 100  # below, the neighbours are most of the picture, and PCA shows all there is
 
 
-def _shown_layers(vectors: CorpusVectors, align_layer: int | None) -> list[str]:
+def shown_layers(vectors: CorpusVectors, align_layer: int | None) -> list[str]:
     """Three layers for pictures: the first, the one of alignment (else the middle one), the last. Not the peak: pictures of checkpoints
     that are compared should be of the same layers."""
     names = vectors.layer_names
@@ -27,7 +27,7 @@ def _shown_layers(vectors: CorpusVectors, align_layer: int | None) -> list[str]:
     return list(dict.fromkeys((names[0], middle if middle in names else str((len(names) - 2) // 2), names[-2])))
 
 
-def _pairs(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus) -> dict[str, list[Any]]:
+def pairs(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus) -> dict[str, list[Any]]:
     """Debiased CKA of every two languages at every layer, as columns of equal length; None where undefined."""
     columns: dict[str, list[Any]] = {"layer": [], "language": [], "other_language": [], "cka_debiased": []}
     upper = np.triu_indices(len(corpus.languages), 1)
@@ -39,7 +39,7 @@ def _pairs(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus) -> dict[str
     return columns
 
 
-def _maps(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus, layers: Sequence[str]) -> list[dict[str, Any]]:
+def maps(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus, layers: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
             "metric": "cka_debiased",
@@ -53,7 +53,7 @@ def _maps(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus, layers: Sequ
     ]
 
 
-def _projections(
+def projections(
     vectors: CorpusVectors, corpus: ParallelCorpus, layers: Sequence[str], seed: int, notes: list[str]
 ) -> list[dict[str, Any]]:
     """PCA and UMAP of all languages together at a few layers, the same lines of every language; never an input of a number.

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.engine.batches import START_RULE, encoding_environment, start_name
-from alignx_eval.engine.encode import CorpusVectors, Pooling, Progress, check_lengths, encode_corpus
+from alignx_eval.engine.base import Engine
+from alignx_eval.engine.batches import START_RULE
+from alignx_eval.engine.encode import CorpusVectors, Pooling, Progress
 from alignx_eval.errors import InputError
+from alignx_eval.languages import DEFAULT_PIVOT
 from alignx_eval.measures import cka, cosine, retrieval
 from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean
 from alignx_eval.statistics.jackknife import jackknife
 from alignx_eval.statistics.peak import peak_interval
-from alignx_eval.suites.layer_pictures import _maps, _pairs, _projections, _shown_layers
+from alignx_eval.suites.layer_pictures import maps, pairs, projections, shown_layers
 from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fields, start_notes
 
 SUITE = "layers"
@@ -73,16 +75,16 @@ class _Measured:
 
 
 def run(
-    checkpoint: Any,
+    engine: Engine,
     corpus: ParallelCorpus,
     *,
-    pivot: str = "eng_Latn",
+    pivot: str = DEFAULT_PIVOT,
     pooling: Pooling = "mean",
     seed: int = 0,
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> SuiteResult:
-    """Similarity of each language of `corpus` to `pivot`, at every layer of `checkpoint`.
+    """Similarity of each language of `corpus` to `pivot`, at every layer of a checkpoint.
 
     Rows per layer and pair (kind of items in brackets); `language` is the query and `other_language` the pool where a direction matters:
       cosine                      mean cosine of translations [mean]; null: mean cosine of all wrong pairs
@@ -114,12 +116,12 @@ def run(
     extras: `pairs` (columns; debiased CKA of all pairs of languages), `projections` (PCA, UMAP), `maps`, `largest_dimension_share`,
     `recommended_align_layer` (only where one is, see `_recommendation`), `vectors` (where the cache keeps the vectors of each language).
     Raises InputError for a pivot that the corpus lacks, for fewer than two languages or lines, for sentences that are longer than the
-    model's context, and as `encode_corpus`.
+    model's context, and as `engine.encode`.
     """
     started = time.perf_counter()
-    check(checkpoint, corpus, pivot=pivot)
+    check(engine, corpus, pivot=pivot)
     languages = [language for language in corpus.languages if language != pivot]
-    vectors = encode_corpus(checkpoint, corpus, pooling=pooling, cache_dir=cache_dir, progress=progress)
+    vectors = engine.encode(corpus, pooling=pooling, cache_dir=cache_dir, progress=progress)
     groups = cka.number_groups(corpus.groups)
     accepted = {
         language: retrieval.accepted_pairs(corpus.sentences[language], corpus.sentences[pivot])
@@ -133,7 +135,7 @@ def run(
     all_pairs: dict[str, np.ndarray] = {}  # layer -> debiased CKA of all languages [languages, languages]
 
     def add(layer: str | None, measured: _Measured) -> None:
-        row = _row(checkpoint.name, layer, measured, corpus)
+        row = _row(engine.name, layer, measured, corpus)
         result.rows.append(row)
         if measured.items is not None:
             result.items[row.key] = measured.items
@@ -168,25 +170,25 @@ def run(
     recommended, reasons = _recommendation(peaks, result.rows, len(vectors.layer_names) - 2)
     if recommended is not None:
         result.extras["recommended_align_layer"] = recommended
-    if getattr(checkpoint, "align_layer", None) is None:
+    if engine.align_layer is None:
         result.notes.append(reasons)
-    token_shares = _largest_token_shares(checkpoint.name, vectors, len(corpus))
+    token_shares = _largest_token_shares(engine.name, vectors, len(corpus))
     result.rows += token_shares
     if pooling != "last":  # which takes one token of each sentence anyway
         result.warnings += _dominant_token(token_shares)
-    for measured in _baselines(checkpoint, corpus, pivot, languages, accepted):
+    for measured in _baselines(engine, corpus, pivot, languages, accepted):
         add(None, measured)
 
-    shown = _shown_layers(vectors, getattr(checkpoint, "align_layer", None))
+    shown = shown_layers(vectors, engine.align_layer)
     result.extras |= {
-        "projections": _projections(vectors, corpus, shown, seed, result.notes),
-        "maps": _maps(all_pairs, corpus, shown),
+        "projections": projections(vectors, corpus, shown, seed, result.notes),
+        "maps": maps(all_pairs, corpus, shown),
     }
-    result.extras["pairs"] = _pairs(all_pairs, corpus)
+    result.extras["pairs"] = pairs(all_pairs, corpus)
     result.extras["largest_dimension_share"] = shares
     if vectors.cache_keys:
         result.extras["vectors"] = {"layers": list(vectors.layer_names), "keys": vectors.cache_keys}
-    result.notes += start_notes(checkpoint)
+    result.notes += start_notes(engine)
     result.fingerprint = corpus_fingerprint(corpus) | {
         "pivot": pivot,
         "pooling": pooling,
@@ -194,12 +196,12 @@ def run(
         "retrieval_pool": len(corpus),
         "seed": seed,
     }
-    result.environment = encoding_environment(checkpoint) | {"start_token": start_name(checkpoint.tokenizer)}
+    result.environment = engine.environment() | {"start_token": engine.start}
     result.seconds = time.perf_counter() - started
     return result
 
 
-def check(checkpoint: Any, corpus: ParallelCorpus, *, pivot: str = "eng_Latn") -> None:
+def check(engine: Engine, corpus: ParallelCorpus, *, pivot: str = DEFAULT_PIVOT) -> None:
     """Raise InputError for what `run` could not measure, without measuring."""
     if pivot not in corpus.languages:
         raise InputError(
@@ -209,7 +211,7 @@ def check(checkpoint: Any, corpus: ParallelCorpus, *, pivot: str = "eng_Latn") -
         raise InputError(
             f"suite {SUITE}: needs at least two languages and two lines, got {len(corpus.languages)} and {len(corpus)}"
         )
-    check_lengths(checkpoint, corpus)
+    engine.check_encode(corpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,14 +493,14 @@ def _summarise_curve(
 
 
 def _baselines(
-    checkpoint: Any,
+    engine: Engine,
     corpus: ParallelCorpus,
     pivot: str,
     languages: Sequence[str],
     accepted: dict[str, retrieval.Accepted],
 ) -> list[_Measured]:
     """Retrieval by shared tokens and by length: what a model can reach without understanding."""
-    bags = {language: _token_bags(checkpoint.tokenizer, corpus.sentences[language]) for language in (*languages, pivot)}
+    bags = {language: _token_bags(engine, corpus.sentences[language]) for language in (*languages, pivot)}
     lengths = {
         language: np.log([max(1, len(text)) for text in corpus.sentences[language]]) for language in (*languages, pivot)
     }
@@ -522,14 +524,14 @@ def _baselines(
     return found
 
 
-def _token_bags(tokenizer: Any, sentences: Sequence[str]) -> Any:
+def _token_bags(engine: Engine, sentences: Sequence[str]) -> Any:
     """Rows of token counts at length 1, as a sparse matrix [sentences, vocabulary]."""
     from scipy.sparse import csr_array
 
-    rows = tokenizer(list(sentences), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    rows = engine.tokenize(sentences)
     starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     tokens = np.array([token for row in rows for token in row], dtype=np.int64)
-    bags = csr_array((np.ones(len(tokens)), tokens, starts), shape=(len(rows), len(tokenizer)))
+    bags = csr_array((np.ones(len(tokens)), tokens, starts), shape=(len(rows), engine.vocabulary))
     bags.sum_duplicates()
     lengths = np.sqrt(np.asarray(bags.multiply(bags).sum(axis=1)).reshape(-1))
     return csr_array(bags.multiply(1 / np.where(lengths > 0, lengths, 1)[:, None]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.engine.batches import start_token
+from alignx_eval.engine.base import Engine
 from alignx_eval.statistics.clustered import Estimate
 
 UNDEFINED: dict[str, Any] = {"value": None}  # the fields of a Row whose `reason` says why there is no number
@@ -33,11 +33,11 @@ def corpus_fingerprint(corpus: ParallelCorpus) -> dict[str, Any]:
     }
 
 
-def start_notes(checkpoint: Any) -> list[str]:
+def start_notes(engine: Engine) -> list[str]:
     """What the reader of a report has to know where no start token can stand before a sentence."""
-    if start_token(checkpoint.tokenizer)[0] is not None:
+    if engine.start != "none":
         return []
     return [
-        f"The tokenizer of {checkpoint.name} has neither a BOS nor an EOS token: no start token stands before a sentence, and the first "
+        f"The tokenizer of {engine.name} has neither a BOS nor an EOS token: no start token stands before a sentence, and the first "
         "token of a sentence may hold most of what is pooled."
     ]

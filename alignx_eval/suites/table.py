@@ -1,30 +1,21 @@
-"""The table of suites: what each is run with, and which options are part of its identity."""
+"""The table of suites: what each is run with, and what decides its numbers. A new suite is a module with `run` and `check`, and one entry.
+
+A suite's module, and with it what it depends on (scikit-learn, sacreBLEU, lm-eval), is imported only where the suite is asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from alignx_eval.results import SuiteResult
+from alignx_eval.languages import DEFAULT_PIVOT
 
 if TYPE_CHECKING:
-    from alignx_eval.checkpoint import Checkpoint
     from alignx_eval.corpora import ParallelCorpus
+    from alignx_eval.engine.base import Engine, Progress
     from alignx_eval.engine.encode import Pooling
-
-
-# Part of every result's key and fingerprint: raise a suite's number with each change that moves its numbers or what they mean.
-MEASURING_VERSIONS = {"layers": 3, "language_id": 2, "language_modelling": 2, "translation": 2, "tasks": 2}
-
-
-PIVOT = "eng_Latn"
-
-
-PIVOT_SUITES = ("layers", "translation")  # every language is paired with the pivot, so these cannot do without it
-
-
-Progress = Callable[[int, int, str], None]
+    from alignx_eval.results import SuiteResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +28,7 @@ class Options:
     """
 
     languages: tuple[str, ...] | None = None
+    pivot: str = DEFAULT_PIVOT
     pooling: Pooling = "mean"
     seed: int = 0
     template: str = "plain"
@@ -47,83 +39,90 @@ class Options:
     samples: bool = True
 
 
-def _relevant_options(suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options) -> dict[str, Any]:
-    """What decides the numbers of `suite` besides the checkpoint's content."""
-    weight = next(checkpoint.model.parameters())
-    relevant: dict[str, Any] = {
-        "measuring_version": MEASURING_VERSIONS[suite],
-        "dtype": str(weight.dtype).removeprefix("torch."),
-        "device": weight.device.type,
-    }
-    if suite == "tasks":
-        return relevant | {"tasks": _chosen_tasks(options), "limit": options.limit}
-    corpus = _text_of(suite, corpus, options)
-    relevant |= {
-        "corpus": corpus.name,
-        "split": corpus.split,
-        "content_hash": corpus.content_hash,
-        "languages": list(corpus.languages),
-        "lines": len(corpus),
-    }
-    if suite in ("layers", "language_id"):
-        relevant |= {"pooling": options.pooling, "seed": options.seed}
-    if suite == "language_modelling":
-        relevant |= {"window": options.window}
-    if suite == "translation":
-        relevant |= {"template": options.template}
-    return relevant
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suite:
+    """One entry. `version` is part of every result's key and fingerprint: raise it with each change that moves the suite's numbers or what
+    they mean. `deciding` are the options that decide its numbers, and `further` those that it takes besides; `checked` those of `check`.
+    `paired`: every language is paired with the pivot, so the suite cannot do without it. `own_text`: it does not read the corpus.
+    """
+
+    version: int
+    deciding: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
+    checked: tuple[str, ...] = ()
+    paired: bool = False
+    own_text: bool = False
 
 
-def _text_of(suite: str, corpus: ParallelCorpus, options: Options) -> ParallelCorpus:
+# In the order of measuring (`metrics.SUITES`).
+TABLE = {
+    "layers": Suite(
+        version=3, deciding=("pooling", "seed", "pivot"), further=("cache_dir",), checked=("pivot",), paired=True
+    ),
+    "language_id": Suite(version=2, deciding=("pooling", "seed"), further=("cache_dir",)),
+    "language_modelling": Suite(version=2, deciding=("window",), checked=("window",)),
+    "translation": Suite(version=2, deciding=("template", "pivot"), checked=("template", "pivot"), paired=True),
+    "tasks": Suite(version=2, deciding=("tasks", "limit"), checked=("tasks", "limit"), own_text=True),
+}
+MEASURING_VERSIONS = {name: suite.version for name, suite in TABLE.items()}
+PIVOT_SUITES = tuple(name for name, suite in TABLE.items() if suite.paired)
+
+
+def resolved(name: str, options: Options) -> Options:
+    """The options with what follows from them: the names of our own task in the languages asked for."""
+    if name != "tasks":
+        return options
+    from alignx_eval.suites.tasks import chosen_tasks
+
+    return replace(options, tasks=chosen_tasks(options.tasks, options.languages))
+
+
+def identity(name: str, engine: Engine, corpus: ParallelCorpus, options: Options) -> dict[str, Any]:
+    """What decides the numbers of a suite besides the checkpoint's content, as plain JSON; `options` must be resolved.
+
+    A pivot stands there where it is not the default one, so that what was measured before there was a choice is known again.
+    """
+    environment = engine.environment()
+    found: dict[str, Any] = {
+        "measuring_version": MEASURING_VERSIONS[name],
+        "dtype": environment["dtype"],
+        "device": environment["device"],
+    }
+    if not TABLE[name].own_text:
+        text = text_of(name, corpus, options)
+        found |= {
+            "corpus": text.name,
+            "split": text.split,
+            "content_hash": text.content_hash,
+            "languages": list(text.languages),
+            "lines": len(text),
+        }
+    for option in TABLE[name].deciding:
+        value = getattr(options, option)
+        if option != "pivot" or value != DEFAULT_PIVOT:
+            found[option] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def text_of(name: str, corpus: ParallelCorpus, options: Options) -> ParallelCorpus:
     """The text that a suite is measured on: the languages asked for, and the pivot for the suites that need it."""
-    return corpus if suite in PIVOT_SUITES or options.languages is None else corpus.select(options.languages)
+    return corpus if TABLE[name].paired or options.languages is None else corpus.select(options.languages)
 
 
-def _measure(
-    suite: str, checkpoint: Checkpoint, corpus: ParallelCorpus, options: Options, progress: Progress | None
+def measure(
+    name: str, engine: Engine, corpus: ParallelCorpus, options: Options, progress: Progress | None
 ) -> SuiteResult:
-    corpus = _text_of(suite, corpus, options)
-    # A suite's dependencies (scikit-learn, sacreBLEU, lm-eval) are imported only where it is asked for.
-    if suite == "layers":
-        from alignx_eval.suites import layers
-
-        return layers.run(
-            checkpoint,
-            corpus,
-            pooling=options.pooling,
-            seed=options.seed,
-            cache_dir=options.cache_dir,
-            progress=progress,
-        )
-    if suite == "language_id":
-        from alignx_eval.suites import language_id
-
-        return language_id.run(
-            checkpoint,
-            corpus,
-            pooling=options.pooling,
-            seed=options.seed,
-            cache_dir=options.cache_dir,
-            progress=progress,
-        )
-    if suite == "language_modelling":
-        from alignx_eval.suites import language_modelling
-
-        return language_modelling.run(checkpoint, corpus, window=options.window, progress=progress)
-    if suite == "translation":
-        from alignx_eval.suites import translation
-
-        return translation.run(checkpoint, corpus, template=options.template, progress=progress)
-    from alignx_eval.suites import tasks
-
-    return tasks.run(checkpoint, tasks=_chosen_tasks(options), limit=options.limit, progress=progress)
+    """Run a suite; `options` must be resolved. Raises what its `run` raises."""
+    suite = TABLE[name]
+    told = {option: getattr(options, option) for option in (*suite.deciding, *suite.further)}
+    text = () if suite.own_text else (text_of(name, corpus, options),)
+    result: SuiteResult = import_module(f"alignx_eval.suites.{name}").run(engine, *text, **told, progress=progress)
+    return result
 
 
-def _chosen_tasks(options: Options) -> list[str] | None:
-    """Names for the task suite; None for its default."""
-    if options.tasks is not None:
-        return list(options.tasks)
-    from alignx_eval.suites.tasks import DEFAULT_TASKS, list_tasks
-
-    wanted = [f"{family}_{code}" for family in DEFAULT_TASKS for code in options.languages or ()]
-    return [task for task in wanted if task in list_tasks()] or None
+def check(name: str, engine: Engine, corpus: ParallelCorpus, options: Options) -> None:
+    """Raise what `measure` would raise later, measuring nothing."""
+    suite = TABLE[name]
+    told = {option: getattr(options, option) for option in suite.checked}
+    text = () if suite.own_text else (text_of(name, corpus, options),)
+    import_module(f"alignx_eval.suites.{name}").check(engine, *text, **told)

@@ -6,7 +6,7 @@ import difflib
 import fnmatch
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -14,22 +14,21 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.assets import asset_folder
-from alignx_eval.engine.batches import encoding_environment
+from alignx_eval.engine.base import Engine, Progress
 from alignx_eval.engine.harness import (
-    _cut_documents,
-    _cut_text,
-    _evaluate,
-    _lm_eval_model,
-    _lm_eval_version,
-    _quiet,
-    _task_manager,
+    cut_documents,
+    cut_text,
+    lm_eval_version,
+    quiet,
+    run_tasks,
+    task_manager,
 )
 from alignx_eval.errors import InputError, MissingAssetError
 from alignx_eval.languages import LANGUAGES
 from alignx_eval.results import Items, Row, SuiteResult
 from alignx_eval.statistics.clustered import clustered_mean
-from alignx_eval.suites.interface_choice import _hash
-from alignx_eval.suites.shared import interval_fields, start_token
+from alignx_eval.suites.interface_choice import hash_of
+from alignx_eval.suites.shared import interval_fields
 
 SUITE = "tasks"
 
@@ -43,11 +42,8 @@ DEFAULT_LIMIT = 100
 _TASK_OF_LANGUAGE = re.compile(r"(?P<family>.+)_(?P<code>[a-z]{3}_[A-Z][a-z]{3})")
 
 
-Progress = Callable[[int, int, str], None]
-
-
 def run(
-    checkpoint: Any, *, tasks: Sequence[str] | None = None, limit: int | None = None, progress: Progress | None = None
+    engine: Engine, *, tasks: Sequence[str] | None = None, limit: int | None = None, progress: Progress | None = None
 ) -> SuiteResult:
     """Run lm-eval tasks: ours under `tasks/`, or any other that lm-eval knows; the default is `interface_choice` in all its languages.
 
@@ -67,32 +63,32 @@ def run(
     be had.
     """
     started = time.perf_counter()
-    check(tasks, limit)
+    check(engine, tasks=tasks, limit=limit)
     loaded = _load(_names(tasks))
     documents_of_each = DEFAULT_LIMIT if limit is None else limit
     if progress is not None:
         progress(0, 1, "tasks")
-    with _quiet():
-        model = _lm_eval_model(checkpoint, loaded)
-        cut = _cut_documents(model, loaded, documents_of_each)
-        report = _evaluate(model, loaded, documents_of_each)
+    with quiet():
+        model = engine.harness_model(loaded)
+        cut = cut_documents(model, loaded, documents_of_each)
+        report = run_tasks(model, loaded, documents_of_each)
     if progress is not None:
         progress(1, 1, "tasks")
 
-    start, empty_start = _starts(checkpoint.tokenizer)
+    start, empty_start = engine.harness_starts()
     result = SuiteResult(
         suite=SUITE,
         rows=[],
         fingerprint={"start": "as lm-eval: what the tokenizer adds; an empty prompt: BOS, else EOS, else a line break"},
-        environment=encoding_environment(checkpoint)
+        environment=engine.environment()
         | {
-            "lm_eval": _lm_eval_version(),
+            "lm_eval": lm_eval_version(),
             "start_token": start,
             "start_token_of_empty_prompt": empty_start,
             "context": model.max_length,
         },
         notes=[
-            f"Prompts of tasks start as lm-eval starts them. For {checkpoint.name}: "
+            f"Prompts of tasks start as lm-eval starts them. For {engine.name}: "
             + (
                 "with no start token, as its tokenizer adds none"
                 if start == "none"
@@ -114,12 +110,12 @@ def run(
             ids, clusters = _identities(chosen)
             for metric in chosen[0]["metrics"]:
                 row, values = _metric_row(
-                    checkpoint.name, task, family, language, metric, filter_name, chosen, clusters, report
+                    engine.name, task, family, language, metric, filter_name, chosen, clusters, report
                 )
                 if row is None:
                     continue
                 if task in cut:
-                    row = replace(row, unjudged=_cut_text(cut[task], report, task, model.max_length))
+                    row = replace(row, unjudged=cut_text(cut[task], report, task, model.max_length))
                 result.rows.append(row)
                 if values is not None:
                     result.items[row.key] = Items("mean", values)
@@ -128,18 +124,27 @@ def run(
                         families.setdefault((row.metric, bool(row.higher_is_better)), []).append((row, ids))
             result.samples += _samples(task, language, chosen, ids)
     for (metric, higher_is_better), members in families.items():
-        mean = _family_row(checkpoint.name, metric, higher_is_better, members, result)
+        mean = _family_row(engine.name, metric, higher_is_better, members, result)
         if mean is not None:
             result.rows.append(mean)
     result.warnings += [
-        f"{task}: {_cut_text(count, report, task, model.max_length)}" for task, count in sorted(cut.items())
+        f"{task}: {cut_text(count, report, task, model.max_length)}" for task, count in sorted(cut.items())
     ]
     result.seconds = time.perf_counter() - started
     return result
 
 
-def check(tasks: Sequence[str] | None = None, limit: int | None = None) -> None:
-    """Raise what `run` would raise later, without a model: InputError for an unknown task, MissingAssetError for data that is not at hand.
+def chosen_tasks(tasks: Sequence[str] | None, languages: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The tasks that were asked for, else our own in the `languages` asked for; None for the default, where that leaves none."""
+    if tasks is not None:
+        return tuple(tasks)
+    wanted = [f"{family}_{code}" for family in DEFAULT_TASKS for code in languages or ()]
+    return tuple(task for task in wanted if task in list_tasks()) or None
+
+
+def check(engine: Engine, *, tasks: Sequence[str] | None = None, limit: int | None = None) -> None:
+    """Raise what `run` would raise later, without asking the engine: InputError for an unknown task, MissingAssetError for data that is
+    not at hand.
 
     The tasks are loaded for that, and kept for `run`.
     """
@@ -174,11 +179,11 @@ def list_tasks() -> list[str]:
 @lru_cache(maxsize=1)
 def _load(names: tuple[str, ...]) -> dict[str, Any]:
     """lm-eval's task objects by name, their data read, for names of tasks, groups and tags and for patterns."""
-    with _quiet():
-        manager = _task_manager(False)
+    with quiet():
+        manager = task_manager(False)
         ours = (*manager.all_tasks, *(f"{group}_" for group in manager.all_groups))
         if not all(name in manager.all_tasks or (_is_pattern(name) and name.startswith(ours)) for name in names):
-            manager = _task_manager(True)
+            manager = task_manager(True)
         loaded: dict[str, Any] = {}
         for name in dict.fromkeys(found for wanted in names for found in _matches(wanted, manager)):
             try:
@@ -210,20 +215,10 @@ def _matches(name: str, manager: Any) -> list[str]:
     return found
 
 
-def _starts(tokenizer: Any) -> tuple[str, str]:
-    """What stands at the start of a prompt when lm-eval makes it ("bos", "eos", another special token, "none"), and of an empty prompt
-    ("bos", "eos", "line break")."""
-    first = next(iter(tokenizer("a")["input_ids"]), None)
-    start = "none"
-    if first in tokenizer.all_special_ids:
-        roles = {tokenizer.eos_token_id: "eos", tokenizer.bos_token_id: "bos"}
-        start = roles.get(first) or str(tokenizer.convert_ids_to_tokens(first))
-    empty = start_token(tokenizer)[1]
-    return start, "line break" if empty == "none" else empty
-
-
 def _task_fingerprint(task: str, documents: list[dict[str, Any]], report: dict[str, Any]) -> dict[str, Any]:
-    content = _hash(*(f"{sample['doc_hash']} {sample['prompt_hash']} {sample['target_hash']}" for sample in documents))
+    content = hash_of(
+        *(f"{sample['doc_hash']} {sample['prompt_hash']} {sample['target_hash']}" for sample in documents)
+    )
     return {
         "version": str(report["versions"].get(task)),
         "examples_in_prompt": report["n-shot"].get(task, 0),

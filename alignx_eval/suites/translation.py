@@ -13,20 +13,10 @@ from typing import Any
 import numpy as np
 
 from alignx_eval.corpora import ParallelCorpus
-from alignx_eval.engine.batches import context_length, encoding_environment, start_before, start_name
-from alignx_eval.engine.generate import (
-    DECODING,
-    LENGTH_ALLOWANCE,
-    LENGTH_FACTOR,
-    Output,
-    Progress,
-    _end_names,
-    _first_line,
-    _has_line_break,
-    end_tokens,
-    greedy_decode,
-)
+from alignx_eval.engine.base import Engine, Progress
+from alignx_eval.engine.generate import DECODING, LENGTH_ALLOWANCE, LENGTH_FACTOR, Output
 from alignx_eval.errors import InputError
+from alignx_eval.languages import DEFAULT_PIVOT
 from alignx_eval.measures.bleu import TEXT_POLICY, bleu_signature, bleu_statistics, prepare
 from alignx_eval.measures.chrf import chrf_signature, chrf_statistics
 from alignx_eval.measures.off_target import expected_language, judge, off_target_items, off_target_signature
@@ -66,9 +56,9 @@ LeftOut = dict[Pair, tuple[float, np.ndarray] | None]
 
 @dataclass(frozen=True, slots=True)
 class _Requests:
-    """What the model is asked: per direction (in order) and line, the prompt's token ids and the most tokens that may follow."""
+    """What the model is asked: per direction (in order) and line, the prompt and the most tokens that may follow."""
 
-    prompts: dict[Pair, list[list[int]]]
+    prompts: dict[Pair, list[str]]
     caps: dict[Pair, list[int]]
     allowed: dict[str, float]  # most tokens for each token of the source
 
@@ -85,11 +75,11 @@ class _Direction:
 
 
 def run(
-    checkpoint: Any,
+    engine: Engine,
     corpus: ParallelCorpus,
     *,
     template: str,
-    pivot: str = "eng_Latn",
+    pivot: str = DEFAULT_PIVOT,
     max_new_tokens: int = MAX_NEW_TOKENS,
     limit: int | None = None,
     max_tokens_per_batch: int = 16384,
@@ -123,14 +113,14 @@ def run(
     started = time.perf_counter()
     if limit is not None:
         corpus = corpus.select(limit=limit)
-    requests = _checked_requests(checkpoint, corpus, template, pivot, max_new_tokens)
+    requests = _checked_requests(engine, corpus, template, pivot, max_new_tokens)
     others = [code for code in corpus.languages if code != pivot]
     signatures = {"chrf++": chrf_signature()} | {
         f"bleu {target}": bleu_signature(target) for target in [*others, pivot]
     }
     signatures = {metric: f"{signature}|norm:{TEXT_POLICY}" for metric, signature in signatures.items()}
 
-    directions = _translate(checkpoint, corpus, requests, max_tokens_per_batch, progress)
+    directions = _translate(engine, corpus, requests, max_tokens_per_batch, progress)
     result = SuiteResult(
         suite=SUITE,
         rows=[],
@@ -147,8 +137,7 @@ def run(
             "signatures": signatures,
             "language_identification": off_target_signature(),
         },
-        environment=encoding_environment(checkpoint)
-        | {"start_token": start_name(checkpoint.tokenizer), "end_tokens": _end_names(checkpoint)},
+        environment=engine.environment() | {"start_token": engine.start, "end_tokens": engine.end_names},
     )
     groups = _jackknife_groups(corpus.groups)
     left_out: dict[str, LeftOut] = {"bleu": {}, "chrf++": {}, "off_target_rate": {}, "off_target_rate_reference": {}}
@@ -156,9 +145,9 @@ def run(
     unusable: dict[Pair, np.ndarray] = {}
     for direction in directions:
         pair = (direction.source_language, direction.target_language)
-        unusable[pair] = _score(checkpoint.name, corpus, direction, groups, signatures, result, left_out, identified)
+        unusable[pair] = _score(engine.name, corpus, direction, groups, signatures, result, left_out, identified)
     for metric in left_out:
-        result.rows += _mean_rows(checkpoint.name, metric, left_out, pivot, np.bincount(groups[0]), result.items)
+        result.rows += _mean_rows(engine.name, metric, left_out, pivot, np.bincount(groups[0]), result.items)
     _withhold_verdicts(result, unusable)
     result.extras = {"identified": identified, "tokens_allowed_per_source_token": requests.allowed}
     result.notes.append("An empty output scores 0 in BLEU and chrF++ and counts as off target.")
@@ -168,16 +157,16 @@ def run(
 
 
 def check(
-    checkpoint: Any,
+    engine: Engine,
     corpus: ParallelCorpus,
     *,
     template: str,
-    pivot: str = "eng_Latn",
+    pivot: str = DEFAULT_PIVOT,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> None:
     """Raise what `run` would raise, without decoding: InputError where the pivot is missing or alone, for an unknown template, and where
     prompt and output do not fit the model's context; MissingAssetError where a target's BLEU tokenizer is not installed."""
-    _checked_requests(checkpoint, corpus, template, pivot, max_new_tokens)
+    _checked_requests(engine, corpus, template, pivot, max_new_tokens)
 
 
 def shuffled(texts: Sequence[str]) -> list[str]:
@@ -187,7 +176,7 @@ def shuffled(texts: Sequence[str]) -> list[str]:
 
 
 def _checked_requests(
-    checkpoint: Any, corpus: ParallelCorpus, template: str, pivot: str, max_new_tokens: int
+    engine: Engine, corpus: ParallelCorpus, template: str, pivot: str, max_new_tokens: int
 ) -> _Requests:
     if pivot not in corpus.languages:
         raise InputError(
@@ -199,19 +188,17 @@ def _checked_requests(
         bleu_signature(code)
     others = [code for code in corpus.languages if code != pivot]
     pairs = [(pivot, code) for code in others] + [(code, pivot) for code in others]
-    requests = _requests(checkpoint.tokenizer, corpus, pairs, template, max_new_tokens)
-    _refuse_long(checkpoint, requests, others)
+    requests = _requests(engine, corpus, pairs, template, max_new_tokens)
+    _refuse_long(engine, requests, others)
     return requests
 
 
 def _requests(
-    tokenizer: Any, corpus: ParallelCorpus, pairs: list[Pair], template: str, max_new_tokens: int
+    engine: Engine, corpus: ParallelCorpus, pairs: list[Pair], template: str, max_new_tokens: int
 ) -> _Requests:
-    def tokens_of(texts: Sequence[str]) -> list[list[int]]:
-        rows: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        return rows
-
-    token_counts = {code: np.array([len(ids) for ids in tokens_of(lines)]) for code, lines in corpus.sentences.items()}
+    token_counts = {
+        code: np.array([len(ids) for ids in engine.tokenize(lines)]) for code, lines in corpus.sentences.items()
+    }
     requests = _Requests({}, {}, {})
     for source, target in pairs:
         expansion = token_counts[target].sum() / max(1, token_counts[source].sum())
@@ -220,18 +207,19 @@ def _requests(
             min(max_new_tokens, LENGTH_ALLOWANCE + math.ceil(LENGTH_FACTOR * expansion * count))
             for count in token_counts[source]
         ]
-        texts = [translation_prompt(template, source, target, line) for line in corpus.sentences[source]]
-        requests.prompts[source, target] = [[*start_before(ids, tokenizer), *ids] for ids in tokens_of(texts)]
+        requests.prompts[source, target] = [
+            translation_prompt(template, source, target, line) for line in corpus.sentences[source]
+        ]
     return requests
 
 
-def _refuse_long(checkpoint: Any, requests: _Requests, others: list[str]) -> None:
+def _refuse_long(engine: Engine, requests: _Requests, others: list[str]) -> None:
     """Raise InputError where prompt and cap need more positions than the model has.
 
     The cap is never lowered to what the context leaves: of two models, the one with the shorter context would then be measured on other
     terms.
     """
-    limit = context_length(checkpoint.model)
+    limit = engine.context
     if limit is None:
         return
     too_long: dict[str, set[int]] = {code: set() for code in others}
@@ -239,50 +227,34 @@ def _refuse_long(checkpoint: Any, requests: _Requests, others: list[str]) -> Non
         (other,) = [code for code in pair if code in too_long]
         too_long[other] |= {
             index
-            for index, (prompt, cap) in enumerate(zip(prompts, requests.caps[pair], strict=True))
-            if len(prompt) + cap > limit
+            for index, (length, cap) in enumerate(zip(engine.prompt_lengths(prompts), requests.caps[pair], strict=True))
+            if length + cap > limit
         }
     named = ", ".join(
         f"{code} ({len(lines)} {'line' if len(lines) == 1 else 'lines'})" for code, lines in too_long.items() if lines
     )
     if named:
         raise InputError(
-            f"{checkpoint.name} has a context of {limit} tokens, and prompt and output of a translation need more in {named}: leave these "
+            f"{engine.name} has a context of {limit} tokens, and prompt and output of a translation need more in {named}: leave these "
             "languages out with --languages, take a corpus of shorter lines, or leave out the suite translation"
         )
 
 
 def _translate(
-    checkpoint: Any, corpus: ParallelCorpus, requests: _Requests, max_tokens_per_batch: int, progress: Progress | None
+    engine: Engine, corpus: ParallelCorpus, requests: _Requests, max_tokens_per_batch: int, progress: Progress | None
 ) -> list[_Direction]:
-    """All directions decoded together, so that batches are full and of even length."""
-    tokenizer = checkpoint.tokenizer
-    line_breaks: dict[int, bool] = {}
-
-    def text_of(tokens: Sequence[int]) -> str:
-        return str(tokenizer.decode(tokens, skip_special_tokens=True))
-
-    def breaks_line(tokens: Sequence[int]) -> bool:
-        last = tokens[-1]
-        if last not in line_breaks:
-            line_breaks[last] = _has_line_break(tokenizer.decode([last]))
-        return line_breaks[last] and _first_line(text_of(tokens))[1]
-
-    decoded = greedy_decode(
-        checkpoint.model,
+    """All directions decoded together."""
+    outputs = engine.generate(
         [prompt for prompts in requests.prompts.values() for prompt in prompts],
         [cap for caps in requests.caps.values() for cap in caps],
-        end_tokens=end_tokens(checkpoint),
-        breaks_line=breaks_line,
         max_tokens_per_batch=max_tokens_per_batch,
         progress=progress,
     )
     lines = len(corpus)
     directions = []
     for number, (source, target) in enumerate(requests.prompts):
-        own = decoded[number * lines : (number + 1) * lines]
-        outputs = [Output(_first_line(text_of(tokens))[0], end) for tokens, end in own]
-        directions.append(_Direction(source, target, corpus.sentences[source], corpus.sentences[target], outputs))
+        own = outputs[number * lines : (number + 1) * lines]
+        directions.append(_Direction(source, target, corpus.sentences[source], corpus.sentences[target], own))
     return directions
 
 

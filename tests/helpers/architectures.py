@@ -15,8 +15,8 @@ from alignx_eval.engine.encode import encode
 from alignx_eval.engine.generate import greedy_decode
 from alignx_eval.engine.score import sentence_costs
 from alignx_eval.errors import InputError
-from alignx_eval.suites.language_modelling import check
 from helpers import tiny_models
+from helpers.engines import language_modelling
 
 # Sizes by the names that configurations use for them; a name that a family does not have, or that it leaves at 0, is left alone.
 _NAMES: dict[float, str] = {
@@ -227,7 +227,7 @@ def _try_layers(checkpoint: Checkpoint) -> None:
 
 
 def _try_language_modelling(checkpoint: Checkpoint) -> None:
-    check(checkpoint, load_corpus("interface", languages=["eng_Latn", "zho_Hans"], limit=1))
+    language_modelling.check(checkpoint, load_corpus("interface", languages=["eng_Latn", "zho_Hans"], limit=1))
     together = sentence_costs(checkpoint.model, checkpoint.tokenizer, lines()).bits
     alone = sentence_costs(checkpoint.model, checkpoint.tokenizer, lines(), max_tokens_per_batch=1).bits
     np.testing.assert_allclose(together, alone, rtol=1e-3)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alignx_eval.errors import AlignxError, InputError
+from alignx_eval.api import compare, judge
+from alignx_eval.comparison.rows import Comparison
+from alignx_eval.errors import InputError
 from alignx_eval.files import atomic_write
+from alignx_eval.pipeline import Remarks
+from alignx_eval.render.save import save
 from alignx_trainer.config import Recipe
 from alignx_trainer.training import Progress, train
 
@@ -43,15 +44,15 @@ def ablate(
     folder: Path,
     *,
     seeds: Sequence[int],
-    compare_options: Sequence[str],
+    options: Mapping[str, Any],
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
     command: str = "",
 ) -> Path:
     """Train every arm with every seed, compare the arms of each seed, and write `folder`/ablation.md; returns its path.
 
-    What is done is not done again. `folder` gets ARM-seedN/ (a run each), comparison-seedN/ (reports) and ablation.json (the table's
-    numbers). Raises InputError for a recipe without both losses or without `init`, and as `train`.
+    `options`: those of `alignx_eval.compare`. What is done is not done again. `folder` gets ARM-seedN/ (a run each), comparison-seedN/
+    (reports) and ablation.json (the table's numbers). Raises InputError for a recipe without both losses or without `init`, and as `train`.
     """
     if recipe.contrastive_weight == 0 or recipe.matching_weight == 0 or recipe.init is None:
         raise InputError(
@@ -65,57 +66,52 @@ def ablate(
             train(
                 arm_recipe(recipe, arm, seed), folder / f"{arm}-seed{seed}", progress=progress, say=say, command=command
             )
-    comparisons = []
+    numbers = []
     base = recipe.init
     for seed in seeds:
         paths = {arm: str(folder / f"{arm}-seed{seed}" / "model.pt") for arm in ARMS}
         out = folder / f"comparison-seed{seed}"
-        table = out / "comparison.json"
-        arguments = [base, *(paths[arm] for arm in ARMS[1:]), "--control", paths[CONTROL], *compare_options]
-        done = subprocess.run(
-            [sys.executable, "-m", "alignx_eval", "compare", *arguments, "--out", str(out), "-o", str(table)],
-            env=dict(os.environ, PYTHONPATH=os.pathsep.join(path for path in sys.path if path)),
+        comparison = compare(
+            base,
+            *(paths[arm] for arm in ARMS[1:]),
+            control=paths[CONTROL],
+            out=str(out),
+            progress=Remarks(say),
+            **options,
         )
-        if done.returncode:
-            raise AlignxError(
-                f"the comparison of seed {seed} ended with exit code {done.returncode}; the same command goes on from here"
-            )
-        comparisons.append(json.loads(table.read_text(encoding="utf-8")))
+        report = judge(comparison)
+        for name in ("report.html", "summary.md", "comparison.json"):
+            save(report, out / name)
+        numbers.append(numbers_of(comparison, seed))
         if seed == seeds[0]:
-            base = f"{out}#{comparisons[0]['base']}"  # measured once
-    numbers = [numbers_of(comparison, seed) for seed, comparison in zip(seeds, comparisons, strict=True)]
+            base = f"{out}#{comparison.base}"  # measured once
     atomic_write(folder / "ablation.json", json.dumps(numbers, indent=1) + "\n")
     atomic_write(folder / "ablation.md", table_of(numbers))
     return folder / "ablation.md"
 
 
-def numbers_of(comparison: dict[str, Any], seed: int) -> dict[str, Any]:
+def numbers_of(comparison: Comparison, seed: int) -> dict[str, Any]:
     """{"seed", "measures": {name: {"base", "next_token", ARM: {"value", "difference", "ci_low", "ci_high", "n"}}}} of one comparison."""
     found: dict[str, Any] = {"seed": seed, "measures": {}}
-    rows = [row for row in comparison["comparison_rows"] if row["language"] is None and row["other_language"] is None]
+    rows = [row for row in comparison.rows if row.language is None and row.other_language is None]
+    recorded = (facts.get("align_layer") for facts in comparison.checkpoints.values())
+    align_layer = str(next(layer for layer in recorded if layer is not None))
+    last = str(max((int(row.layer) for row in rows if row.layer is not None and row.layer.isdigit()), default=0))
     for arm in ARMS[1:]:
         label = f"{arm}-seed{seed}"
-        align_layer = str(
-            next(
-                entry["align_layer"]
-                for entry in comparison["checkpoints"].values()
-                if entry.get("align_layer") is not None
-            )
-        )
-        last = str(max((int(row["layer"]) for row in rows if (row["layer"] or "").isdigit()), default=0))
         for metric, layer, name in SHOWN:
             wanted = {"align": align_layer, "last": last}.get(layer or "", layer)
             for row in rows:
-                if row["metric"] != metric or row["layer"] != wanted or row["candidate_name"] != label:
+                if (row.metric, row.layer, row.candidate_name) != (metric, wanted, label):
                     continue
                 entry = found["measures"].setdefault(name, {})
-                if row["contrast"] == "candidate-base":
-                    entry["base"] = row["base"]
+                if row.contrast == "candidate-base":
+                    entry["base"] = row.base
                 else:
-                    entry[CONTROL] = row["base"]
+                    entry[CONTROL] = row.base
                     entry[arm] = {
-                        "value": row["candidate"],
-                        **{key: row[key] for key in ("difference", "ci_low", "ci_high", "n")},
+                        "value": row.candidate,
+                        **{key: getattr(row, key) for key in ("difference", "ci_low", "ci_high", "n")},
                     }
     return found
 

@@ -185,16 +185,7 @@ def ablate(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    options = [
-        "--corpus",
-        corpus,
-        "--split",
-        split,
-        "--suites",
-        suites,
-        *(["--limit", str(limit)] if limit else []),
-        *["-q"] * quiet,
-    ]
+    options = {"corpus": corpus, "split": split, "suites": suites, "limit": limit or None}
     folder = out or Path("runs") / Path(recipe).stem
     command = shlex.join(["alignx-train", *sys.argv[1:]])
     with display:
@@ -202,7 +193,7 @@ def ablate(
             settings,
             folder,
             seeds=numbers,
-            compare_options=options,
+            options=options,
             progress=display.step,
             say=display.say,
             command=command,
