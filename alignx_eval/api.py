@@ -1,4 +1,5 @@
-"""The library: what the commands do, as functions. `import alignx_eval as ax` has these names. Provisional until release 0.2.0."""
+"""The library: what the commands do, as functions. `import alignx_eval as ax` has these names. Provisional until
+release 0.2.0."""
 
 from __future__ import annotations
 
@@ -41,11 +42,11 @@ def compare(
 ) -> Comparison:
     """Measure what is not measured yet, and compare each candidate with the base, and with the control if there is one.
 
-    A checkpoint is an open one, or what the command takes: a path, a hub id, bundled:NAME, or a run directory (DIR#LABEL). `options` are
-    those of `alignx-eval compare` that decide what is measured, by their long names (suites, languages, limit, out, series, ...), with
-    the same defaults; a run directory among the inputs gives its own. What is complete in the run directory is not measured again.
-    Raises InputError for wrong input, NotComparableError where results do not compare, MissingAssetError where something is missing and
-    the network is off.
+    A checkpoint is an open one, or what the command takes: a path, a hub id, bundled:NAME, or a run directory
+    (DIR#LABEL). `options` are those of `alignx-eval compare` that decide what is measured, by their long names (suites,
+    languages, limit, out, series, ...), with the same defaults; a run directory among the inputs gives its own. What is
+    complete in the run directory is not measured again. Raises InputError for wrong input, NotComparableError where
+    results do not compare, MissingAssetError where something is missing and the network is off.
     """
     if not candidates:
         raise InputError("a comparison needs a base and at least one candidate")
@@ -64,7 +65,8 @@ def measure(
     progress: Progress | None = None,
     **options: Any,
 ) -> dict[str, SuiteResult]:
-    """Results of one checkpoint by suite: rows, items, fingerprint. `options` are those of `alignx-eval run`, by their long names.
+    """Results of one checkpoint by suite: rows, items, fingerprint. `options` are those of `alignx-eval run`, by their
+    long names.
 
     What is complete in the run directory (`out`) is not measured again. Raises as `compare`.
     """
@@ -78,10 +80,11 @@ def judge(
     *,
     enforced: bool = False,
 ) -> Report:
-    """The report on a comparison: verdict by `policy` (a file, or one made here; default: the shipped one), findings, diagnoses, series.
+    """The report on a comparison: verdict by `policy` (a file, or one made here; default: the shipped one), findings,
+    diagnoses, series.
 
-    `enforced`: that the verdict decides something, as with `compare --gate`; reports then begin with it. Raises InputError for a policy
-    that is none, or that gates against a control where there is none.
+    `enforced`: that the verdict decides something, as with `compare --gate`; reports then begin with it. Raises
+    InputError for a policy that is none, or that gates against a control where there is none.
     """
     if policy is None or isinstance(policy, Policy):
         name = "default policy" if policy is None else "policy of this program"
@@ -100,8 +103,8 @@ class Run:
         return {label: self.directory.results(label) for label in self.directory.labels()}
 
     def comparison(self) -> Comparison:
-        """The comparison, or one checkpoint alone, computed again without a model. Raises NotComparableError where the results are of
-        an older measuring version, with the command that makes them anew."""
+        """The comparison, or one checkpoint alone, computed again without a model. Raises NotComparableError where the
+        results are of an older measuring version, with the command that makes them anew."""
         return read_comparison(self.directory, Settings())
 
     def report(self) -> Report:

@@ -1,4 +1,5 @@
-"""Where the folders of data files are: `tasks` and `reports` travel inside the package in a wheel and lie beside it in a checkout."""
+"""Where the folders of data files are: `tasks` and `reports` travel inside the package in a wheel and lie beside it in
+a checkout."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from alignx_eval.errors import MissingAssetError
 
 
 def asset_folder(name: str) -> Path:
-    """Absolute path of the data folder `name` ("tasks" or "reports"). Raises MissingAssetError where the installation lacks it."""
+    """Absolute path of the data folder `name` ("tasks" or "reports"). Raises MissingAssetError where the installation
+    lacks it."""
     package = Path(__file__).resolve().parent
     # The package's own copy first: in site-packages a folder beside the package belongs to somebody else.
     for folder in (package / name, package.parent / name):

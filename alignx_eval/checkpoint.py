@@ -1,6 +1,7 @@
 """Checkpoints: open a `.pt`, a Hugging Face folder, a PEFT adapter, a hub id or a `.gguf`; write a `.pt`.
 
-A `.pt` is one self-contained file, written by `write_checkpoint` and read with `torch.load(weights_only=True, mmap=True)` only:
+A `.pt` is one self-contained file, written by `write_checkpoint` and read with `torch.load(weights_only=True,
+mmap=True)` only:
 
     format             "alignx"
     version            1
@@ -11,9 +12,11 @@ A `.pt` is one self-contained file, written by `write_checkpoint` and read with 
     prompt_template    name of the template it was taught with (see `prompts.py`), or None
     state_dict         {name: dense tensor}; tied weights share their storage
     heads              {name: dense tensor} of training heads, or None
-    recipe, provenance plain JSON; `provenance.start_token` is the start token of training (see `encode.start_name`), where recorded
+    recipe, provenance plain JSON; `provenance.start_token` is the start token of training (see `encode.start_name`),
+    where recorded
 
-Nothing that a file says is ever run: the pickle inside is scanned before it is loaded, and remote code is refused wherever it is named.
+Nothing that a file says is ever run: the pickle inside is scanned before it is loaded, and remote code is refused
+wherever it is named.
 """
 
 from __future__ import annotations
@@ -77,7 +80,8 @@ VERSION = 1
 
 
 KEYS = frozenset(
-    "format version stage step config tokenizer generation_config prompt_template state_dict heads recipe provenance".split()
+    "format version stage step config tokenizer generation_config prompt_template state_dict heads recipe "
+    "provenance".split()
 )
 
 
@@ -93,21 +97,25 @@ SIDECAR = "alignx.json"  # beside an exported folder: what a Hugging Face folder
 WRITABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-# Everything that torch.save needs for a dict of plain values and dense tensors. Any other name in the pickle is refused unread.
+# Everything that torch.save needs for a dict of plain values and dense tensors. Any other name in the pickle is refused
+# unread.
 _HARMLESS_GLOBAL = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch(\.storage)? \w+Storage"
 )
 
 
-# Keys that make transformers look for code, kernels or paths somewhere else, or that training leaves behind and evaluation pays for.
+# Keys that make transformers look for code, kernels or paths somewhere else, or that training leaves behind and
+# evaluation pays for.
 _DROPPED_CONFIG_KEYS = frozenset(
-    "auto_map trust_remote_code attn_implementation experts_implementation name_or_path transformers_version custom_pipelines "
+    "auto_map trust_remote_code attn_implementation experts_implementation name_or_path transformers_version "
+    "custom_pipelines "
     "custom_generate output_hidden_states output_attentions".split()
 )
 
 
 _REFUSED_CONFIG_KEYS = frozenset(
-    "auto_map trust_remote_code attn_implementation experts_implementation custom_pipelines custom_generate quantization_config".split()
+    "auto_map trust_remote_code attn_implementation experts_implementation custom_pipelines custom_generate "
+    "quantization_config".split()
 )
 
 
@@ -129,11 +137,11 @@ _FILE_SUFFIXES = (".pt", ".pth", ".gguf", ".safetensors", ".bin", ".ckpt", ".zip
 class Checkpoint:
     """A causal language model that is ready to be evaluated, and what is known about it.
 
-    `model` is in evaluation mode; `model.get_decoder()` is the part without the language-model head. `name` is the label for display,
-    `reference` what the user typed. `heads` are tensors of training heads, on the CPU. `align_layer` is the layer whose states were
-    aligned (0 the embeddings, k the state after block k). `content_hash` is a SHA-256 over weights, configuration and tokenizer;
-    provenance, recipe and file name do not enter it. Of a `.pt` it covers the tensors, of other formats the files. `notes` are sentences
-    for the reader of a report.
+    `model` is in evaluation mode; `model.get_decoder()` is the part without the language-model head. `name` is the
+    label for display, `reference` what the user typed. `heads` are tensors of training heads, on the CPU. `align_layer`
+    is the layer whose states were aligned (0 the embeddings, k the state after block k). `content_hash` is a SHA-256
+    over weights, configuration and tokenizer; provenance, recipe and file name do not enter it. Of a `.pt` it covers
+    the tensors, of other formats the files. `notes` are sentences for the reader of a report.
     """
 
     name: str
@@ -152,7 +160,7 @@ class Checkpoint:
     notes: list[str] = field(default_factory=list)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Opening
 def open_checkpoint(
     reference: str | os.PathLike[str],
@@ -165,13 +173,15 @@ def open_checkpoint(
     """Open the checkpoint that `reference` names.
 
     reference: a `.pt` of ours, a `.gguf`, a Hugging Face folder, a PEFT adapter folder (merged into its base), a hub id
-        `owner/name@revision`, or `bundled:base`, `bundled:tuned`, `bundled:alignx`. What exists on disk comes before the hub.
+        `owner/name@revision`, or `bundled:base`, `bundled:tuned`, `bundled:alignx`. What exists on disk comes before
+        the hub.
     device: "cpu", "cuda", "cuda:1", "mps", or "auto", which spreads the model over all accelerators there are.
     dtype: "float32", "bfloat16" or "float16"; None is float32 on the CPU and the checkpoint's own elsewhere.
     offline: True never touches the network; a hub id then has to be in the cache.
     cache_dir: the hub's cache; None is its default place.
 
-    Raises InputError for anything that is no usable checkpoint, MissingAssetError for what would have to be fetched or installed.
+    Raises InputError for anything that is no usable checkpoint, MissingAssetError for what would have to be fetched or
+    installed.
     """
     target, own_dtype = _resolve_device_and_dtype(device, dtype)
     return _open(os.fspath(reference), target, own_dtype, offline, cache_dir)
@@ -180,11 +190,13 @@ def open_checkpoint(
 def check_checkpoint(
     reference: str | os.PathLike[str], *, offline: bool = True, cache_dir: str | os.PathLike[str] | None = None
 ) -> None:
-    """Find out what would keep `reference` from being opened, as far as that is possible without loading weights into a model.
+    """Find out what would keep `reference` from being opened, as far as that is possible without loading weights into a
+    model.
 
-    It exists (of the hub: is fetched, or in the cache), its configuration is that of a causal language model, names and shapes of the
-    stored tensors are those that the configuration asks for, its tokenizer is one, and all weights are finite, read one by one.
-    What only the model itself can tell (one sentence through it) is left to `open_checkpoint`. Raises as `open_checkpoint` does.
+    It exists (of the hub: is fetched, or in the cache), its configuration is that of a causal language model, names and
+    shapes of the stored tensors are those that the configuration asks for, its tokenizer is one, and all weights are
+    finite, read one by one. What only the model itself can tell (one sentence through it) is left to `open_checkpoint`.
+    Raises as `open_checkpoint` does.
     """
     reference = os.fspath(reference)
     place = _find(reference, offline, cache_dir)
@@ -212,10 +224,12 @@ def parameter_count(checkpoint: Checkpoint) -> int:
 
 
 def recorded_template(reference: str | os.PathLike[str], *, offline: bool = True) -> str | None:
-    """Name of the prompt template that the checkpoint was taught with, read without its weights; None where it names none.
+    """Name of the prompt template that the checkpoint was taught with, read without its weights; None where it names
+    none.
 
-    An adapter or a `.gguf` names none, nor does a hub id that would have to be fetched first. Raises InputError where a file or folder is
-    no usable checkpoint at first sight, and MissingAssetError where a hub id is not at hand and `offline`.
+    An adapter or a `.gguf` names none, nor does a hub id that would have to be fetched first. Raises InputError where a
+    file or folder is no usable checkpoint at first sight, and MissingAssetError where a hub id is not at hand and
+    `offline`.
     """
     reference = os.fspath(reference)
     try:
@@ -236,7 +250,8 @@ def recorded_template(reference: str | os.PathLike[str], *, offline: bool = True
 
 @dataclass(frozen=True)
 class _Location:
-    """Where a reference leads: a file or a folder; of a hub model also its id, the revision that was asked for and the one found."""
+    """Where a reference leads: a file or a folder; of a hub model also its id, the revision that was asked for and the
+    one found."""
 
     format: Format
     path: Path
@@ -262,7 +277,8 @@ def _find(reference: str, offline: bool, cache_dir: str | os.PathLike[str] | Non
     match = _HUB_ID.fullmatch(reference)
     if match is None or reference.endswith(_FILE_SUFFIXES):
         raise InputError(
-            f"no such checkpoint: {reference!r} is neither a file nor a folder here{nearest}, nor a hub id (owner/name@revision), "
+            f"no such checkpoint: {reference!r} is neither a file nor a folder here{nearest}, nor a hub id "
+            "(owner/name@revision), "
             "nor bundled:NAME"
         )
     try:
@@ -271,7 +287,8 @@ def _find(reference: str, offline: bool, cache_dir: str | os.PathLike[str] | Non
         if not (offline and path.parent.is_dir()):
             raise
         raise InputError(
-            f"no such checkpoint: the folder {path.parent} has no {path.name!r}{nearest}, and as a hub id {reference} is not in the cache, "
+            f"no such checkpoint: the folder {path.parent} has no {path.name!r}{nearest}, and as a hub id {reference} "
+            "is not in the cache, "
             "and the network is off; mend the path, or fetch the model first"
         ) from error
     format_: Format = "adapter" if (folder / "adapter_config.json").is_file() else "hub"
@@ -298,7 +315,8 @@ def _open(
         checkpoint.provenance |= {"hub_id": place.hub_id, "revision": place.commit}
         if place.asked != place.commit:
             checkpoint.notes.append(
-                f"{place.hub_id}: {place.asked or 'the default branch'} is not a fixed revision; here it was {place.commit}. "
+                f"{place.hub_id}: {place.asked or 'the default branch'} is not a fixed revision; here it was "
+                f"{place.commit}. "
                 f"Write {place.hub_id}@{place.commit} to pin it."
             )
     with _refusing(f"{reference}: an ordinary sentence cannot be sent through the model"), _quiet():
@@ -342,7 +360,7 @@ def _resolve_device_and_dtype(device: str, dtype: str | None) -> tuple[str, torc
     return device, names[dtype]
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # The .pt file
 def write_checkpoint(
     path: str | os.PathLike[str],
@@ -359,11 +377,12 @@ def write_checkpoint(
 ) -> None:
     """Write a `.pt` checkpoint atomically: whatever happens, `path` holds the old file or the whole new one.
 
-    `model` is a transformers model for causal language modelling that transformers itself can build (no remote code; adapters merged).
-    `dtype` is the type the floating-point weights are stored in, None as they are. `recipe` and `provenance` are plain JSON values; paths,
-    numpy scalars and versions are turned into such. Raises InputError where the file could not be read again (non-finite or quantised
-    weights, a model that its own configuration does not describe, a tokenizer with code of its own) and where it cannot be written;
-    TypeError where recipe or provenance hold something that is no plain data.
+    `model` is a transformers model for causal language modelling that transformers itself can build (no remote code;
+    adapters merged). `dtype` is the type the floating-point weights are stored in, None as they are. `recipe` and
+    `provenance` are plain JSON values; paths, numpy scalars and versions are turned into such. Raises InputError where
+    the file could not be read again (non-finite or quantised weights, a model that its own configuration does not
+    describe, a tokenizer with code of its own) and where it cannot be written; TypeError where recipe or provenance
+    hold something that is no plain data.
     """
     path = Path(path)
     config = _clean_config(json.loads(model.config.to_json_string(use_diff=False)))
@@ -397,11 +416,13 @@ def write_checkpoint(
 
 
 def export_folder(reference: str | os.PathLike[str], folder: str | os.PathLike[str], *, offline: bool = True) -> None:
-    """Write whatever `open_checkpoint` opens as a Hugging Face folder, weights in their stored dtype (a `.gguf` unpacked to float32).
+    """Write whatever `open_checkpoint` opens as a Hugging Face folder, weights in their stored dtype (a `.gguf`
+    unpacked to float32).
 
-    `folder` must not exist, or be empty; it appears under its name only when it is complete, and its files follow the umask. Stage, step,
-    prompt template, recipe, notes and provenance, with what the folder was made from, go to `alignx.json`, which `open_checkpoint` reads;
-    training heads are left out. Raises InputError, and MissingAssetError where something would have to be fetched and `offline`.
+    `folder` must not exist, or be empty; it appears under its name only when it is complete, and its files follow the
+    umask. Stage, step, prompt template, recipe, notes and provenance, with what the folder was made from, go to
+    `alignx.json`, which `open_checkpoint` reads; training heads are left out. Raises InputError, and MissingAssetError
+    where something would have to be fetched and `offline`.
     """
     reference, folder = os.fspath(reference), Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -448,7 +469,8 @@ def _open_pt(path: Path, reference: str, device: str, dtype: torch.dtype | None)
     content_hash = _content_hash(payload)
     layers = model.config.get_text_config().num_hidden_layers
 
-    # Copied out of the memory map, so that a file that is overwritten in place cannot change a model in use. Tied tensors are copied once.
+    # Copied out of the memory map, so that a file that is overwritten in place cannot change a model in use. Tied
+    # tensors are copied once.
     copies: dict[tuple[int, torch.Size, torch.dtype], torch.Tensor] = {}
     for name, tensor in state.items():
         key = (tensor.data_ptr(), tensor.shape, tensor.dtype)
@@ -481,7 +503,8 @@ def _open_pt(path: Path, reference: str, device: str, dtype: torch.dtype | None)
 
 
 def read_pt(path: Path) -> dict[str, Any]:
-    """The content of a `.pt`, its form checked, weights still on disk (memory-mapped). Never runs anything that the file names."""
+    """The content of a `.pt`, its form checked, weights still on disk (memory-mapped). Never runs anything that the
+    file names."""
     _scan_before_loading(path)
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -537,13 +560,15 @@ def _scan_before_loading(path: Path) -> None:
         raise InputError(f"{path} is cut off or damaged ({one_line(error, 120)}); copy or write it again") from None
     if unsafe:
         raise InputError(
-            f"{path} is refused: it names {some_of(sorted(unsafe, key=_torch_last))}, which a checkpoint has no need of "
+            f"{path} is refused: it names {some_of(sorted(unsafe, key=_torch_last))}, which a checkpoint has no need "
+            "of "
             "and which could run code when loaded; nothing of it was run"
         )
 
 
 def _unsafe_globals(pickle_bytes: bytes) -> set[str]:
-    """Names of the functions and classes in a pickle that plain values and dense tensors do not need; disassembled, never run."""
+    """Names of the functions and classes in a pickle that plain values and dense tensors do not need; disassembled,
+    never run."""
     unsafe: set[str] = set()
     for opcode, argument, _ in pickletools.genops(pickle_bytes):
         if opcode.name in ("GLOBAL", "INST") and not _HARMLESS_GLOBAL.fullmatch(str(argument)):
@@ -591,7 +616,8 @@ def _check_payload(payload: dict[str, Any], source: str) -> None:
     for key in ("config", "generation_config"):
         if refused := sorted(set(_keys_of(payload[key])) & _REFUSED_CONFIG_KEYS):
             raise InputError(
-                f"{source}: its {key} asks for {', '.join(refused)}; code, kernels and quantisation of a file's own are refused"
+                f"{source}: its {key} asks for {', '.join(refused)}; code, kernels and quantisation of a file's own "
+                "are refused"
             )
         if private := sorted(key for key in _keys_of(payload[key]) if key.startswith("_")):
             raise InputError(f"{source}: its {key} sets private fields ({', '.join(private[:3])}), which is refused")
@@ -652,7 +678,8 @@ def _clean_config(value: Any) -> Any:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """`value` as plain JSON. torch.__version__, numpy scalars and paths would make a weights-only load fail; NaN would not survive JSON."""
+    """`value` as plain JSON. torch.__version__, numpy scalars and paths would make a weights-only load fail; NaN would
+    not survive JSON."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, (str, os.PathLike)):
@@ -705,10 +732,11 @@ def _save_atomically(payload: dict[str, Any], path: Path) -> None:
             partial.unlink()
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Model, weights, tokenizer
 def _skeleton(config: dict[str, Any], dtype: torch.dtype, source: str) -> Any:
-    """The model that `config` describes: parameters without memory, buffers that no file stores (rotary frequencies, masks) computed."""
+    """The model that `config` describes: parameters without memory, buffers that no file stores (rotary frequencies,
+    masks) computed."""
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -742,7 +770,8 @@ def _check_state(model: Any, state: Mapping[str, torch.Tensor], source: str) -> 
         first = first_of.setdefault(id(tensor), name)
         if state[first].data_ptr() != state[name].data_ptr() and not torch.equal(state[first], state[name]):
             raise InputError(
-                f"{source}: {first} and {name} differ, but its configuration ties them; set tie_word_embeddings to false"
+                f"{source}: {first} and {name} differ, but its configuration ties them; set tie_word_embeddings to "
+                "false"
             )
 
 
@@ -752,7 +781,8 @@ def _refuse_non_finite(tensors: Iterable[tuple[str, torch.Tensor]], source: str)
             tensor if tensor.element_size() > 1 else tensor.float()
         ).all():  # float8 has no such test of its own
             raise InputError(
-                f"{source}: {name} holds values that are not finite (NaN or infinity); training has diverged or the file is damaged"
+                f"{source}: {name} holds values that are not finite (NaN or infinity); training has diverged or the "
+                "file is damaged"
             )
 
 
@@ -782,7 +812,8 @@ def _place(model: Any, device: str) -> Any:
 
 
 def _align_layer(provenance: dict[str, Any], recipe: dict[str, Any], layers: int) -> int | None:
-    """The aligned layer: what training noted down, else a whole number in its recipe; None where it lies outside the model."""
+    """The aligned layer: what training noted down, else a whole number in its recipe; None where it lies outside the
+    model."""
     for value in (provenance.get("align_layer"), recipe.get("align_layer")):
         if (
             isinstance(value, (int, float))
@@ -795,17 +826,20 @@ def _align_layer(provenance: dict[str, Any], recipe: dict[str, Any], layers: int
 
 
 def _start_notes(provenance: dict[str, Any], tokenizer: Any, source: str) -> list[str]:
-    """Where training recorded a start token (older checkpoints have no record) that is not the one that texts are measured with."""
+    """Where training recorded a start token (older checkpoints have no record) that is not the one that texts are
+    measured with."""
     recorded, measured = provenance.get("start_token"), start_name(tokenizer)
     if recorded is None or recorded == measured:
         return []
     return [
-        f"{source}: its training began every text with {recorded}; it is measured with {measured}, so its numbers may be too low"
+        f"{source}: its training began every text with {recorded}; it is measured with {measured}, so its numbers may "
+        "be too low"
     ]
 
 
 def _tokenizer_files(tokenizer: Any) -> dict[str, str | torch.Tensor]:
-    """The files of `tokenizer.save_pretrained`, without references to code and paths and without the padding of the last call."""
+    """The files of `tokenizer.save_pretrained`, without references to code and paths and without the padding of the
+    last call."""
     files: dict[str, str | torch.Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
         with _quiet():
@@ -886,7 +920,8 @@ def _tokenizer_from_folder(folder: Path, source: str, **options: Any) -> Any:
 
 
 def _content_hash(payload: dict[str, Any]) -> str:
-    """SHA-256 over configuration, tokenizer and weights as stored. Hashing leaves the interpreter lock, so tensors go side by side."""
+    """SHA-256 over configuration, tokenizer and weights as stored. Hashing leaves the interpreter lock, so tensors go
+    side by side."""
 
     def digest(tensor: torch.Tensor) -> str:
         return hashlib.sha256(tensor.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
@@ -906,7 +941,7 @@ def _content_hash(payload: dict[str, Any]) -> str:
     return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Hugging Face folders, adapters, the hub, GGUF
 def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype | None, format_: Format) -> Checkpoint:
     source = reference
@@ -929,7 +964,8 @@ def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype |
     ):
         opening_checks.mark_untied(model)
         notes.append(
-            f"{source}: its configuration ties input and output embeddings, but two different ones are stored; both are used"
+            f"{source}: its configuration ties input and output embeddings, but two different ones are stored; both "
+            "are used"
         )
     notes += _start_notes(provenance, tokenizer, source)
     return Checkpoint(
@@ -951,7 +987,8 @@ def _open_folder(folder: Path, reference: str, device: str, dtype: torch.dtype |
 
 
 def _inspect_folder(folder: Path, source: str) -> tuple[list[str], dict[str, str] | None]:
-    """Notes, and how names of stored tensors are to be changed. Reads the configuration and the headers of the weight files only.
+    """Notes, and how names of stored tensors are to be changed. Reads the configuration and the headers of the weight
+    files only.
 
     Raises InputError unless the folder holds, by names and shapes, a causal language model that transformers knows.
     """
@@ -973,7 +1010,8 @@ def _inspect_folder(folder: Path, source: str) -> tuple[list[str], dict[str, str
         key_mapping = {"^" + re.escape(prefix): ""}
         stored = {name.removeprefix(prefix): tensor for name, tensor in stored.items()}
         notes.append(
-            f"{source}: the names of all its tensors begin with {prefix!r}, which a wrapper left there; it was taken off"
+            f"{source}: the names of all its tensors begin with {prefix!r}, which a wrapper left there; it was taken "
+            "off"
         )
     if config.get("quantization_config") is not None:  # its packed tensors have names and shapes of their own
         return notes, key_mapping
@@ -1032,7 +1070,10 @@ def _weight_files(folder: Path, source: str) -> list[Path]:
 def _unmerged_shards(folder: Path) -> str:
     """What to do with the pieces that a sharded training run leaves in place of weights."""
     if any(folder.glob("*/*_model_states.pt")) or (folder / "zero_to_fp32.py").is_file():
-        return "; it is a DeepSpeed checkpoint: `python zero_to_fp32.py . whole` in that folder makes the whole weights; open those"
+        return (
+            "; it is a DeepSpeed checkpoint: `python zero_to_fp32.py . whole` in that folder makes the whole weights; "
+            "open those"
+        )
     if any(folder.glob("*.distcp")) or any(folder.glob("*/*.distcp")):
         return "; it is an FSDP checkpoint in shards: `accelerate merge-weights` makes the whole weights; open those"
     return ""
@@ -1081,7 +1122,8 @@ def _check_folder_config(config: dict[str, Any], source: str) -> list[str]:
 def _model_from_folder(
     folder: Path, source: str, device: str, dtype: torch.dtype | str, **options: Any
 ) -> tuple[Any, list[str]]:
-    """The model, and the names of stored tensors that it has no place for. Missing, mis-shaped and non-finite tensors are refused."""
+    """The model, and the names of stored tensors that it has no place for. Missing, mis-shaped and non-finite tensors
+    are refused."""
     from transformers import AutoModelForCausalLM
 
     with _refusing(f"{source}: the model cannot be loaded"), _quiet():
@@ -1184,7 +1226,8 @@ def _open_adapter(
     notes = [f"{reference}: {config.get('peft_type')} adapter merged into {base_name}"]
     if untied:
         notes.append(
-            f"{reference}: the adapter changes one of the base's tied embeddings; they were given weights of their own for it"
+            f"{reference}: the adapter changes one of the base's tied embeddings; they were given weights of their "
+            "own for it"
         )
     if (folder / "config.json").is_file():
         notes.append(f"{reference}: beside the adapter it holds a config.json of a whole model, which was not used")
@@ -1218,10 +1261,11 @@ def _open_adapter(
 
 
 def merge_adapter(adapted: Any, tokenizer: Any, source: str) -> tuple[Any, bool]:
-    """The base model of a peft model with the adapters merged into it, and whether its tied embeddings had to be untied for that.
+    """The base model of a peft model with the adapters merged into it, and whether its tied embeddings had to be untied
+    for that.
 
-    A delta on one of two tied matrices would otherwise be added to both. Raises InputError where the merged model gives other logits
-    for an ordinary sentence than the adapter did.
+    A delta on one of two tied matrices would otherwise be added to both. Raises InputError where the merged model gives
+    other logits for an ordinary sentence than the adapter did.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -1241,7 +1285,8 @@ def merge_adapter(adapted: Any, tokenizer: Any, source: str) -> tuple[Any, bool]
 
 
 def _telling(caught: Iterable[warnings.WarningMessage]) -> Iterator[str]:
-    """What peft warns of, but for tied embeddings, which `merge_adapter` takes care of, and what is none of the user's business."""
+    """What peft warns of, but for tied embeddings, which `merge_adapter` takes care of, and what is none of the user's
+    business."""
     for warning in caught:
         message = str(warning.message)
         if issubclass(warning.category, UserWarning) and not re.search(
@@ -1288,7 +1333,8 @@ def _hub_folder(
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         if offline:
             raise MissingAssetError(
-                f"{wanted} is no file or folder here and not in the hub cache, and the network is off; fetch it first, or allow the network"
+                f"{wanted} is no file or folder here and not in the hub cache, and the network is off; fetch it "
+                "first, or allow the network"
             ) from None
         raise MissingAssetError(f"{wanted} could not be fetched: {one_line(error, 200)}") from None
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
@@ -1313,7 +1359,8 @@ def _check_gguf(path: Path, reference: str) -> None:
 
 
 def _gguf_tensors(path: Path, reference: str, reader: Callable[[str], Any]) -> list[Any]:
-    """The tensors of a GGUF file, still packed and on disk. Raises InputError where it is damaged, or one part of several."""
+    """The tensors of a GGUF file, still packed and on disk. Raises InputError where it is damaged, or one part of
+    several."""
     with _refusing(f"{reference} is a damaged or unknown GGUF file"):
         content = reader(str(path))
         parts = content.get_field("split.count")
@@ -1322,7 +1369,8 @@ def _gguf_tensors(path: Path, reference: str, reader: Callable[[str], Any]) -> l
         first = re.sub(r"-\d{5}-of-", "-00001-of-", path.name)
         raise InputError(
             f"{reference} is one of the {count} parts of a split GGUF file; join them with "
-            f"`llama-gguf-split --merge {first} {re.sub(r'-00001-of-.*', '', first)}.gguf` (part of llama.cpp) and open the result"
+            f"`llama-gguf-split --merge {first} {re.sub(r'-00001-of-.*', '', first)}.gguf` (part of llama.cpp) and "
+            "open the result"
         )
     return list(content.tensors)
 
@@ -1365,7 +1413,8 @@ def _open_gguf(path: Path, reference: str, device: str, dtype: torch.dtype | Non
         wide = str(model.dtype).removeprefix("torch.")
         notes.insert(
             0,
-            f"{reference}: weights quantised to {quantisation}, here unpacked to {wide}; all numbers are those of the quantised model",
+            f"{reference}: weights quantised to {quantisation}, here unpacked to {wide}; all numbers are those of the "
+            "quantised model",
         )
     return Checkpoint(
         name=path.stem,
@@ -1435,7 +1484,7 @@ def _hash_files(paths: list[Path], prefix: str = "") -> str:
     return hashlib.sha256("\n".join(content).encode("utf-8")).hexdigest()
 
 
-# ---------------------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------------
 # Small helpers
 def _first_bytes(path: Path, count: int) -> bytes:
     try:
@@ -1457,7 +1506,8 @@ def _read_json(path: Path, complaint: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _refusing(complaint: str) -> Iterator[None]:
-    """Turn whatever a library raises over somebody's file into one InputError; running out of memory and our own errors pass."""
+    """Turn whatever a library raises over somebody's file into one InputError; running out of memory and our own errors
+    pass."""
     try:
         yield
     except (AlignxError, MemoryError, torch.OutOfMemoryError):

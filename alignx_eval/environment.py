@@ -47,10 +47,12 @@ def default_cache_dir() -> str:
 
 
 def ensure_home() -> None:
-    """Give the process a home folder where the system knows none, as for a user of a container without an entry in /etc/passwd: our cache
-    and those of torch, numba, matplotlib and the Hugging Face libraries lie there. It is said on stderr.
+    """Give the process a home folder where the system knows none, as for a user of a container without an entry in
+    /etc/passwd: our cache and those of torch, numba, matplotlib and the Hugging Face libraries lie there. It is said on
+    stderr.
 
-    A home that is there and cannot be written stays, since models may be cached in it; only numba and matplotlib get another place.
+    A home that is there and cannot be written stays, since models may be cached in it; only numba and matplotlib get
+    another place.
     """
     try:
         home = Path.home()

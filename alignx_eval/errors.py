@@ -1,4 +1,5 @@
-"""Errors a user can act on. The command line prints their message as one line and exits with `exit_code`; no traceback."""
+"""Errors a user can act on. The command line prints their message as one line and exits with `exit_code`; no
+traceback."""
 
 
 class AlignxError(Exception):

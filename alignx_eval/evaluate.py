@@ -1,4 +1,5 @@
-"""Measure checkpoints: suite after suite, one checkpoint in memory at a time, nothing twice that a run directory already holds."""
+"""Measure checkpoints: suite after suite, one checkpoint in memory at a time, nothing twice that a run directory
+already holds."""
 
 from __future__ import annotations
 
@@ -36,10 +37,11 @@ def evaluate(
     progress: Callable[[str], Progress | None] | None = None,
     finished: Callable[[str, SuiteResult, bool], None] | None = None,
 ) -> dict[str, SuiteResult]:
-    """Results by suite. With a `directory`, each suite is stored as soon as it is complete, and read from there if it is.
+    """Results by suite. With a `directory`, each suite is stored as soon as it is complete, and read from there if it
+    is.
 
-    `progress(suite)` gives the callable that the suite reports to; `finished(suite, result, reused)` is called after each.
-    Raises what opening of data and the suites raise: InputError, MissingAssetError.
+    `progress(suite)` gives the callable that the suite reports to; `finished(suite, result, reused)` is called after
+    each. Raises what opening of data and the suites raise: InputError, MissingAssetError.
     """
     results: dict[str, SuiteResult] = {}
     for suite in check_suites(suites):
@@ -78,7 +80,8 @@ def evaluate(
 
 
 def _with_earlier_tasks(engine: Engine, corpus: ParallelCorpus, options: Options, directory: RunDirectory) -> Options:
-    """`options` with the tasks that `directory` holds of this checkpoint and these options: what is asked for is added to them."""
+    """`options` with the tasks that `directory` holds of this checkpoint and these options: what is asked for is added
+    to them."""
     if "tasks" not in directory.suites(engine.name):
         return options
     key, before = directory.key_and_options(engine.name, "tasks")

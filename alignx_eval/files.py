@@ -47,8 +47,8 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 def sole_writer(folder: Path) -> Iterator[None]:
     """Keep other processes from writing to `folder`, which is made. The lock goes with the process, whatever ends it.
 
-    A file system without locks (some network file systems) is warned about, and there is no protection then. Raises InputError where the
-    lock is taken or the folder cannot be written.
+    A file system without locks (some network file systems) is warned about, and there is no protection then. Raises
+    InputError where the lock is taken or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,8 @@ def _open_lock(path: Path) -> IO[str]:
 
 
 def dump_json(value: Any, what: str, indent: int | None = None) -> str:
-    """Strict JSON on one line. numpy scalars become numbers; NaN, infinity and other objects are refused with ValueError."""
+    """Strict JSON on one line. numpy scalars become numbers; NaN, infinity and other objects are refused with
+    ValueError."""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain, indent=indent)
         try:

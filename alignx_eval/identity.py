@@ -1,4 +1,5 @@
-"""What a run is of: the text and the options that decide its numbers, and its checkpoints. Another identity gets another directory."""
+"""What a run is of: the text and the options that decide its numbers, and its checkpoints. Another identity gets
+another directory."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 def identity_of(
     sources: Sequence[Source], corpus: ParallelCorpus | None, settings: Settings, template: str
 ) -> dict[str, Any]:
-    """What decides every number of a run besides its checkpoints: the text asked for and the options. Suites and tasks have no part in it,
-    since they only add to a run."""
+    """What decides every number of a run besides its checkpoints: the text asked for and the options. Suites and tasks
+    have no part in it, since they only add to a run."""
     if corpus is None:  # of results that are there
         return next(_without_checkpoints(source.run) for source in sources if source.run is not None)
     text = corpus if settings.languages is None else corpus.select(settings.languages)  # without a pivot that was added
@@ -38,7 +39,8 @@ def identity_of(
 
 
 def identity_in_run(source: Source, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Identity of a checkpoint of an earlier run; with the options it was measured with, where they are not those of this run."""
+    """Identity of a checkpoint of an earlier run; with the options it was measured with, where they are not those of
+    this run."""
     assert source.run is not None
     recorded: list[dict[str, Any]] = source.run.manifest.get("identity", {}).get("checkpoints", [])
     entry: dict[str, Any] = next((entry for entry in recorded if entry["name"] == source.label_in_run), {})
@@ -49,7 +51,8 @@ def identity_in_run(source: Source, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_out(sources: Sequence[Source], identity: Mapping[str, Any]) -> Path:
-    """`alignx-runs/NAMES-HASH`, the same for the same identity, so that a repeated command resumes and another one has its own."""
+    """`alignx-runs/NAMES-HASH`, the same for the same identity, so that a repeated command resumes and another one has
+    its own."""
     names = [
         Path(source.label_in_run or source.reference.removeprefix("bundled:").rstrip("/")).stem for source in sources
     ]
@@ -85,7 +88,8 @@ def check_identity(directory: RunDirectory, identity: Mapping[str, Any], sources
                 if old.get(name) != new.get(name)
             ]
     raise InputError(
-        f"{directory.path}: holds results of another run ({'; '.join(differences)}), which are not overwritten; choose another --out, or "
+        f"{directory.path}: holds results of another run ({'; '.join(differences)}), which are not overwritten; "
+        "choose another --out, or "
         f"leave it out for {default_out(sources, identity)}"
     )
 
@@ -93,8 +97,8 @@ def check_identity(directory: RunDirectory, identity: Mapping[str, Any], sources
 def check_runs_compare(
     sources: Sequence[Source], own: Mapping[str, Any], settings: Settings, *, measures: bool
 ) -> None:
-    """Raise NotComparableError where results that are inputs do not compare with each other, or are of another text than what would be
-    measured beside them; before anything is measured."""
+    """Raise NotComparableError where results that are inputs do not compare with each other, or are of another text
+    than what would be measured beside them; before anything is measured."""
     from alignx_eval.comparison.comparable import check_comparable
 
     runs = [source for source in sources if source.run is not None]

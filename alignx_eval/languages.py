@@ -1,6 +1,7 @@
 """The one table of languages: what a FLORES-200 code stands for, and what people type instead of it.
 
-Names are those of FLORES-200. The 204 codes are the 204 of its devtest; `nqo_Nkoo` joined its dev set later and is the 205th.
+Names are those of FLORES-200. The 204 codes are the 204 of its devtest; `nqo_Nkoo` joined its dev set later and is the
+205th.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from alignx_eval.errors import InputError
 
 DEFAULT_PIVOT = "eng_Latn"  # the language that all others are paired with, where nobody chose another
 
-# code | English name | other spellings (ISO 639-1, macro-language, retired codes, common names) | py3langid label | confusable group
+# code | English name | other spellings (ISO 639-1, macro-language, retired codes, common names) | py3langid label |
+# confusable group
 #
-# A label stands only where py3langid 0.4 has one for the language or for its ISO macro-language (`ar` for Tunisian Arabic, none for
-# Lombard), and gives it, or another label of the group, to at least nine in ten of the language's FLORES dev sentences. A group holds
-# languages so close in writing that an identifier mixes them up on correct sentences: it takes most Moroccan Arabic for `ar`, not `ary`.
+# A label stands only where py3langid 0.4 has one for the language or for its ISO macro-language (`ar` for Tunisian
+# Arabic, none for Lombard), and gives it, or another label of the group, to at least nine in ten of the language's
+# FLORES dev sentences. A group holds languages so close in writing that an identifier mixes them up on correct
+# sentences: it takes most Moroccan Arabic for `ar`, not `ary`.
 _TABLE = """
 ace_Arab | Acehnese (Arabic script) | | |
 ace_Latn | Acehnese (Latin script) | Acehnese | ace |
@@ -226,7 +229,8 @@ zul_Latn | Zulu | zu | zu | Nguni
 """
 
 _RIGHT_TO_LEFT = {"Arab", "Hebr", "Nkoo"}
-# sacreBLEU's 13a splits at spaces, so a sentence in one of these scripts would be a single word and BLEU an exact-match rate.
+# sacreBLEU's 13a splits at spaces, so a sentence in one of these scripts would be a single word and BLEU an exact-match
+# rate.
 _BLEU_TOKENIZERS = {
     "Hans": "zh",
     "Hant": "zh",
@@ -255,9 +259,10 @@ _STANDARD_SCRIPT = {
 class Language:
     """What is known about one FLORES code.
 
-    `script` is the ISO 15924 code, `direction` "ltr" or "rtl", `bleu_tokenizer` sacreBLEU's name of the tokenizer that fits the script,
-    `lid_label` the answer of py3langid that means this language (None: it knows no such language, so its answers say nothing about it),
-    `confusable` the name of a group of languages that language identification mixes up even on correct sentences.
+    `script` is the ISO 15924 code, `direction` "ltr" or "rtl", `bleu_tokenizer` sacreBLEU's name of the tokenizer that
+    fits the script, `lid_label` the answer of py3langid that means this language (None: it knows no such language, so
+    its answers say nothing about it), `confusable` the name of a group of languages that language identification mixes
+    up even on correct sentences.
     """
 
     code: str
@@ -288,7 +293,8 @@ def _read_table(table: str) -> tuple[dict[str, Language], dict[str, str]]:
         names = [name, *(alias.strip() for alias in aliases.split(",") if alias.strip())]
         if _STANDARD_SCRIPT.get(iso, script) == script:
             names.append(iso)
-        # "zh-Hant" and "sr-Cyrl": every short code also with its script, whichever script of the language the short code alone means.
+        # "zh-Hant" and "sr-Cyrl": every short code also with its script, whichever script of the language the short
+        # code alone means.
         names += [f"{iso}-{script}"] + [f"{alias}-{script}" for alias in names if alias.islower() and len(alias) <= 3]
         for spelling in names:
             owner = spellings.setdefault(spelling.lower(), code)
@@ -304,12 +310,14 @@ LANGUAGES, SPELLINGS = _read_table(_TABLE)
 
 
 def resolve_language(text: str) -> str:
-    """FLORES code of a language given as a FLORES code, ISO 639-1, ISO 639-3, BCP 47 (`zh-Hant`, `pt-BR`) or English name, in any case.
+    """FLORES code of a language given as a FLORES code, ISO 639-1, ISO 639-3, BCP 47 (`zh-Hant`, `pt-BR`) or English
+    name, in any case.
 
-    What names a group of varieties means its standard one: Arabic is Modern Standard Arabic, Chinese is Mandarin in simplified characters,
-    Norwegian is Bokmål, Malay is Standard Malay, Persian is Western Persian, Kurdish is Northern Kurdish, Kashmiri is in Arabic script;
-    Serbian is in Cyrillic (FLORES has no other) and Acehnese, Banjar, Kanuri, Minangkabau and Tamasheq are in Latin script.
-    A region that FLORES does not tell apart is dropped (`de-AT` is German); a script that FLORES lacks (`sr-Latn`) is an error.
+    What names a group of varieties means its standard one: Arabic is Modern Standard Arabic, Chinese is Mandarin in
+    simplified characters, Norwegian is Bokmål, Malay is Standard Malay, Persian is Western Persian, Kurdish is Northern
+    Kurdish, Kashmiri is in Arabic script; Serbian is in Cyrillic (FLORES has no other) and Acehnese, Banjar, Kanuri,
+    Minangkabau and Tamasheq are in Latin script. A region that FLORES does not tell apart is dropped (`de-AT` is
+    German); a script that FLORES lacks (`sr-Latn`) is an error.
 
     Raises InputError, with the nearest codes, when nothing fits.
     """

@@ -1,4 +1,5 @@
-"""What is known of each suite and metric: one card a metric. No other file knows how a metric is written or what counts as much of it."""
+"""What is known of each suite and metric: one card a metric. No other file knows how a metric is written or what counts
+as much of it."""
 
 from __future__ import annotations
 
@@ -28,10 +29,11 @@ SUITE_TITLES = {
 class Metric:
     """The card of a metric.
 
-    `decimals` are those of a value, `difference_decimals` those of a difference. `higher_is_better` is None where neither direction is.
-    `noticeable` is the smallest difference that matters to a rule of the diagnosis, `tolerated` the loss that the gate's default policy
-    accepts, both in the metric's unit; None where there is none. They are conventions of this tool: a diagnosis asks what a user would
-    notice, a gate what may slip in with one change. `people` says how many people agree with a difference, where that is known.
+    `decimals` are those of a value, `difference_decimals` those of a difference. `higher_is_better` is None where
+    neither direction is. `noticeable` is the smallest difference that matters to a rule of the diagnosis, `tolerated`
+    the loss that the gate's default policy accepts, both in the metric's unit; None where there is none. They are
+    conventions of this tool: a diagnosis asks what a user would notice, a gate what may slip in with one change.
+    `people` says how many people agree with a difference, where that is known.
     """
 
     title: str
@@ -78,7 +80,8 @@ METRICS: dict[str, Metric] = {
     ),
     "precision_at_1_centred": Metric(
         "precision@1, centred",
-        "share of sentences whose nearest neighbour is their translation, after the mean of each language is taken away",
+        "share of sentences whose nearest neighbour is their translation, after the mean of each language is taken "
+        "away",
         "share",
         higher_is_better=True,
     ),
@@ -223,7 +226,8 @@ METRICS: dict[str, Metric] = {
         noticeable=0.05,
     ),
 }
-# Summaries of a curve over layers, and scores of what needs no model, have the card of their metric under another title.
+# Summaries of a curve over layers, and scores of what needs no model, have the card of their metric under another
+# title.
 SUFFIXES = {
     "_peak": ", highest",
     "_middle_gain": ", middle layers above layer 0",
@@ -235,8 +239,8 @@ OF_A_TASK = Metric("", unit="share", noticeable=METRICS["acc"].noticeable, toler
 
 
 def metric_card(metric: str) -> Metric:
-    """The card of a row's metric. Of a task ("family.metric") it is the card of the metric under the task's name; of a metric that nobody
-    described, a card with its own name for a title."""
+    """The card of a row's metric. Of a task ("family.metric") it is the card of the metric under the task's name; of a
+    metric that nobody described, a card with its own name for a title."""
     if metric in METRICS:
         return METRICS[metric]
     family, dot, measure = metric.partition(".")

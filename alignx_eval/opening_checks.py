@@ -1,4 +1,5 @@
-"""What a checkpoint has to pass before it is trusted: a tokenizer that is one, a causal architecture, weights that all have a place."""
+"""What a checkpoint has to pass before it is trusted: a tokenizer that is one, a causal architecture, weights that all
+have a place."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import torch
 
 from alignx_eval.errors import InputError
 
-# The same short text in several scripts: a tokenizer may know one of them alone, but one that knows none of them is none.
+# The same short text in several scripts: a tokenizer may know one of them alone, but one that knows none of them is
+# none.
 SENTENCES = (
     "The house stands by the river, and there is a light in its window.",
     "Дом стоит у реки, и в его окне горит свет.",
@@ -20,7 +22,8 @@ SENTENCES = (
     "집은 강가에 있고 창문에 불이 켜져 있다.",
 )
 PROBE_TOKENS = 32
-# Share of the spread of the logits by which merged weights may miss the adapter: rounding of the weights, and nothing else.
+# Share of the spread of the logits by which merged weights may miss the adapter: rounding of the weights, and nothing
+# else.
 MERGE_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 # A part of a model that reads pictures or sound takes no part in text.
 _OTHER_SENSES = re.compile(r"vision|visual|image|audio|speech|multi_?modal|mm_projector")
@@ -30,9 +33,11 @@ _WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "_checkpoint_wrap
 
 
 def ordinary_tokens(tokenizer: Any, source: str) -> list[int]:
-    """Token ids of an ordinary sentence, in the script that the tokenizer knows best; at most `PROBE_TOKENS`, no start token.
+    """Token ids of an ordinary sentence, in the script that the tokenizer knows best; at most `PROBE_TOKENS`, no start
+    token.
 
-    Raises InputError where there are none: a tokenizer that has only special tokens, or gives nothing else for any script, is none.
+    Raises InputError where there are none: a tokenizer that has only special tokens, or gives nothing else for any
+    script, is none.
     """
     special = set(tokenizer.all_special_ids)
 
@@ -63,8 +68,10 @@ def refuse_not_causal(config: Mapping[str, Any], source: str) -> None:
     model_type = config.get("model_type")
     if config.get("is_encoder_decoder"):
         raise InputError(
-            f"{source} is an encoder with a decoder ({model_type}); its decoder alone is another model, and only causal "
-            "language models are measured. A decoder that was trained alone says is_encoder_decoder: false and is_decoder: true"
+            f"{source} is an encoder with a decoder ({model_type}); its decoder alone is another model, and only "
+            "causal "
+            "language models are measured. A decoder that was trained alone says is_encoder_decoder: false and "
+            "is_decoder: true"
         )
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         return  # refused elsewhere, as one that cannot be built
@@ -72,8 +79,10 @@ def refuse_not_causal(config: Mapping[str, Any], source: str) -> None:
         return
     if not config.get("is_decoder") and not config.get("causal"):  # XLM calls it causal
         raise InputError(
-            f"{source} is an encoder ({model_type}): every position sees the whole sentence, so it gives no probability of a next "
-            "token; only causal language models are measured. A decoder of this family says is_decoder: true in its config.json"
+            f"{source} is an encoder ({model_type}): every position sees the whole sentence, so it gives no "
+            "probability of a next "
+            "token; only causal language models are measured. A decoder of this family says is_decoder: true in its "
+            "config.json"
         )
 
 
@@ -102,8 +111,10 @@ def refuse_sizeable_rest(unused: Iterable[str], stored: Mapping[str, torch.Tenso
     if sum(rest.values()) > _SIZEABLE * total:
         largest = max(sorted(rest), key=lambda name: rest[name])
         raise InputError(
-            f"{source}: {sum(rest.values()) / total:.0%} of its weights ({largest} and {len(rest) - 1} more) belong to no part of the "
-            "model that its configuration describes; without them it is another model. Mend the configuration, or give the model they "
+            f"{source}: {sum(rest.values()) / total:.0%} of its weights ({largest} and {len(rest) - 1} more) belong "
+            "to no part of the "
+            "model that its configuration describes; without them it is another model. Mend the configuration, or "
+            "give the model they "
             "belong to"
         )
 
@@ -122,15 +133,18 @@ def spread(logits: torch.Tensor) -> float:
 
 
 def check_one_sentence(model: Any, tokens: list[int], source: str) -> list[str]:
-    """Send one ordinary sentence through the model: as many finite logits as tokens, and none that depends on a later token.
+    """Send one ordinary sentence through the model: as many finite logits as tokens, and none that depends on a later
+    token.
 
-    Two forward passes; a third where an earlier logit moved by more than a hundredth of the logits' spread when later tokens were
-    exchanged, to tell a model that looks ahead from one that gives another answer each time. Raises InputError; returns notes.
+    Two forward passes; a third where an earlier logit moved by more than a hundredth of the logits' spread when later
+    tokens were exchanged, to tell a model that looks ahead from one that gives another answer each time. Raises
+    InputError; returns notes.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     if max(tokens) >= rows:
         raise InputError(
-            f"{source}: its tokenizer gives token {max(tokens)}, but the model has {rows} embeddings; they do not belong together"
+            f"{source}: its tokenizer gives token {max(tokens)}, but the model has {rows} embeddings; they do not "
+            "belong together"
         )
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or PROBE_TOKENS
     tokens = tokens[: max(2, min(PROBE_TOKENS, longest // 2))]
@@ -141,7 +155,8 @@ def check_one_sentence(model: Any, tokens: list[int], source: str) -> list[str]:
         )
     if not torch.isfinite(logits).all():
         raise InputError(
-            f"{source}: an ordinary sentence gives logits that are not finite; its weights are damaged, or {model.dtype} is too narrow"
+            f"{source}: an ordinary sentence gives logits that are not finite; its weights are damaged, or "
+            f"{model.dtype} is too narrow"
         )
     kept = len(tokens) // 2
     other = [next(candidate for candidate in tokens if candidate != token) for token in tokens[kept:]]
@@ -152,11 +167,13 @@ def check_one_sentence(model: Any, tokens: list[int], source: str) -> list[str]:
     noise = float((logits_of(model, tokens) - logits)[:kept].abs().max())
     if noise <= limit:
         raise InputError(
-            f"{source} is not causal: exchanging later tokens moves earlier logits by up to {movement:.2g} (their spread is "
+            f"{source} is not causal: exchanging later tokens moves earlier logits by up to {movement:.2g} (their "
+            "spread is "
             f"{spread(logits):.2g}), so it sees what it has to predict; only causal language models are measured"
         )
     return [
-        f"{source}: the same sentence gives logits that differ by up to {noise:.2g} from pass to pass; no number repeats exactly"
+        f"{source}: the same sentence gives logits that differ by up to {noise:.2g} from pass to pass; no number "
+        "repeats exactly"
     ]
 
 
@@ -186,7 +203,8 @@ def mark_untied(model: Any) -> None:
 
 
 def check_merged(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype, source: str) -> None:
-    """Raise InputError unless the logits of a merged model are those of the adapter before, but for rounding in `dtype`."""
+    """Raise InputError unless the logits of a merged model are those of the adapter before, but for rounding in
+    `dtype`."""
     difference = float((after - before).abs().max()) / spread(before)
     if not difference <= MERGE_TOLERANCE.get(dtype, MERGE_TOLERANCE[torch.bfloat16]):
         half = dtype in (torch.float16, torch.bfloat16)
@@ -196,6 +214,7 @@ def check_merged(before: torch.Tensor, after: torch.Tensor, dtype: torch.dtype, 
             else "merge it with the peft that trained it, save it as a whole model, and open that"
         )
         raise InputError(
-            f"{source}: merged into its base, the adapter gives other logits than before (by {difference:.1%} of their spread), so another "
+            f"{source}: merged into its base, the adapter gives other logits than before (by {difference:.1%} of "
+            "their spread), so another "
             f"model would be measured; {advice}"
         )

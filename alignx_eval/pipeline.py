@@ -77,7 +77,8 @@ def suite_line(label: str, suite: str, result: SuiteResult, reused: bool) -> str
 
 @dataclass(slots=True)
 class Plan:
-    """What is settled before anything is measured; `roles` says of each source whether it is "base", "candidate" or "control"."""
+    """What is settled before anything is measured; `roles` says of each source whether it is "base", "candidate" or
+    "control"."""
 
     sources: Sequence[Source]
     roles: Sequence[str]
@@ -94,7 +95,8 @@ def plan(
     progress: Progress,
     corpus: ParallelCorpus | None = None,
 ) -> Plan:
-    """Find out everything that can be wrong with the inputs, as far as that is possible without opening a model. Writes nothing.
+    """Find out everything that can be wrong with the inputs, as far as that is possible without opening a model. Writes
+    nothing.
 
     `corpus`: the text itself, where it does not come from what `settings` name.
     """
@@ -152,7 +154,8 @@ def load_text(settings: Settings, progress: Progress) -> ParallelCorpus:
     if paired and pivot not in corpus.languages:
         others = [suite for suite in SUITES if suite not in PIVOT_SUITES]
         raise InputError(
-            f"{' and '.join(paired)} pair every language with {title}, which corpus {settings.corpus} lacks{why}; take another "
+            f"{' and '.join(paired)} pair every language with {title}, which corpus {settings.corpus} lacks{why}; "
+            "take another "
             f"--pivot, another corpus, or --suites {','.join(others)}"
         )
     if paired and asked is not None and pivot not in asked:
@@ -162,8 +165,8 @@ def load_text(settings: Settings, progress: Progress) -> ParallelCorpus:
 
 @dataclass(slots=True)
 class Ready:
-    """Inputs that have passed every check: labels in the order of the plan's sources, what is known of each checkpoint by label, those
-    checkpoints that stay open, and the identity of the run (see `identity.identity_of`)."""
+    """Inputs that have passed every check: labels in the order of the plan's sources, what is known of each checkpoint
+    by label, those checkpoints that stay open, and the identity of the run (see `identity.identity_of`)."""
 
     labels: list[str]
     checkpoints: dict[str, dict[str, Any]]
@@ -175,13 +178,14 @@ class Ready:
 def run_directory(plan: Plan, progress: Progress) -> Iterator[tuple[RunDirectory, Ready]]:
     """The locked run directory of a plan whose inputs have all been checked, and those inputs.
 
-    Nothing is written before that. Raises what `prepare` raises, and InputError where the directory that --out names belongs to another
-    run, or another process writes there.
+    Nothing is written before that. Raises what `prepare` raises, and InputError where the directory that --out names
+    belongs to another run, or another process writes there.
     """
     out, writable = plan.settings.out, processes.is_main()
     directory = RunDirectory(Path(out).expanduser(), writable=writable) if out else None
     with contextlib.ExitStack() as stack:
-        # That another process is at work there is told before models are opened; a directory that was never locked stays as it is.
+        # That another process is at work there is told before models are opened; a directory that was never locked
+        # stays as it is.
         if directory is not None and (directory.path / ".lock").exists():
             stack.enter_context(directory.lock())
             ready = prepare(plan, progress)
@@ -195,11 +199,12 @@ def run_directory(plan: Plan, progress: Progress) -> Iterator[tuple[RunDirectory
 
 
 def prepare(plan: Plan, progress: Progress) -> Ready:
-    """One pass over all inputs that finds what can be known before measuring; each checkpoint is opened and asked whether every suite can
-    measure it.
+    """One pass over all inputs that finds what can be known before measuring; each checkpoint is opened and asked
+    whether every suite can measure it.
 
-    Checkpoints that fit into memory together stay open. Raises what opening and the suites' checks raise, and NotComparableError where
-    results that are there already do not compare with each other or with what would be measured. Writes nothing.
+    Checkpoints that fit into memory together stay open. Raises what opening and the suites' checks raise, and
+    NotComparableError where results that are there already do not compare with each other or with what would be
+    measured. Writes nothing.
     """
     from alignx_eval.checkpoint import check_checkpoint
 
@@ -207,7 +212,8 @@ def prepare(plan: Plan, progress: Progress) -> Ready:
     own = identity_of(plan.sources, plan.corpus, plan.settings, plan.template)
     check_runs_compare(plan.sources, own, settings, measures=plan.corpus is not None)
     to_measure = [source for source in plan.sources if source.run is None]
-    # Headers, tokenizer and weights of those that come later, before the first model is built; opening it does the same for the first.
+    # Headers, tokenizer and weights of those that come later, before the first model is built; opening it does the same
+    # for the first.
     for reference in dict.fromkeys(source.reference for source in to_measure[1:] if source.checkpoint is None):
         check_checkpoint(reference, offline=settings.offline)
     ready = Ready([], {}, {}, {})
@@ -251,7 +257,8 @@ def prepare(plan: Plan, progress: Progress) -> Ready:
 def measure(
     plan: Plan, ready: Ready, directory: RunDirectory, progress: Progress, facts: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, SuiteResult]]:
-    """Results by label and suite. They are in `directory` as soon as they are complete, and so is the manifest, with `facts` added.
+    """Results by label and suite. They are in `directory` as soon as they are complete, and so is the manifest, with
+    `facts` added.
 
     Where measuring fails, the manifest says `failed` and why, and what is finished stays.
     """
@@ -370,8 +377,8 @@ def _open(source: Source, settings: Settings, progress: Progress) -> Checkpoint:
 
 
 def _room(settings: Settings) -> float:
-    """Bytes that the parameters of further open models may take: a quarter of what is free, as measuring takes memory too; 0 where that is
-    not known."""
+    """Bytes that the parameters of further open models may take: a quarter of what is free, as measuring takes memory
+    too; 0 where that is not known."""
     device = own_device(settings.device or default_device())
     if device.startswith("cuda"):
         import torch
@@ -381,7 +388,8 @@ def _room(settings: Settings) -> float:
 
 
 def _free_memory() -> float:
-    """Bytes that this process may still take, an equal share where a launcher started several here; 0 where that is not known."""
+    """Bytes that this process may still take, an equal share where a launcher started several here; 0 where that is not
+    known."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -407,7 +415,8 @@ def _joined(earlier: Sequence[str] | None, now: Sequence[str] | None) -> list[st
 def comparing(
     plan: Plan, progress: Progress, facts: Mapping[str, Any] | None = None
 ) -> Iterator[tuple[RunDirectory, Comparison | None]]:
-    """Measure what is not measured yet, and compare; the directory stays locked meanwhile. Without candidates, one checkpoint alone.
+    """Measure what is not measured yet, and compare; the directory stays locked meanwhile. Without candidates, one
+    checkpoint alone.
 
     The comparison is None in the processes of a launcher that are not the main one. `facts` go into the manifest.
     """
@@ -483,7 +492,8 @@ def compare_layers(
         if similarity is None:
             progress.say(
                 f"no CKA between {reference} and {candidate}: their sentence vectors are not both in the cache; "
-                "to have it, measure the checkpoints again into a new --out (the vectors of all of them have to fit the cache)"
+                "to have it, measure the checkpoints again into a new --out (the vectors of all of them have to fit "
+                "the cache)"
             )
             continue
         found.append(similarity)
@@ -551,14 +561,15 @@ def _bytes_of_vectors(checkpoint: Checkpoint, corpus: ParallelCorpus) -> int:
 
 
 def _check_cache(checkpoint: Checkpoint, corpus: ParallelCorpus, cache_dir: str) -> None:
-    """Raise InputError where the cache cannot be written and the vectors do not fit into memory either. Where they do, it is said when
-    they are made."""
+    """Raise InputError where the cache cannot be written and the vectors do not fit into memory either. Where they do,
+    it is said when they are made."""
     from alignx_eval.engine import vector_cache
 
     error, size = vector_cache.why_unwritable(cache_dir), _bytes_of_vectors(checkpoint, corpus)
     if error is not None and size > _free_memory() / 2:
         raise InputError(
-            f"{cache_dir}: the vector cache cannot be written ({error.strerror}), and {file_size(size)} of sentence vectors are too much "
+            f"{cache_dir}: the vector cache cannot be written ({error.strerror}), and {file_size(size)} of sentence "
+            "vectors are too much "
             "for the memory; name another --cache-dir"
         )
 

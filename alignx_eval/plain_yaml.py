@@ -1,6 +1,8 @@
-"""YAML as people mean it: the scalars of YAML 1.2's core schema, where `no` is text (a language), `010` is ten and `2e-6` a number.
+"""YAML as people mean it: the scalars of YAML 1.2's core schema, where `no` is text (a language), `010` is ten and
+`2e-6` a number.
 
-PyYAML reads YAML 1.1, in which `no`, `on` and `off` are truth values, `010` is eight, `1:30` is ninety and `2024-01-01` a date.
+PyYAML reads YAML 1.1, in which `no`, `on` and `off` are truth values, `010` is eight, `1:30` is ninety and `2024-01-01`
+a date.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The processes of one run: several under `accelerate launch` or torchrun, else this one alone. Nothing is imported where there is one."""
+"""The processes of one run: several under `accelerate launch` or torchrun, else this one alone. Nothing is imported
+where there is one."""
 
 from __future__ import annotations
 

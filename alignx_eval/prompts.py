@@ -1,7 +1,8 @@
 """The only home of instruction and translation templates; the trainer and the evaluator both read them here.
 
-A template is plain text with the fields `{instruction}` and `{input}`; what the model writes follows it directly and ends with the
-end-of-sequence token. A checkpoint records the name of its template, so that it is asked the way it was taught.
+A template is plain text with the fields `{instruction}` and `{input}`; what the model writes follows it directly and
+ends with the end-of-sequence token. A checkpoint records the name of its template, so that it is asked the way it was
+taught.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES
 
-# `alpaca` is the prompt with input of Stanford Alpaca, which AlignX trains on. `plain` is short enough for small models and short contexts.
+# `alpaca` is the prompt with input of Stanford Alpaca, which AlignX trains on. `plain` is short enough for small models
+# and short contexts.
 TEMPLATES = {
     "alpaca": (
         "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -47,7 +49,8 @@ def split_at_input(name: str) -> tuple[str, str]:
 
 
 def text_without_input(name: str) -> str:
-    """The template called `name` for an instruction that needs no input: only `{instruction}` is in it. Raises InputError as above."""
+    """The template called `name` for an instruction that needs no input: only `{instruction}` is in it. Raises
+    InputError as above."""
     template_text(name)
     return TEMPLATES_WITHOUT_INPUT[name]
 

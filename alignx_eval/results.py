@@ -1,4 +1,5 @@
-"""What a measurement leaves behind: rows (one number each) and the per-item statistics that make them comparable in pairs."""
+"""What a measurement leaves behind: rows (one number each) and the per-item statistics that make them comparable in
+pairs."""
 
 from __future__ import annotations
 
@@ -33,13 +34,13 @@ Kind = Literal["mean", "ratio", "jackknife", "bleu", "chrf", "peak"]
 class Row:
     """One number. `value` is None where the quantity is undefined, and `reason` then says why; NaN is never stored.
 
-    `layer` is "0" (embeddings) to "L", or "L+norm" for the last state after the final norm; None where a metric has no layer.
-    `language` and `other_language` are FLORES codes. `se`, `ci_low`, `ci_high` (95 %) are in the metric's unit, None where no valid
-    interval exists. `null` is the mean of the metric under a permutation that breaks the pairing (of the off-target rate: the rate of the
-    references, the identifier's own error), `chance` its expected value for a model that knows nothing.
-    `n` is the number of parallel lines (or documents of a task) behind the number; `method` says how the interval was made.
-    `unjudged` says why a number that is defined must not decide anything (a bound, the score of mostly empty outputs): a comparison shows
-    it and gives no verdict.
+    `layer` is "0" (embeddings) to "L", or "L+norm" for the last state after the final norm; None where a metric has no
+    layer. `language` and `other_language` are FLORES codes. `se`, `ci_low`, `ci_high` (95 %) are in the metric's unit,
+    None where no valid interval exists. `null` is the mean of the metric under a permutation that breaks the pairing
+    (of the off-target rate: the rate of the references, the identifier's own error), `chance` its expected value for a
+    model that knows nothing. `n` is the number of parallel lines (or documents of a task) behind the number; `method`
+    says how the interval was made. `unjudged` says why a number that is defined must not decide anything (a bound, the
+    score of mostly empty outputs): a comparison shows it and gives no verdict.
     """
 
     suite: str
@@ -75,7 +76,8 @@ class Items:
     kind "mean":      values [n], the statistic is their mean
     kind "ratio":     values [n, 2], numerator and denominator; the statistic is sum / sum
     kind "jackknife": values [groups], the statistic with that group left out; `point` is the full-sample statistic
-    kind "bleu":      values [n, 10] integer sentence statistics of sacreBLEU (hypothesis length, reference length, 4 correct, 4 total)
+    kind "bleu":      values [n, 10] integer sentence statistics of sacreBLEU (hypothesis length, reference length, 4
+                      correct, 4 total)
     kind "chrf":      values [n, k] sentence statistics of sacreBLEU's chrF with `word_order` 2
     kind "peak":      values [n, layers], the statistic is the number of the layer whose mean is largest
     """
@@ -120,10 +122,12 @@ class SuiteResult:
 class LayerSimilarity:
     """Debiased CKA of the same sentences in two checkpoints, layer against layer; `layer_similarity.py` measures it.
 
-    `values` [reference layers][candidate layers]: mean over languages of the debiased CKA of the same sentences; None where undefined.
+    `values` [reference layers][candidate layers]: mean over languages of the debiased CKA of the same sentences; None
+    where undefined.
 
-    `same_layer` has one entry a layer, `layer, value, ci_low, ci_high` (95 %, jackknife by cluster): the diagonal; empty where the two
-    checkpoints have different layers. `n` counts parallel lines. `key` says which vectors it was made of.
+    `same_layer` has one entry a layer, `layer, value, ci_low, ci_high` (95 %, jackknife by cluster): the diagonal;
+    empty where the two checkpoints have different layers. `n` counts parallel lines. `key` says which vectors it was
+    made of.
     """
 
     reference: str

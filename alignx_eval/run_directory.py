@@ -1,8 +1,9 @@
 """The run directory: what was measured, on disk, so that it can be read, compared and resumed.
 
-    manifest.json     what was asked for and with what: options, corpus, checkpoints and their roles, versions; `identity` (what all of it
-                      is of: another one belongs into another directory), `status` (running, complete, failed), `started` (first session),
-                      `resumed` (later ones), `seconds` (sum over the sessions)
+    manifest.json     what was asked for and with what: options, corpus, checkpoints and their roles, versions;
+                      `identity` (what all of it is of: another one belongs into another directory), `status` (running,
+                      complete, failed), `started` (first session), `resumed` (later ones), `seconds` (sum over the
+                      sessions)
     results.json      every number (`rows`) and what is needed to compare it (`suites`), with a schema version
     items/            per-item statistics of each suite (safetensors), the material of paired comparisons
     pairs.parquet     all language pairs, where a suite gives them (without intervals)
@@ -10,10 +11,11 @@
     layer_similarity.json   CKA between checkpoints, layer against layer
     report.html, summary.md   made from the above, and can be made again from it without a model
 
-A suite of a checkpoint is complete when `results.json` names it; everything it refers to is written before, under a name that no other
-content has, and every file is replaced as a whole, so a killed process leaves either the old state or the new one. What it leaves besides
-goes when the directory is locked again. A suite is measured again when its key changes: the label and content of the checkpoint, and the
-options that the suite depends on, its measuring version among them.
+A suite of a checkpoint is complete when `results.json` names it; everything it refers to is written before, under a
+name that no other content has, and every file is replaced as a whole, so a killed process leaves either the old state
+or the new one. What it leaves besides goes when the directory is locked again. A suite is measured again when its key
+changes: the label and content of the checkpoint, and the options that the suite depends on, its measuring version among
+them.
 """
 
 from __future__ import annotations
@@ -54,13 +56,16 @@ def suite_key(*, label: str, content_hash: str, suite: str, options: dict[str, A
 
 
 class RunDirectory:
-    """A run directory on disk. `RunDirectory(path)` opens or starts an empty one; `RunDirectory.read(path)` insists that one is there.
+    """A run directory on disk. `RunDirectory(path)` opens or starts an empty one; `RunDirectory.read(path)` insists
+    that one is there.
 
-    Of several processes of one run only the main one has a `writable` directory; the others read, and what they save stays in memory.
+    Of several processes of one run only the main one has a `writable` directory; the others read, and what they save
+    stays in memory.
     """
 
     def __init__(self, path: str | Path, *, writable: bool = True):
-        """Raises InputError where `path` is a file, or holds something that is not a run directory of this schema version."""
+        """Raises InputError where `path` is a file, or holds something that is not a run directory of this schema
+        version."""
         self.path = Path(path)
         self.writable = writable
         self.manifest: dict[str, Any] = {}
@@ -85,8 +90,9 @@ class RunDirectory:
     def lock(self) -> Iterator[None]:
         """Keep other processes from writing here. The lock goes with the process, whatever ends it.
 
-        The directory is read again, since its last owner may have written after it was opened here, and what killed processes left is
-        removed. Raises InputError where the lock is taken or the directory cannot be written. Nothing happens where it is not writable.
+        The directory is read again, since its last owner may have written after it was opened here, and what killed
+        processes left is removed. Raises InputError where the lock is taken or the directory cannot be written. Nothing
+        happens where it is not writable.
         """
         if not self.writable:
             yield
@@ -120,10 +126,11 @@ class RunDirectory:
     def save(
         self, label: str, key: str, result: SuiteResult, *, options: dict[str, Any] | None = None, samples: bool = True
     ) -> None:
-        """Store one suite of one checkpoint; what the directory held for them before is replaced. A directory without a manifest gets one.
+        """Store one suite of one checkpoint; what the directory held for them before is replaced. A directory without a
+        manifest gets one.
 
-        `samples=False` leaves the samples out. Raises ValueError for NaN, infinity and anything that is not plain JSON: such a result
-        is a defect of the suite, not of the input.
+        `samples=False` leaves the samples out. Raises ValueError for NaN, infinity and anything that is not plain JSON:
+        such a result is a defect of the suite, not of the input.
         """
         place = (label, result.suite)
         for row in result.rows:
@@ -142,7 +149,8 @@ class RunDirectory:
             from safetensors.numpy import save
 
             data = save({name: np.ascontiguousarray(items.values) for name, items in result.items.items()})
-        # The key alone will not do: the same measurement made again may differ in its last digits, or come with its samples.
+        # The key alone will not do: the same measurement made again may differ in its last digits, or come with its
+        # samples.
         parts = hashlib.sha256(data)
         parts.update("\n".join([*lines, dump_json(pairs, f"{label}/{result.suite}: pairs")]).encode())
         stored_as = f"{key}-{parts.hexdigest()[:8]}"
@@ -225,7 +233,8 @@ class RunDirectory:
         return self._suites[label, suite]["fingerprint"]
 
     def layer_similarity(self) -> list[LayerSimilarity]:
-        """What `write_layer_similarity` stored, empty where nothing was. Raises InputError for a file that is not of this kind."""
+        """What `write_layer_similarity` stored, empty where nothing was. Raises InputError for a file that is not of
+        this kind."""
         path = self.path / "layer_similarity.json"
         if not path.exists():
             return []
@@ -261,7 +270,8 @@ class RunDirectory:
         atomic_write(self.path / "results.json", text)
 
     def _write_samples(self, owner: Owner | None, samples: list[str]) -> None:
-        """`samples.jsonl` with the samples of `owner` (each as JSON) added; lines that no complete suite refers to are dropped."""
+        """`samples.jsonl` with the samples of `owner` (each as JSON) added; lines that no complete suite refers to are
+        dropped."""
         current = self._owners() - {owner}
         lines = [line for line, its_owner, _ in self._sample_lines() if its_owner in current]
         if owner is not None:
@@ -294,7 +304,8 @@ class RunDirectory:
         atomic_write(path, buffer.getvalue())
 
     def _drop_unreferenced(self) -> None:
-        """Remove items, samples and pairs that `results.json` does not refer to: of replaced measurements, and of one that was killed."""
+        """Remove items, samples and pairs that `results.json` does not refer to: of replaced measurements, and of one
+        that was killed."""
         referred = {entry["items_file"] for entry in self._suites.values()}
         for path in self.path.glob("items/*.safetensors"):
             if f"items/{path.name}" not in referred:
@@ -358,7 +369,8 @@ class RunDirectory:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != entry["items_sha256"]:
             raise InputError(
-                f"{path}: is cut short or was changed (its checksum is not the recorded one); measure again into another folder"
+                f"{path}: is cut short or was changed (its checksum is not the recorded one); measure again into "
+                "another folder"
             )
         arrays = load(data)
         return {
@@ -387,7 +399,8 @@ class RunDirectory:
         samples = [sample for _, its_owner, sample in self._sample_lines() if its_owner == owner]
         if len(samples) != entry["samples"]:
             raise InputError(
-                f"{self.path / 'samples.jsonl'}: {len(samples)} samples of {owner[0]}/{owner[1]} found, {entry['samples']} expected "
+                f"{self.path / 'samples.jsonl'}: {len(samples)} samples of {owner[0]}/{owner[1]} found, "
+                f"{entry['samples']} expected "
                 "(cut short or changed)"
             )
         return samples
@@ -433,7 +446,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not written by alignx-eval (no format {FORMAT!r} in it)")
     if document.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"{path}: has schema version {document.get('schema_version')}, this alignx-eval reads version {SCHEMA_VERSION}; "
+            f"{path}: has schema version {document.get('schema_version')}, this alignx-eval reads version "
+            f"{SCHEMA_VERSION}; "
             "measure again or use the version that wrote it"
         )
     return document

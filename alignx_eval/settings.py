@@ -1,4 +1,5 @@
-"""The options of one job: command line over file over earlier run over defaults, each of its own type and nothing else."""
+"""The options of one job: command line over file over earlier run over defaults, each of its own type and nothing
+else."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ Text = Annotated[str, BeforeValidator(_text)]
 
 
 class Settings(BaseModel):
-    """The options after command line, configuration file and defaults are put together. Types are strict: true is no 1, and 1 no text."""
+    """The options after command line, configuration file and defaults are put together. Types are strict: true is no 1,
+    and 1 no text."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -67,15 +69,15 @@ class Settings(BaseModel):
     annotations: bool = False
 
     def measuring(self) -> dict[str, Any]:
-        """The options that decide what is measured, as they go into the manifest. A pivot stands there where it is not the default, so
-        that earlier runs are known again."""
+        """The options that decide what is measured, as they go into the manifest. A pivot stands there where it is not
+        the default, so that earlier runs are known again."""
         names = ("suites", "corpus", "split", "languages", "limit", "pooling", "window", "seed", "tasks", "template")
         chosen = {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in names}
         return chosen | ({"pivot": self.pivot} if self.pivot != DEFAULT_PIVOT else {})
 
 
-# Options that decide how a checkpoint is measured, and the suites that read them. --seed also decides resampling, and --offline and
-# --no-samples are promises more than settings: these are never out of place.
+# Options that decide how a checkpoint is measured, and the suites that read them. --seed also decides resampling, and
+# --offline and --no-samples are promises more than settings: these are never out of place.
 _OF_TEXT = tuple(suite for suite in SUITES if suite != "tasks")
 
 
@@ -101,8 +103,8 @@ FURTHER: dict[str, tuple[str, ...]] = {"cache_dir": ("layers", "language_id")}
 def check_effective(given: Mapping[str, Any], settings: Settings, *, measures: bool) -> None:
     """Raise InputError for an option on the command line that can have no effect: it would be believed to have had one.
 
-    `measures`: whether any input is a checkpoint, not a run directory. What stands in a file of --config is not looked at, since such a
-    file may serve several commands.
+    `measures`: whether any input is a checkpoint, not a run directory. What stands in a file of --config is not looked
+    at, since such a file may serve several commands.
     """
     used = {name for name, value in given.items() if value is not None}
     idle = [name for name in MEASURING if name in used]
@@ -113,7 +115,8 @@ def check_effective(given: Mapping[str, Any], settings: Settings, *, measures: b
     for name, suites in (MEASURING | FURTHER).items():
         if name in used and not set(suites) & set(settings.suites):
             raise InputError(
-                f"{_flags([name])}: only {' and '.join(suites)} {'use' if len(suites) > 1 else 'uses'} it, and --suites is "
+                f"{_flags([name])}: only {' and '.join(suites)} {'use' if len(suites) > 1 else 'uses'} it, and "
+                "--suites is "
                 f"{','.join(settings.suites)}; leave it out, or add a suite"
             )
     if "languages" in used and settings.suites == ("tasks",) and settings.tasks is not None:
@@ -131,10 +134,11 @@ def _flags(names: Sequence[str]) -> str:
 def settings_from(
     given: Mapping[str, Any], config: Path | None = None, inherited: Mapping[str, Any] | None = None
 ) -> Settings:
-    """`given` (command line) over `config` (YAML file) over `inherited` (the options of an earlier run) over the defaults.
+    """`given` (command line) over `config` (YAML file) over `inherited` (the options of an earlier run) over the
+    defaults.
 
-    What is None was not given. Lists may be text with commas. Raises InputError, one line that names the option, for unknown names and
-    wrong types.
+    What is None was not given. Lists may be text with commas. Raises InputError, one line that names the option, for
+    unknown names and wrong types.
     """
     chosen: dict[str, Any] = {}
     for source in (inherited or {}, _read_config(config) if config else {}, given):

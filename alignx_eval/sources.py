@@ -32,7 +32,8 @@ class Source:
 
 
 def read_reference(reference: str) -> Source:
-    """A run directory (`DIR`, or `DIR#LABEL` where it holds several checkpoints) is opened; anything else is taken for a checkpoint."""
+    """A run directory (`DIR`, or `DIR#LABEL` where it holds several checkpoints) is opened; anything else is taken for
+    a checkpoint."""
     folder, _, label = reference.partition("#")
     path = Path(folder).expanduser()
     if not ((path / "manifest.json").is_file() or path.name == "results.json"):
@@ -43,7 +44,8 @@ def read_reference(reference: str) -> Source:
         raise InputError(f"{folder}: holds no checkpoint {label!r}; there are: {', '.join(labels)}")
     if not label and len(labels) > 1:
         raise InputError(
-            f"{folder}: holds {len(labels)} checkpoints; name one, as in {folder}#{labels[-1]} (there are: {', '.join(labels)})"
+            f"{folder}: holds {len(labels)} checkpoints; name one, as in {folder}#{labels[-1]} (there are: "
+            f"{', '.join(labels)})"
         )
     return Source(reference, run, label or labels[0])
 
@@ -51,14 +53,16 @@ def read_reference(reference: str) -> Source:
 def sources_of(
     base: str, candidates: Sequence[str], control: str | None
 ) -> tuple[list[Source], list[str], dict[str, Any]]:
-    """The inputs of a comparison, the role of each, and the options of the first run directory among them (see `inherited_options`)."""
+    """The inputs of a comparison, the role of each, and the options of the first run directory among them (see
+    `inherited_options`)."""
     sources = [read_reference(reference) for reference in (base, *candidates, *([control] if control else []))]
     roles = ["base", *["candidate"] * len(candidates), *["control"] * bool(control)]
     return sources, roles, inherited_options(sources)
 
 
 def inherited_options(sources: Sequence[Source]) -> dict[str, Any]:
-    """The options of the first run directory among the inputs, so that checkpoints beside it are measured in the same way."""
+    """The options of the first run directory among the inputs, so that checkpoints beside it are measured in the same
+    way."""
     for source in sources:
         if source.run is not None:
             options = source.run.manifest.get("options", {})
@@ -76,8 +80,8 @@ def unfinished(directory: RunDirectory) -> str | None:
 
 
 def check_current(directory: RunDirectory, labels: Sequence[str], suites: Sequence[str]) -> None:
-    """Raise NotComparableError for results of a suite whose numbers have changed their meaning since, with the command that makes them
-    anew."""
+    """Raise NotComparableError for results of a suite whose numbers have changed their meaning since, with the command
+    that makes them anew."""
     for label in labels:
         for suite in directory.suites(label):
             if suite in suites and not _is_current(directory, label, suite):
@@ -87,8 +91,10 @@ def check_current(directory: RunDirectory, labels: Sequence[str], suites: Sequen
                 ):  # the folder is not taken for this run again
                     del command[command.index("--out") : command.index("--out") + 2]
                 raise NotComparableError(
-                    f"{directory.path}: {suite} of {label} was measured by {_version(directory.fingerprint(label, suite))} of this suite, "
-                    f"today it is version {MEASURING_VERSIONS[suite]} and its numbers are others; measure again: {shlex.join(command)}"
+                    f"{directory.path}: {suite} of {label} was measured by "
+                    f"{_version(directory.fingerprint(label, suite))} of this suite, "
+                    f"today it is version {MEASURING_VERSIONS[suite]} and its numbers are others; measure again: "
+                    f"{shlex.join(command)}"
                 )
 
 
@@ -110,7 +116,8 @@ def suites_of_run(directory: RunDirectory, labels: Sequence[str], asked: Sequenc
 
 
 def read_policy(settings: Settings, directory: RunDirectory | None = None) -> tuple[Policy, str]:
-    """The policy of --policy, else the one that the comparison in `directory` was made with, else the default one; and its name.
+    """The policy of --policy, else the one that the comparison in `directory` was made with, else the default one; and
+    its name.
 
     Raises InputError for anything that is not a policy.
     """
@@ -148,7 +155,8 @@ class Finished:
 
 
 def check_finished(directory: RunDirectory) -> None:
-    """Raises InputError where the run is not complete, or a suite that was asked for is missing: half a result is no result."""
+    """Raises InputError where the run is not complete, or a suite that was asked for is missing: half a result is no
+    result."""
     manifest = directory.manifest
     if why := unfinished(directory):
         raise InputError(f"{directory.path}: {why}; give the same command again to finish it")
@@ -157,7 +165,8 @@ def check_finished(directory: RunDirectory) -> None:
         missing = [suite for suite in wanted if suite not in directory.suites(name)] if name is not None else []
         if missing:
             raise InputError(
-                f"{directory.path}: {name} has no results of {', '.join(missing)}; give the same command again to measure them"
+                f"{directory.path}: {name} has no results of {', '.join(missing)}; give the same command again to "
+                "measure them"
             )
 
 
@@ -203,7 +212,8 @@ def read_comparison(directory: RunDirectory, settings: Settings) -> Comparison:
     missing = [label for label in named if label not in directory.labels()]
     if base is None or missing:
         raise InputError(
-            f"{directory.path}: nothing is finished for {', '.join(missing) or 'its base'}; run the same command again to go on with it"
+            f"{directory.path}: nothing is finished for {', '.join(missing) or 'its base'}; run the same command "
+            "again to go on with it"
         )
     options = manifest.get("options", {})
     wanted = options.get("suites") or []
@@ -257,7 +267,8 @@ def corpus_of_runs(sources: Sequence[Source]) -> dict[str, Any]:
 
 
 def resolve_template(sources: Sequence[Source], settings: Settings) -> str:
-    """One template for all: --template, else the first that a checkpoint names, else plain. Tells early what is not there."""
+    """One template for all: --template, else the first that a checkpoint names, else plain. Tells early what is not
+    there."""
     from alignx_eval.checkpoint import recorded_template
 
     recorded = [

@@ -122,7 +122,8 @@ class Rated(Protocol):
 
 
 def own_rate(row: Rated) -> str:
-    """ ", references' own rate 0.012" for an off-target rate: what the same rule finds in the reference translations; else empty."""
+    """ ", references' own rate 0.012" for an off-target rate: what the same rule finds in the reference translations;
+    else empty."""
     return f", references' own rate {row.null:.3f}" if row.metric == "off_target_rate" and row.null is not None else ""
 
 
@@ -193,7 +194,8 @@ def some_of(names: list[str]) -> str:
 
 
 def sentence_case(text: str) -> str:
-    """A title as the start of a sentence: "Bits per byte"; names with capitals of their own stay as they are: "chrF++"."""
+    """A title as the start of a sentence: "Bits per byte"; names with capitals of their own stay as they are:
+    "chrF++"."""
     return text if text != text.lower() else text[:1].upper() + text[1:]
 
 

@@ -1,15 +1,18 @@
 """How often tests err and intervals miss, where the truth is known: `python benchmarks/calibration.py --jobs 2`.
 
-Each cell draws its data anew `--nulls` times from a model whose true value is known, with a seed of its own, and calls the functions that
-`compare` and `gate` call. The size of a test (share of true null hypotheses rejected at 5 %) must not be significantly above 5 %, the
-coverage of an interval not significantly below 95 %: one-sided binomial tests, Holm over all cells. Verdicts: ok, conservative
-(significantly on the safe side) or FAIL. Writes a table to stdout and, with --out, all cells as JSON; exits 1 where a cell fails.
+Each cell draws its data anew `--nulls` times from a model whose true value is known, with a seed of its own, and calls
+the functions that `compare` and `gate` call. The size of a test (share of true null hypotheses rejected at 5 %) must
+not be significantly above 5 %, the coverage of an interval not significantly below 95 %: one-sided binomial tests, Holm
+over all cells. Verdicts: ok, conservative (significantly on the safe side) or FAIL. Writes a table to stdout and, with
+--out, all cells as JSON; exits 1 where a cell fails.
 
-Clustered data: the sizes of the clusters are drawn from those of the bundled `interface` test split for 50 and 200 lines and from the
-articles of FLORES devtest for 1012; the correlation within a cluster is 0.3 on the scale of the latent normal. Randomization tests use 199
-draws: their size does not depend on the number of draws as long as 0.05 * (draws + 1) is an integer.
+Clustered data: the sizes of the clusters are drawn from those of the bundled `interface` test split for 50 and 200
+lines and from the articles of FLORES devtest for 1012; the correlation within a cluster is 0.3 on the scale of the
+latent normal. Randomization tests use 199 draws: their size does not depend on the number of draws as long as 0.05 *
+(draws + 1) is an integer.
 
-Cells named `limit:` lie beyond the supported domain. They show how the methods fail there; they are no part of the family and fail nothing.
+Cells named `limit:` lie beyond the supported domain. They show how the methods fail there; they are no part of the
+family and fail nothing.
 """
 
 from __future__ import annotations
@@ -97,7 +100,8 @@ def sample(n: int, clustered: bool, table: dict[int, int] | None = None) -> Samp
     return Sample(n, tuple(f"document {code}" for code in np.repeat(np.arange(n), sizes)[:n]))
 
 
-# What a simulation tells about each null: (name of the quantity, "size" or "coverage", whether it was a rejection, or a hit).
+# What a simulation tells about each null: (name of the quantity, "size" or "coverage", whether it was a rejection, or a
+# hit).
 Outcome = tuple[str, str, bool]
 
 
@@ -201,7 +205,8 @@ def off_target(generator: np.random.Generator, drawn: Sample, nulls: int) -> Ite
         ]
 
 
-# Corpus metrics: n-grams of a line match with the probability quality ** order, the quality of a line is normal on the probit scale.
+# Corpus metrics: n-grams of a line match with the probability quality ** order, the quality of a line is normal on the
+# probit scale.
 
 QUALITY_SPREAD = 0.3
 
@@ -330,10 +335,11 @@ WIDTH = 16
 
 
 def cka_dependent(generator: np.random.Generator, drawn: Sample, nulls: int) -> Iterator[list[Outcome]]:
-    """A pivot and two sides that are the pivot plus noise of the same size: the debiased CKA of each is 0.5, its difference 0.
+    """A pivot and two sides that are the pivot plus noise of the same size: the debiased CKA of each is 0.5, its
+    difference 0.
 
-    With clusters, pairs of lines of one document are part of what CKA looks at, and shift it: there the truth is its expected value for
-    such documents, taken from the simulation itself (its error is 1 % of a standard error).
+    With clusters, pairs of lines of one document are part of what CKA looks at, and shift it: there the truth is its
+    expected value for such documents, taken from the simulation itself (its error is 1 % of a standard error).
     """
     codes = drawn.codes
     singles: list[Estimate] = []
@@ -378,8 +384,8 @@ def retrieval_independent(generator: np.random.Generator, drawn: Sample, nulls: 
 class Simulation:
     """A model of data and what is asked of it.
 
-    clustered: without and with clusters; cluster_sizes: other sizes than the usual; share: of the nulls, where one costs a quarter of a
-    second; limit: beyond the supported domain.
+    clustered: without and with clusters; cluster_sizes: other sizes than the usual; share: of the nulls, where one
+    costs a quarter of a second; limit: beyond the supported domain.
     """
 
     name: str
@@ -435,9 +441,11 @@ SIMULATIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One number: of `nulls` true null hypotheses (or known values) a share `rate` was rejected (or covered), with its exact 95 % interval.
+    """One number: of `nulls` true null hypotheses (or known values) a share `rate` was rejected (or covered), with its
+    exact 95 % interval.
 
-    p is that of "the size is at most 5 %" or "the coverage is at least 95 %", p_adjusted the same after Holm over all cells.
+    p is that of "the size is at most 5 %" or "the coverage is at least 95 %", p_adjusted the same after Holm over all
+    cells.
     """
 
     method: str
@@ -497,7 +505,8 @@ def _safe_p(cell: Cell) -> float:
 
 
 def table(cells: list[Cell]) -> str:
-    """Methods in rows, sample sizes in columns (`50/30`: 50 lines in 30 clusters); percent, with a mark: ! fails, + conservative."""
+    """Methods in rows, sample sizes in columns (`50/30`: 50 lines in 30 clusters); percent, with a mark: ! fails, +
+    conservative."""
     columns = list(
         dict.fromkeys((cell.n, cell.clusters) for cell in sorted(cells, key=lambda cell: (cell.n, -cell.clusters)))
     )
@@ -535,7 +544,8 @@ def main() -> int:
     ]
     if not work:
         parser.error(
-            f"no simulation is called {arguments.only!r}; there are: {', '.join(simulation.name for simulation in SIMULATIONS)}"
+            f"no simulation is called {arguments.only!r}; there are: "
+            f"{', '.join(simulation.name for simulation in SIMULATIONS)}"
         )
     cells: list[Cell] = []
     with ProcessPoolExecutor(arguments.jobs) as pool:

@@ -1,10 +1,12 @@
 """Debiased CKA of all pairs of languages, with time and memory: `PYTHONPATH=. python benchmarks/cka.py`.
 
-First 204 languages x 19 layers x 1012 lines x 640 dimensions, ours alone: time in `cka.debiased_cka_matrix`, and the peak resident memory
-of the whole process, which makes the vectors of one layer at a time. Then a race over 51 languages, a layer a turn:
+First 204 languages x 19 layers x 1012 lines x 640 dimensions, ours alone: time in `cka.debiased_cka_matrix`, and the
+peak resident memory of the whole process, which makes the vectors of one layer at a time. Then a race over 51
+languages, a layer a turn:
 
 ours          `cka.debiased_cka_matrix`: each Gram matrix formed, U-centred and packed once, all pairs as one product
-pairwise      the formula of Song et al. 2012 in torch, called for each pair; sums of elementwise products, and no ones-vector algebra
+pairwise      the formula of Song et al. 2012 in torch, called for each pair; sums of elementwise products, and no
+              ones-vector algebra
 torch-cka     the same as the package torch-cka writes it: trace(K @ L) and products with vectors of ones
 
 The last two do a sample of pairs in every turn; their time for all pairs of a layer is that times (pairs / sample).
@@ -28,7 +30,8 @@ SAMPLE = 8
 
 
 def fill(vectors: np.ndarray, generator: np.random.Generator) -> None:
-    """Random vectors [languages, lines, width] in place: noise of a size per language, and content that languages share."""
+    """Random vectors [languages, lines, width] in place: noise of a size per language, and content that languages
+    share."""
     generator.standard_normal(out=vectors, dtype=np.float32)
     content = generator.standard_normal((LINES, WIDTH), dtype=np.float32)
     for language, noise in zip(vectors, np.linspace(0.5, 4, len(vectors), dtype=np.float32), strict=True):
@@ -97,7 +100,8 @@ def main() -> None:
         ("pairwise in float32", np.array(pairwise(pairwise_hsic))),
     ):
         print(
-            f"{name}: largest difference from the formula in float64 over {SAMPLE} pairs {np.abs(values - exact).max():.1e}"
+            f"{name}: largest difference from the formula in float64 over {SAMPLE} pairs "
+            f"{np.abs(values - exact).max():.1e}"
         )
     contenders: dict[str, Callable[[], object]] = {
         "ours": lambda: debiased_cka_matrix(vectors),

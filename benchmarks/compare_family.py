@@ -1,4 +1,5 @@
-"""How long `compare` takes over a family of 1000 rows with 500 items each: `OMP_NUM_THREADS=1 python benchmarks/compare_family.py`."""
+"""How long `compare` takes over a family of 1000 rows with 500 items each: `OMP_NUM_THREADS=1 python
+benchmarks/compare_family.py`."""
 
 import statistics
 import time

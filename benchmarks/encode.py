@@ -1,15 +1,18 @@
-"""Encoding against the bare forward pass and against a plain loop, in turns in one process; then the memory of the first two.
+"""Encoding against the bare forward pass and against a plain loop, in turns in one process; then the memory of the
+first two.
 
-    PYTHONPATH=. python benchmarks/encode.py model.gguf --corpus FOLDER --languages eng_Latn,deu_Latn,zho_Hans,swh_Latn --lines 58
+    PYTHONPATH=. python benchmarks/encode.py model.gguf --corpus FOLDER --languages eng_Latn,deu_Latn,zho_Hans,swh_Latn
+    --lines 58
 
 corpus          alignx_eval.encode_corpus without a cache, language by language: what a user gets
 bare corpus     the decoder alone over the same batches, nothing kept: its floor
 encode          alignx_eval.engine.encode of the sentences of all languages at once
 bare            the decoder alone over those batches
-plain loop      batches of 16 in the order of the text, padded by hand, whole model, all hidden states kept, pooled afterwards
+plain loop      batches of 16 in the order of the text, padded by hand, whole model, all hidden states kept, pooled
+                afterwards
 
-Memory on a CPU: the profiler of torch reports every allocation and release of its allocator, so the largest sum is the peak of all live
-tensors, temporaries within operators too; arrays of numpy are counted by tracemalloc.
+Memory on a CPU: the profiler of torch reports every allocation and release of its allocator, so the largest sum is the
+peak of all live tensors, temporaries within operators too; arrays of numpy are counted by tracemalloc.
 """
 
 from __future__ import annotations
@@ -127,7 +130,8 @@ def main() -> None:
     ]
     tokens = sum(map(len, rows))
     print(
-        f"{options.checkpoint}: {len(sentences)} sentences, {tokens} tokens, {torch.get_num_threads()} threads, {device}, {model.dtype}"
+        f"{options.checkpoint}: {len(sentences)} sentences, {tokens} tokens, {torch.get_num_threads()} threads, "
+        f"{device}, {model.dtype}"
     )
 
     contenders: dict[str, Callable[[], object]] = {
@@ -155,7 +159,8 @@ def main() -> None:
             print(f"{name}: peak of tensors {of_tensors / 1e6:.2f} MB, of arrays {of_arrays / 1e6:.2f} MB")
         print(f"encode beyond bare: {(sum(peaks['encode']) - sum(peaks['bare'])) / 1e6:.2f} MB")
         print(
-            f"all pooled vectors {vectors.nbytes / 1e6:.2f} MB, one layer of the largest batch {layer / 1e6:.2f} MB, {layers} layers of it "
+            f"all pooled vectors {vectors.nbytes / 1e6:.2f} MB, one layer of the largest batch {layer / 1e6:.2f} MB, "
+            f"{layers} layers of it "
             f"{layers * layer / 1e6:.2f} MB"
         )
 

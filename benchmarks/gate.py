@@ -2,10 +2,11 @@
 
     python benchmarks/gate.py [--runs 2000] [--rows 500] [--out benchmarks/gate.json]
 
-Every run draws per-line differences for 500 gated rows (50 languages x 10 metrics) on the same lines, so that rows are correlated through
-what a line has in common, as they are in a real comparison; lines of one document are correlated too. Differences, cluster-robust standard
-errors and the gate are those of the package. "Noise" sets the true loss of every row to exactly its tolerance, the hardest null there is
-(below it, the gate is red less often); "nothing changed" sets it to 0 with a tolerance above 0.
+Every run draws per-line differences for 500 gated rows (50 languages x 10 metrics) on the same lines, so that rows are
+correlated through what a line has in common, as they are in a real comparison; lines of one document are correlated
+too. Differences, cluster-robust standard errors and the gate are those of the package. "Noise" sets the true loss of
+every row to exactly its tolerance, the hardest null there is (below it, the gate is red less often); "nothing changed"
+sets it to 0 with a tolerance above 0.
 """
 
 from __future__ import annotations
@@ -32,13 +33,15 @@ def policy(tolerance: float) -> Policy:
 
 
 def documents(lines: int, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Document of each line, [lines]: every document has one line, the others fall on documents unevenly, as they do in real text."""
+    """Document of each line, [lines]: every document has one line, the others fall on documents unevenly, as they do in
+    real text."""
     shares = generator.dirichlet(np.full(count, 1.0))
     return np.sort(np.concatenate([np.arange(count), generator.choice(count, lines - count, p=shares)]))
 
 
 def differences(codes: np.ndarray, rows: int, correlation: float, generator: np.random.Generator) -> np.ndarray:
-    """[lines, rows] with mean 0 and variance 1; 0.3 of the variance belongs to the document, `correlation` of either part to all rows."""
+    """[lines, rows] with mean 0 and variance 1; 0.3 of the variance belongs to the document, `correlation` of either
+    part to all rows."""
     count = codes.max() + 1
 
     def shared(size: int) -> np.ndarray:
@@ -120,7 +123,8 @@ def false_alarms(runs: int, rows: int) -> list[dict]:
                 }
                 found.append({**cell, **rate(red, runs), "p_above_5_percent": float(p)})
                 print(
-                    f"{name:24s} n {lines:5d} correlation {correlation:.1f}: red in {red} of {runs} runs ({red / runs:.3f})",
+                    f"{name:24s} n {lines:5d} correlation {correlation:.1f}: red in {red} of {runs} runs "
+                    f"({red / runs:.3f})",
                     flush=True,
                 )
     return found

@@ -1,10 +1,13 @@
-"""MEXA of 10 languages x 19 layers x 200 lines against the published way to compute it: `PYTHONPATH=. python benchmarks/mexa.py`.
+"""MEXA of 10 languages x 19 layers x 200 lines against the published way to compute it: `PYTHONPATH=. python
+benchmarks/mexa.py`.
 
 ours       vectors to length 1, one product, `retrieval.hits(...).mutual.mean()`
-published  one call of scipy's cosine in float64 per pair of sentences, then a loop over lines, as compute_mexa.py of cisnlp/MEXA does
+published  one call of scipy's cosine in float64 per pair of sentences, then a loop over lines, as compute_mexa.py of
+           cisnlp/MEXA does
 
-Vectors are random: content shared by the translations of a line, an offset per language, and noise, so that scores lie between 0 and 1.
-The published way does one (language, layer) a turn, another one each time; its time for all of them is that times their number.
+Vectors are random: content shared by the translations of a line, an offset per language, and noise, so that scores lie
+between 0 and 1. The published way does one (language, layer) a turn, another one each time; its time for all of them is
+that times their number.
 """
 
 from __future__ import annotations
@@ -66,7 +69,8 @@ def main() -> None:
     scores = ours(vectors)
     deviation = max(abs(scores[place] - score) for place, score in found.items())
     print(
-        f"scores from {scores.min():.3f} to {scores.max():.3f}; largest difference over {len(found)} of them {deviation:.1e}"
+        f"scores from {scores.min():.3f} to {scores.max():.3f}; largest difference over {len(found)} of them "
+        f"{deviation:.1e}"
     )
     show_times(times)
     show_ratio(times, "one published", "ours", scale=LAYERS * LANGUAGES)

@@ -1,11 +1,13 @@
-"""The language probe of 51 languages x 19 layers x 500 lines x 640 dimensions against the time of encoding those sentences.
+"""The language probe of 51 languages x 19 layers x 500 lines x 640 dimensions against the time of encoding those
+sentences.
 
     PYTHONPATH=. python benchmarks/probe.py gemma-3-270m.gguf FLORES_FOLDER
 
-probe    `probe.language_probe` on one layer of random vectors (content shared by the translations of a line, an offset per language, and
-         noise); the time of 19 layers is 19 times that
-encode   `encode` of 4 lines of each of 51 languages; the time of all lines is that times (tokens of all lines / tokens of these). All
-         languages are in one plan of batches, which pads least, so this underestimates what encoding takes
+probe    `probe.language_probe` on one layer of random vectors (content shared by the translations of a line, an offset
+         per language, and noise); the time of 19 layers is 19 times that
+encode   `encode` of 4 lines of each of 51 languages; the time of all lines is that times (tokens of all lines / tokens
+         of these). All languages are in one plan of batches, which pads least, so this underestimates what encoding
+         takes
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ def main() -> None:
     tokens, sampled = (sum(map(len, checkpoint.tokenizer(texts)["input_ids"])) for texts in (sentences, sample))
     share = tokens / sampled
     print(
-        f"{len(sentences)} sentences, {tokens} tokens; encoded for the estimate: {len(sample)} sentences, {sampled} tokens"
+        f"{len(sentences)} sentences, {tokens} tokens; encoded for the estimate: {len(sample)} sentences, {sampled} "
+        "tokens"
     )
 
     generator = np.random.default_rng(0)
@@ -57,7 +60,8 @@ def main() -> None:
     )
     show_times(times)
     print(
-        f"probe, {LAYERS} layers: {LAYERS * np.median(times['probe'][:, 0]):.1f} s; all sentences encoded, extrapolated: "
+        f"probe, {LAYERS} layers: {LAYERS * np.median(times['probe'][:, 0]):.1f} s; all sentences encoded, "
+        "extrapolated: "
         f"{share * np.median(times['encode'][:, 0]):.0f} s"
     )
     show_ratio(times, "probe", "encode", scale=LAYERS / share)

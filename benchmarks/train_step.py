@@ -1,21 +1,26 @@
-"""One stage-1 step against the same step done the official way, and gradient caching against plain accumulation, in turns in one process;
-the peak memory of each in a process of its own.
+"""One stage-1 step against the same step done the official way, and gradient caching against plain accumulation, in
+turns in one process; the peak memory of each in a process of its own.
 
-    PYTHONPATH=.:trainer python benchmarks/train_step.py --corpus FOLDER --languages eng_Latn,deu_Latn --threads 1 --out train_step.json
+    PYTHONPATH=.:trainer python benchmarks/train_step.py --corpus FOLDER --languages eng_Latn,deu_Latn --threads 1 --out
+    train_step.json
 
-Step: Gemma 3 270M (18 layers of width 640, vocabulary 262,144, tied embeddings) with random weights, one micro-batch of 16 translation
-instructions, the losses and weights of `paper_stage1`, float32; forward and backward pass, clipping, AdamW.
+Step: Gemma 3 270M (18 layers of width 640, vocabulary 262,144, tied embeddings) with random weights, one micro-batch of
+16 translation instructions, the losses and weights of `paper_stage1`, float32; forward and backward pass, clipping,
+AdamW.
 ours      what the trainer runs: `accumulate_gradients`, `Parallel.clip`, AdamW of `build_optimizers`
-official  all hidden states kept, logits of all positions in float32 and their shifted copy, cosines over tensors expanded to n x n x
-          width, all (2n)^2 ordered pairs of sentences as [a; b] through the gated classifier; clipping and AdamW of torch
-Both get the same batch, as our trainer makes it (samples of about one length, hence little padding), and the same attention.
+official  all hidden states kept, logits of all positions in float32 and their shifted copy, cosines over tensors
+          expanded to n x n x width, all (2n)^2 ordered pairs of sentences as [a; b] through the gated classifier;
+          clipping and AdamW of torch
+Both get the same batch, as our trainer makes it (samples of about one length, hence little padding), and the same
+attention.
 
-Caching: 256 samples in micro-batches of 16, `negatives: batch` (gradient caching) against `negatives: micro` (plain accumulation).
+Caching: 256 samples in micro-batches of 16, `negatives: batch` (gradient caching) against `negatives: micro` (plain
+accumulation).
 
-Memory: of tensors, the peak of all that are alive, as in encode.py. Of a child process, which also holds what the allocator of the C
-library keeps: `extra` is the peak resident size during forward and backward pass beyond that just before it, when weights and
-optimizer state are there and gradients are not; `whole` is the peak resident size of a whole step, libraries, weights, gradients and
-optimizer included.
+Memory: of tensors, the peak of all that are alive, as in encode.py. Of a child process, which also holds what the
+allocator of the C library keeps: `extra` is the peak resident size during forward and backward pass beyond that just
+before it, when weights and optimizer state are there and gradients are not; `whole` is the peak resident size of a
+whole step, libraries, weights, gradients and optimizer included.
 """
 
 from __future__ import annotations
@@ -81,7 +86,8 @@ SHAPES: dict[str, dict[str, Any]] = {"gemma3-270m": GEMMA_270M, "smollm2-135m": 
 def official_losses(
     model: Any, matcher: LanguageMatcher, batch: Batch, recipe: Recipe, align_layer: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Next-token, contrastive and matching loss of `contrastive: official_code` and `lm_on: all`, as their formulas are written down."""
+    """Next-token, contrastive and matching loss of `contrastive: official_code` and `lm_on: all`, as their formulas are
+    written down."""
     outputs = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -232,7 +238,8 @@ def contender(setup: Setup, name: str) -> tuple[Callable[[], Any], Callable[[], 
 
 
 def race(setup: Setup, names: list[str], turns: int) -> dict[str, dict[str, np.ndarray]]:
-    """Seconds [turns, 2] of each contender for `passes` (forward and backward) and `step` (those, clipping and AdamW)."""
+    """Seconds [turns, 2] of each contender for `passes` (forward and backward) and `step` (those, clipping and
+    AdamW)."""
     passes: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
 
     def one(name: str) -> Callable[[], None]:
@@ -305,7 +312,8 @@ def measure_memory(setup: Setup, name: str) -> dict[str, int]:
 
 
 def peak_of_tensors(setup: Setup, name: str) -> int:
-    """Peak of all live tensors during forward and backward pass, as the profiler of torch sees allocations; beyond those before it."""
+    """Peak of all live tensors during forward and backward pass, as the profiler of torch sees allocations; beyond
+    those before it."""
     whole = setup.batches
     setup.batches = sorted(whole, key=lambda batch: batch.input_ids.numel(), reverse=True)
     amount = peak_tensor_bytes(contender(setup, name)[0])
@@ -378,7 +386,8 @@ def measure_step(options: argparse.Namespace) -> dict[str, Any]:
         "distinct_ids": len(batch.input_ids.unique()),
     }
     print(
-        f"{options.model}: {rows} samples of up to {positions} tokens, {batch.tokens} without padding, {shape['distinct_ids']} distinct"
+        f"{options.model}: {rows} samples of up to {positions} tokens, {batch.tokens} without padding, "
+        f"{shape['distinct_ids']} distinct"
     )
     numbers = same_numbers(setup)
     print(json.dumps(numbers), flush=True)

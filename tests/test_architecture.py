@@ -1,7 +1,7 @@
 """The rules of the house, held by the imports as they stand in the source: who may know of whom (docs/architecture.md).
 
-Nothing is imported or run here: each file is parsed, and its imports are told apart by when they take effect: when the module is loaded
-("import"), when a function runs ("function"), or for a type checker only ("typing").
+Nothing is imported or run here: each file is parsed, and its imports are told apart by when they take effect: when the
+module is loaded ("import"), when a function runs ("function"), or for a type checker only ("typing").
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the checkout")
 
-# From below to above. A module may import from its own layer and from those before it. A name stands for a module or a whole package.
+# From below to above. A module may import from its own layer and from those before it. A name stands for a module or a
+# whole package.
 LAYERS = [
     "errors files wording metrics languages results assets plain_yaml processes prompts",
     "measures statistics",
@@ -31,8 +32,8 @@ LAYERS = [
     "cli __main__",
 ]
 
-# What the rules forbid and the code still does, as pairs (module, what it should not touch). A pair that no longer occurs makes its test
-# fail, so this can only shrink; a new pair is a decision for a reviewer.
+# What the rules forbid and the code still does, as pairs (module, what it should not touch). A pair that no longer
+# occurs makes its test fail, so this can only shrink; a new pair is a decision for a reviewer.
 NOT_YET: dict[str, set[tuple[str, str]]] = {
     "layers": set(),
     "private names": set(),
@@ -94,7 +95,8 @@ def edges(*when: str) -> dict[str, set[str]]:
 
 
 def loaded_edges() -> dict[str, set[str]]:
-    """Which modules the loading of a module loads: those that it imports, and the packages around them, except those that it lies in."""
+    """Which modules the loading of a module loads: those that it imports, and the packages around them, except those
+    that it lies in."""
 
     def packages(module: str) -> set[str]:
         parts = module.split(".")
@@ -169,7 +171,8 @@ def test_no_circle_of_imports():
 
 
 def test_layers_never_point_back_up():
-    """Imports in functions and for types count too: putting one off does not make the lower thing know less of the higher one."""
+    """Imports in functions and for types count too: putting one off does not make the lower thing know less of the
+    higher one."""
     found = set()
     for module, of in edges("import", "function", "typing").items():
         if module.startswith("alignx_eval."):
@@ -223,7 +226,8 @@ def test_a_suite_never_calls_a_model():
 
 
 def private_uses(path: Path, module: str) -> set[tuple[str, str]]:
-    """(module, other._name) for each private name of another module of ours, imported or reached as an attribute of the module."""
+    """(module, other._name) for each private name of another module of ours, imported or reached as an attribute of the
+    module."""
     tree = parsed(path)
     used, modules = set(), {}
     for node in ast.walk(tree):
@@ -254,7 +258,8 @@ def test_every_module_says_what_it_is():
 
 
 def test_no_test_imports_another_test():
-    """What tests share lies in tests/helpers; a test module that is imported has its tests collected twice, and cannot be changed alone."""
+    """What tests share lies in tests/helpers; a test module that is imported has its tests collected twice, and cannot
+    be changed alone."""
     tests = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
     for path in (ROOT / "tests").rglob("*.py"):
         for found in imports_in(parsed(path)):

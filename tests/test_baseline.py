@@ -1,4 +1,5 @@
-"""Baselines and the commands `bless` and `gate`, as a user's CI meets them: exit codes, refusals, and one damaged language."""
+"""Baselines and the commands `bless` and `gate`, as a user's CI meets them: exit codes, refusals, and one damaged
+language."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def damage(model, tokenizer) -> int:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Run directories `base` (bundled:base) and `pair` (bundled:base and damaged.pt, in which Greek is damaged), and a blessed baseline."""
+    """Run directories `base` (bundled:base) and `pair` (bundled:base and damaged.pt, in which Greek is damaged), and a
+    blessed baseline."""
     from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 
     folder = tmp_path_factory.mktemp("gate")
@@ -431,9 +433,14 @@ def test_every_kind_of_statistics_gives_the_numbers_of_a_direct_comparison():
         "not measured for candidate; measure it, or bless again without it"
     }
     smaller, _ = baselines.make(
-        sides["candidate"], policy=Policy.model_validate({"rules": rules[:1] + rules[2:3], "min_n": 20}), checkpoint=facts["candidate"],
-        corpus=corpus, software={}, version="1", blessed="2030-01-01T00:00:00Z",
-    )  # fmt: skip
+        sides["candidate"],
+        policy=Policy.model_validate({"rules": rules[:1] + rules[2:3], "min_n": 20}),
+        checkpoint=facts["candidate"],
+        corpus=corpus,
+        software={},
+        version="1",
+        blessed="2030-01-01T00:00:00Z",
+    )
     wider = judge(baselines.compare_with(smaller, sides["base"], **{**options, "label": "base"}, policy=policy), policy)
     assert wider.outcome in ("incomplete", "fail")
     assert "not measured for the baseline; to gate it, bless again" in {row.reason for row in wider.candidates[0].rows}
@@ -456,7 +463,8 @@ def test_S13_the_exit_code_survives_a_pipe_with_pipefail(place):
 def test_the_policy_of_a_comparison_goes_with_its_run_directory(place, monkeypatch, capsys, tmp_path):
     policy = tmp_path / "gate.yaml"
     policy.write_text(
-        "format: alignx-eval gate policy\nversion: 1\nrules: [{suite: language_modelling, metric: bits_per_byte, tolerance: 99}]\n"
+        "format: alignx-eval gate policy\nversion: 1\nrules: [{suite: language_modelling, metric: bits_per_byte, "
+        "tolerance: 99}]\n"
     )
     pair = [f"{place / 'pair'}#base", f"{place / 'pair'}#damaged"]
     code, out, _ = call(monkeypatch, capsys, "compare", *pair, "--out", tmp_path / "run", "--policy", policy, "--gate")
@@ -496,7 +504,8 @@ def test_S10_a_crashed_run_is_no_input_of_a_comparison(own, monkeypatch, capsys,
     pair = (own / "base", f"{own / 'pair'}#damaged")
     code, out, err = call(monkeypatch, capsys, "compare", *pair, "--gate", "--out", tmp_path / "new")
     assert (code, out) == (2, "") and "has no results of language_modelling" in err and not (tmp_path / "new").exists()
-    # asked for by name, the half that is there can be compared, and is still no pass: the default policy blocks nothing of it
+    # asked for by name, the half that is there can be compared, and is still no pass: the default policy blocks nothing
+    # of it
     code, out, _ = call(
         monkeypatch, capsys, "compare", *pair, "--suites", "layers", "--gate", "--out", tmp_path / "new"
     )

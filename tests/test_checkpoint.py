@@ -1,4 +1,5 @@
-"""The .pt file and every other way to open a checkpoint: what goes in comes out, and nothing that a file says is ever run."""
+"""The .pt file and every other way to open a checkpoint: what goes in comes out, and nothing that a file says is ever
+run."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def payload_of(path) -> dict:
     return torch.load(path, weights_only=True)
 
 
-# --- the round trip -----------------------------------------------------------------------------------------------------------
+# --- the round trip
+# -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("family", FAMILIES)
 def test_round_trip_gives_identical_logits(family, tmp_path):
     model = family_model(family)
@@ -232,7 +234,8 @@ def test_training_leftovers_are_dropped(tmp_path):
     assert "auto_map" not in text and "secret" not in text and "evil" not in text
 
 
-# --- writing atomically -------------------------------------------------------------------------------------------------------
+# --- writing atomically
+# -------------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
 def test_failed_write_keeps_the_old_file(tiny_checkpoint):
     """The system refuses to write beyond 40 kB, as a full disk would."""
@@ -255,7 +258,8 @@ def test_failed_write_keeps_the_old_file(tiny_checkpoint):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_killed_write_leaves_no_partial_file(tmp_path):
-    """A process that writes again and again is killed at some moment: the file under the final name is whole or absent."""
+    """A process that writes again and again is killed at some moment: the file under the final name is whole or
+    absent."""
     script = (
         "import pathlib, sys, torch\n"
         "sys.path.insert(0, sys.argv[2])\n"
@@ -300,7 +304,8 @@ def test_non_finite_weights_are_refused_by_name(value, tmp_path, tiny_checkpoint
     refused(tiny_checkpoint, "model.norm.weight", "not finite")
 
 
-# --- what must not open -------------------------------------------------------------------------------------------------------
+# --- what must not open
+# -------------------------------------------------------------------------------------------------------
 class RunsCode:
     """Unpickling this runs a command that leaves a file behind."""
 
@@ -606,7 +611,8 @@ def test_adapter_is_merged_into_its_base(base, tmp_path, tiny_checkpoint, tiny_f
 
 
 def test_adapter_is_encoded(tmp_path, tiny_checkpoint):
-    """Vectors are those of the model that carries the adapter, of the merged model in a file of its own, and not those of the base."""
+    """Vectors are those of the model that carries the adapter, of the merged model in a file of its own, and not those
+    of the base."""
     pytest.importorskip("peft")
     carrier = make_adapter(tmp_path / "adapter", str(tiny_checkpoint))
     opened = open_checkpoint(tmp_path / "adapter")

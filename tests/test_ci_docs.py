@@ -1,4 +1,5 @@
-"""Every shell line of docs/ci.md, the script of the action and the YAML around them, run or checked as a user's CI would."""
+"""Every shell line of docs/ci.md, the script of the action and the YAML around them, run or checked as a user's CI
+would."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from alignx_eval.judgement.policy import Policy
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
-# The documented commands measure five suites on 452 lines; here the same lines run on less. One suite is enough for a gate.
+# The documented commands measure five suites on 452 lines; here the same lines run on less. One suite is enough for a
+# gate.
 SMALLER = "--suites language_modelling --languages deu_Latn,tur_Latn --limit 110"
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 
@@ -30,7 +32,8 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A folder with base.pt, alignx.pt and their like (one tiny model under several names), worse.pt, and `alignx-eval` in bin/."""
+    """A folder with base.pt, alignx.pt and their like (one tiny model under several names), worse.pt, and `alignx-eval`
+    in bin/."""
     import torch
 
     from alignx_eval.checkpoint import write_checkpoint
@@ -65,9 +68,14 @@ exec "{sys.executable}" -m alignx_eval "$@" $further
 
 def shell(script: str, place: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {
-        **os.environ, "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")]), "ALIGNX_EVAL_CACHE": str(place / "cache"), **variables,
-    }  # fmt: skip
+        **os.environ,
+        "PATH": f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")]),
+        "ALIGNX_EVAL_CACHE": str(place / "cache"),
+        **variables,
+    }
     return subprocess.run(
         ["bash", "-e", "-c", script], cwd=place, env=environment, capture_output=True, text=True, encoding="utf-8"
     )

@@ -1,4 +1,5 @@
-"""The command line as a user meets it: exit codes, one line per error, streams, resuming, and whole comparisons of tiny checkpoints."""
+"""The command line as a user meets it: exit codes, one line per error, streams, resuming, and whole comparisons of tiny
+checkpoints."""
 
 from __future__ import annotations
 
@@ -33,9 +34,16 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
     for seed, name in enumerate("ab"):
         write_checkpoint(
-            folder / f"{name}.pt", model=tiny_model(seed, max_position_embeddings=512), tokenizer=tiny_tokenizer(), stage="pretrain",
-            step=1, prompt_template="plain", heads=None, recipe={}, provenance={"align_layer": 1} if name == "b" else {},
-        )  # fmt: skip
+            folder / f"{name}.pt",
+            model=tiny_model(seed, max_position_embeddings=512),
+            tokenizer=tiny_tokenizer(),
+            stage="pretrain",
+            step=1,
+            prompt_template="plain",
+            heads=None,
+            recipe={},
+            provenance={"align_layer": 1} if name == "b" else {},
+        )
     write_corpus(folder / "text", LINES)
     return folder
 
@@ -44,9 +52,27 @@ def place(tmp_path_factory) -> Path:
 def identical(place) -> subprocess.CompletedProcess[str]:
     """`compare a.pt a.pt` with four suites."""
     return alignx(
-        "compare", "a.pt", "a.pt", "--corpus", "text", "--suites", "layers,language_id,language_modelling,translation",
-        "--out", "identical", "--cache-dir", "cache", "-o", "rows.json", "-o", "rows.csv", "-o", "summary.md", "-o", "page.html", cwd=place,
-    )  # fmt: skip
+        "compare",
+        "a.pt",
+        "a.pt",
+        "--corpus",
+        "text",
+        "--suites",
+        "layers,language_id,language_modelling,translation",
+        "--out",
+        "identical",
+        "--cache-dir",
+        "cache",
+        "-o",
+        "rows.json",
+        "-o",
+        "rows.csv",
+        "-o",
+        "summary.md",
+        "-o",
+        "page.html",
+        cwd=place,
+    )
 
 
 def assert_one_line(result: tuple[int, str, str], code: int, *parts: str) -> None:
@@ -65,7 +91,8 @@ def test_help_is_light_and_has_examples():
         "from alignx_eval.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'sklearn', 'scipy', 'matplotlib', 'pandas', 'pyarrow', 'lm_eval', 'datasets', 'sacrebleu'}\n"
+        "heavy = {'torch', 'transformers', 'sklearn', 'scipy', 'matplotlib', 'pandas', 'pyarrow', 'lm_eval', "
+        "'datasets', 'sacrebleu'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment())
@@ -192,7 +219,8 @@ def test_report_is_the_same_without_the_model(place, identical, monkeypatch, cap
 
 
 def test_run_then_compare_from_disk(place, monkeypatch, capsys):
-    """Two runs and a comparison of them give what a comparison of the checkpoints gives; a checkpoint beside a run is measured like it."""
+    """Two runs and a comparison of them give what a comparison of the checkpoints gives; a checkpoint beside a run is
+    measured like it."""
     monkeypatch.chdir(place)
     options = ("--corpus", "text", "--suites", "language_modelling", "--languages", "de,en", "--no-samples")
     for name in "ab":
@@ -245,13 +273,19 @@ SMALL = ("--corpus", "text", "--suites", "language_modelling")
 
 
 def test_another_command_gets_another_directory_and_the_same_one_resumes(own, monkeypatch, capsys):
-    """Text, split, languages, limit, pooling, seed, prompt, dtype and the checkpoints' content: none may overwrite the other's results."""
+    """Text, split, languages, limit, pooling, seed, prompt, dtype and the checkpoints' content: none may overwrite the
+    other's results."""
     seen: dict[str, tuple] = {}
     both = ("--corpus", "text", "--suites", "language_modelling,translation,language_id")
     for change in (
-        (), ("--limit", "11"), ("--languages", "en,de"), ("--seed", "1"), ("--pooling", "last"), ("--template", "alpaca"),
+        (),
+        ("--limit", "11"),
+        ("--languages", "en,de"),
+        ("--seed", "1"),
+        ("--pooling", "last"),
+        ("--template", "alpaca"),
         ("--dtype", "bfloat16"),
-    ):  # fmt: skip
+    ):
         code, _, err = call(monkeypatch, capsys, "run", "a.pt", *both, *change)
         assert code == 0, err
         directory = next(line for line in err.splitlines() if line.startswith("run directory: ")).removeprefix(
@@ -521,7 +555,10 @@ def test_an_option_without_effect_is_refused_with_the_reason(own, monkeypatch, c
         ((*pair, "language_modelling", "--pooling", "last"), ["--pooling", "layers and language_id"]),
         ((*pair, "language_modelling", "--cache-dir", "cache"), ["--cache-dir", "layers and language_id"]),
         ((*pair, "tasks"), ["--corpus", "language_modelling"]),
-        (("run", "a.pt", "--suites", "tasks", "--tasks", "interface_choice_deu_Latn", "--languages", "de"), ["--languages", "--tasks"]),
+        (
+            ("run", "a.pt", "--suites", "tasks", "--tasks", "interface_choice_deu_Latn", "--languages", "de"),
+            ["--languages", "--tasks"],
+        ),
         ((*pair, "language_modelling", "--annotations"), ["--annotations", "--gate"]),
         (("report", "a", "--annotations"), ["--annotations", "one checkpoint"]),
         (("report", "a", "--policy", "gate.yaml"), ["--policy", "one checkpoint"]),
@@ -529,11 +566,18 @@ def test_an_option_without_effect_is_refused_with_the_reason(own, monkeypatch, c
         *(
             (("compare", "a", "b", f"--{name}", value), [f"--{name}", "nothing is measured"])
             for name, value in (
-                ("corpus", "text"), ("split", "test"), ("languages", "de"), ("limit", "5"), ("tasks", "x"), ("template", "plain"),
-                ("pooling", "last"), ("device", "cpu"), ("dtype", "float32"),
+                ("corpus", "text"),
+                ("split", "test"),
+                ("languages", "de"),
+                ("limit", "5"),
+                ("tasks", "x"),
+                ("template", "plain"),
+                ("pooling", "last"),
+                ("device", "cpu"),
+                ("dtype", "float32"),
             )
         ),
-    ):  # fmt: skip
+    ):
         assert_one_line(call(monkeypatch, capsys, *arguments, "--quiet"), 2, *parts)
     assert files_of(own) == before
     from alignx_eval.settings import check_effective, settings_from
@@ -568,9 +612,16 @@ def test_a_context_that_is_too_short_is_refused_by_language(place, tmp_path, mon
     from alignx_eval.checkpoint import write_checkpoint
 
     write_checkpoint(
-        tmp_path / "short.pt", model=tiny_model(max_position_embeddings=16), tokenizer=tiny_tokenizer(), stage="pretrain", step=1,
-        prompt_template="plain", heads=None, recipe={}, provenance={},
-    )  # fmt: skip
+        tmp_path / "short.pt",
+        model=tiny_model(max_position_embeddings=16),
+        tokenizer=tiny_tokenizer(),
+        stage="pretrain",
+        step=1,
+        prompt_template="plain",
+        heads=None,
+        recipe={},
+        provenance={},
+    )
     corpus = write_corpus(tmp_path / "text", {"eng_Latn": ["on"] * 11 + ["The door " * 20], "deu_Latn": ["an"] * 12})
     command = (
         "run",
@@ -658,7 +709,8 @@ def test_schema_describes_a_row(monkeypatch, capsys):
 
 
 def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeypatch, capsys):
-    """`compare` alone gives no verdict that anybody asked for; `report` makes of a run directory what its command made of it."""
+    """`compare` alone gives no verdict that anybody asked for; `report` makes of a run directory what its command made
+    of it."""
     from alignx_eval.render import console
 
     seen = []

@@ -39,7 +39,8 @@ def test_S9_compare_A_A():
         assert comparison.rows
         for row in comparison.rows:
             assert (row.difference, row.p) == (0.0, 1.0), row
-            # of outcomes (0 or 1) the interval says how much may have gone unseen; of all else there is no spread to make one of
+            # of outcomes (0 or 1) the interval says how much may have gone unseen; of all else there is no spread to
+            # make one of
             assert row.ci_low == -row.ci_high <= 0, row
             assert row.se == 0 or "pseudo-items" in row.method, row
             assert row.verdict == ("no-direction" if row.higher_is_better is None else "no-evidence")
@@ -221,7 +222,8 @@ def test_S8_mean_and_interval_are_of_one_estimator():
         mean = mean_difference(comparison, list_contrasts(comparison)[0], rows)
         assert mean.estimate.value == pytest.approx(np.mean([row.difference for row in rows]), abs=1e-12)
         assert (mean.rows, mean.estimate.n, mean.estimate.clusters) == (3, LINES, 60)
-    # and its interval counts the lines once, not once a language: with the same hits in all languages it is that of one language
+    # and its interval counts the lines once, not once a language: with the same hits in all languages it is that of one
+    # language
     hits = [np.random.default_rng(seed).random(LINES) for seed in (1, 2)]
     sides = [
         {

@@ -127,7 +127,8 @@ def test_a_split_that_is_not_there(tmp_path):
 
 
 def test_only_a_line_feed_ends_a_line(tmp_path):
-    """Unicode line separators, next line, form feed and vertical tab are text; str.splitlines would shift every line after them."""
+    """Unicode line separators, next line, form feed and vertical tab are text; str.splitlines would shift every line
+    after them."""
     lines = ["one\u2028two", "three\x85four\x0b", "five\x0csix"]
     assert load_corpus(write(tmp_path, {"eng_Latn": lines})).sentences["eng_Latn"] == tuple(lines)
 
@@ -451,7 +452,8 @@ def test_interface_splits_share_no_line_in_any_language():
 
 
 def test_interface_splits_share_no_near_duplicates():
-    """Overlap of character 5-grams (Jaccard) of the English sides, by inverted index, so independent of how the builder finds them."""
+    """Overlap of character 5-grams (Jaccard) of the English sides, by inverted index, so independent of how the builder
+    finds them."""
     train, validation, test = (
         load_corpus("interface", split).sentences["eng_Latn"] for split in ("train", "validation", "test")
     )
@@ -485,7 +487,8 @@ def test_udhr_is_as_large_as_promised():
 
 
 def test_udhr_is_aligned():
-    """Article 21.2 (equal access to public service) in languages whose words for it are easy to check, and names that stay the same."""
+    """Article 21.2 (equal access to public service) in languages whose words for it are easy to check, and names that
+    stay the same."""
     corpus = load_corpus("udhr")
     line = corpus.ids.index("article-21.2")
     for code, word in (
@@ -543,7 +546,8 @@ def test_udhr_builder_reads_paragraphs_and_list_items_once():
     html = (
         "<body><header><p>Preamble</p></header>"
         '<article data-number="1"><h2>Article 1</h2><p>All  human\n beings.</p></article>'
-        '<article data-number="2"><ol><li><p>(1) First &amp; best [best?].</p></li><li>Second.</li></ol></article></body>'
+        '<article data-number="2"><ol><li><p>(1) First &amp; best '
+        "[best?].</p></li><li>Second.</li></ol></article></body>"
     )
     articles = udhr_builder().parse_declaration(html)
     assert articles[:3] == [["All human beings."], ["First & best.", "Second."], []]

@@ -1,8 +1,10 @@
-"""Crash safety: a kill at every operation on a file, at random moments and by Ctrl-C, and what several processes do to one folder.
+"""Crash safety: a kill at every operation on a file, at random moments and by Ctrl-C, and what several processes do to
+one folder.
 
-Work is killed in forked children of one fresh process with one thread (`fresh`), which imports everything once; a process that runs pytest
-has threads of other tests, and forking it is not safe. Folders lie in memory where that is possible: a killed process loses nothing that
-it has written, on whatever file system, and 200 kills need not wait for a disk.
+Work is killed in forked children of one fresh process with one thread (`fresh`), which imports everything once; a
+process that runs pytest has threads of other tests, and forking it is not safe. Folders lie in memory where that is
+possible: a killed process loses nothing that it has written, on whatever file system, and 200 kills need not wait for a
+disk.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from alignx_eval.run_directory import RunDirectory
 
 
 def killed_at(kill_at: int, work: Callable[[Path], object], folder: Path) -> None:
-    """`work(folder)`, killed before its operation `kill_at`. Undisturbed, every file of the folder got its name in a counted way."""
+    """`work(folder)`, killed before its operation `kill_at`. Undisturbed, every file of the folder got its name in a
+    counted way."""
     before = {path for path in folder.rglob("*") if path.is_file()}
     operations = Operations(kill_at)
     work(folder)
@@ -51,9 +54,11 @@ def enumerate_kills(
     start: Path,
     memory: Path,
 ) -> int:
-    """Kill `work(folder)` before each of its operations in turn, `folder` being a copy of `start` each time. Returns how many there are.
+    """Kill `work(folder)` before each of its operations in turn, `folder` being a copy of `start` each time. Returns
+    how many there are.
 
-    After each kill `check(folder)`, then `work(folder)` again, after which `contents(folder)` is as if nothing had happened.
+    After each kill `check(folder)`, then `work(folder)` again, after which `contents(folder)` is as if nothing had
+    happened.
     """
     undisturbed = memory / "undisturbed"
     shutil.copytree(start, undisturbed)
@@ -105,7 +110,8 @@ def run_contents(run: Path) -> dict[str, Any]:
 
 
 def check_run(run: Path) -> dict[tuple[str, str], str]:
-    """A run directory as a kill leaves it: whole files under final names, all of it readable. Returns the key of each complete suite."""
+    """A run directory as a kill leaves it: whole files under final names, all of it readable. Returns the key of each
+    complete suite."""
     if not run.exists() or not any(not entry.name.startswith(".") for entry in run.iterdir()):
         return {}
     assert json.loads((run / "manifest.json").read_text(encoding="utf-8"))["format"] == "alignx-eval run"
@@ -127,8 +133,8 @@ def check_run(run: Path) -> dict[tuple[str, str], str]:
     }
 
 
-# The measurements of `store_results`, in its order, and those that an earlier run left: one under another key, and one under the same key,
-# but without samples and with other digits.
+# The measurements of `store_results`, in its order, and those that an earlier run left: one under another key, and one
+# under the same key, but without samples and with other digits.
 MEASUREMENTS = {
     ("a", "layers"): ("new", {"seed": 1}),
     ("a", "translation"): ("same", {"seed": 2, "samples": 2, "pairs": False}),
@@ -233,7 +239,8 @@ def fill_cache(folder: Path) -> None:
 
 
 def cache_contents(folder: Path) -> dict[str, Any]:
-    """Metadata and tensors of each entry, by file name. (The order of metadata in a file is safetensors' own, not always the same.)"""
+    """Metadata and tensors of each entry, by file name. (The order of metadata in a file is safetensors' own, not
+    always the same.)"""
     from safetensors import safe_open
 
     contents = {}
@@ -395,9 +402,16 @@ def checkpoint_files(folder: Path) -> None:
 
     for seed, name in enumerate("ab"):
         write_checkpoint(
-            folder / f"{name}.pt", model=tiny_model(seed, max_position_embeddings=512), tokenizer=tiny_tokenizer(), stage="pretrain",
-            step=1, prompt_template="plain", heads=None, recipe={}, provenance={},
-        )  # fmt: skip
+            folder / f"{name}.pt",
+            model=tiny_model(seed, max_position_embeddings=512),
+            tokenizer=tiny_tokenizer(),
+            stage="pretrain",
+            step=1,
+            prompt_template="plain",
+            heads=None,
+            recipe={},
+            provenance={},
+        )
     write_corpus(folder / "text", {code: LINES[code][:6] for code in ("eng_Latn", "deu_Latn")})
 
 
@@ -408,9 +422,11 @@ def kill_at_random(
     place: Path,
     kills: int,
 ) -> dict[str, int]:
-    """Kill `work(folder)` at random moments until `kills` were delivered; a folder is gone on with until its work is finished.
+    """Kill `work(folder)` at random moments until `kills` were delivered; a folder is gone on with until its work is
+    finished.
 
-    Each finished folder holds what an undisturbed one does. Returns how many were killed, and how many folders were finished.
+    Each finished folder holds what an undisturbed one does. Returns how many were killed, and how many folders were
+    finished.
     """
     import tqdm
 
@@ -514,7 +530,8 @@ def command_line(folder: Path, *arguments: str) -> None:
 
 
 def compare_all_suites(place: Path) -> list[str]:
-    """Arguments that compare the checkpoints in `place` on 4 lines; run directory, cache and table lie in the current folder."""
+    """Arguments that compare the checkpoints in `place` on 4 lines; run directory, cache and table lie in the current
+    folder."""
     sources = [str(place / f"{name}.pt") for name in "ab"]
     text = [
         "--corpus",
@@ -546,7 +563,8 @@ def random_kills_of_the_command_line(place: Path, kills: int) -> dict[str, int]:
 
 @pytest.fixture(scope="module")
 def full(fresh, memory) -> tuple[Path, dict[str, int]]:
-    """Where `compare a.pt b.pt` with all suites was killed 10 times, and the counts; its folder `undisturbed` is left."""
+    """Where `compare a.pt b.pt` with all suites was killed 10 times, and the counts; its folder `undisturbed` is
+    left."""
     place = memory / "full"
     place.mkdir()
     return place, fresh(random_kills_of_the_command_line, place, 10)

@@ -40,10 +40,11 @@ def measured(
     per_document: int = 2,
     suites: tuple[str, ...] = ("layers", "language_id", "language_modelling", "translation", "tasks"),
 ) -> dict[str, SuiteResult]:
-    """Results of a checkpoint in the shape of the real suites' rows. The keywords are shifts, by language or by "source-target".
+    """Results of a checkpoint in the shape of the real suites' rows. The keywords are shifts, by language or by
+    "source-target".
 
-    `retrieval` moves precision@1 at layer 2, `identity` the probe before and after the final norm, `correct` the matching n-grams of a
-    line. Lines are common to all checkpoints; `noise` is what a checkpoint adds of its own.
+    `retrieval` moves precision@1 at layer 2, `identity` the probe before and after the final norm, `correct` the
+    matching n-grams of a line. Lines are common to all checkpoints; `noise` is what a checkpoint adds of its own.
     """
     shared, own = np.random.default_rng(5), np.random.default_rng(sum(map(ord, name)))
     documents = tuple(f"document {line // per_document}" for line in range(lines))
@@ -185,7 +186,8 @@ def checked(diagnoses: list[Diagnosis]) -> dict[str, Diagnosis]:
     return {diagnosis.rule: diagnosis for diagnosis in diagnoses}
 
 
-# --- which rules, against what ---------------------------------------------------------------------------------------------------
+# --- which rules, against what
+# ---------------------------------------------------------------------------------------------------
 
 
 def test_every_rule_answers_for_every_candidate():
@@ -223,7 +225,8 @@ def test_rules_state_their_thresholds():
     )
 
 
-# --- over-alignment --------------------------------------------------------------------------------------------------------------
+# --- over-alignment
+# --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -321,7 +324,8 @@ def test_language_identity_has_to_fall_on_both_sides_of_the_final_norm():
     assert diagnosis.status == "cannot-tell" and "above the limit of 0.02" in diagnosis.sentence
 
 
-# --- insufficient alignment ------------------------------------------------------------------------------------------------------
+# --- insufficient alignment
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_S5_insufficient_alignment():
@@ -364,7 +368,8 @@ def test_a_reference_at_the_ceiling_leaves_nothing_to_gain():
     assert found["over-alignment"].status == "cannot-tell"
 
 
-# --- hidden losers ---------------------------------------------------------------------------------------------------------------
+# --- hidden losers
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_hidden_losers_are_named():
@@ -414,7 +419,8 @@ def test_hidden_losers_cannot_be_told_from_wide_intervals():
     assert "remains possible in tur_Latn, above the limit of 0.02" in diagnosis.sentence
 
 
-# --- loss in English -------------------------------------------------------------------------------------------------------------
+# --- loss in English
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -516,7 +522,8 @@ def test_loss_in_the_pivot_of_another_corpus():
     )
 
 
-# --- price -----------------------------------------------------------------------------------------------------------------------
+# --- price
+# ----------------------------------------------------------------------------------------------------------------------
 
 PRETRAIN = {
     "stage": "pretrain",
@@ -583,7 +590,8 @@ def test_a_higher_price_is_found_and_put_beside_the_gain():
     assert any(text.startswith("tuned, stage control: 5.0 min") for text in texts) and not any(
         "pretrain" in text for text in texts
     )
-    # seconds of +0.01: all 450 of them over the base, the extra 150 over the control; tokens are not dearer, so they have no extra
+    # seconds of +0.01: all 450 of them over the base, the extra 150 over the control; tokens are not dearer, so they
+    # have no extra
     gains = {diagnosis.reference: diagnosis for diagnosis in [price]}
     assert set(gains) == {"tuned"}
     over_base, over_control = price.sentence.split("Precision@1 gained ")[1:]
@@ -661,7 +669,8 @@ def test_times_of_different_devices_do_not_compare():
     assert "the devices differ (CPU and H100), so the times do not compare" in price.sentence
 
 
-# --- limits ----------------------------------------------------------------------------------------------------------------------
+# --- limits
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_S10_too_few_data_cannot_be_told():
@@ -713,7 +722,8 @@ def test_S7_without_a_difference_rules_are_rarely_found():
         found = against(*sides)
         for rule in alarms:
             alarms[rule] += found[rule].status == "found"
-    # over-alignment and hidden losers need two findings at once; English has three means at 2.5 % each (one side) that are not adjusted
+    # over-alignment and hidden losers need two findings at once; English has three means at 2.5 % each (one side) that
+    # are not adjusted
     for rule, rate in (("over-alignment", 0.05), ("hidden-losers", 0.05), ("loss-in-english", 0.1)):
         assert stats.binomtest(alarms[rule], runs, rate, alternative="greater").pvalue > 0.001, alarms
 

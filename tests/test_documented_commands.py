@@ -1,6 +1,8 @@
-"""Every command that README, docs, help texts, messages and the action show: parsed, and run where that takes no network and no training.
+"""Every command that README, docs, help texts, messages and the action show: parsed, and run where that takes no
+network and no training.
 
-Names that stand for a user's files (base.pt, BASE, ./llama, flores200/devtest, ...) are a tiny checkpoint or a small text here.
+Names that stand for a user's files (base.pt, BASE, ./llama, flores200/devtest, ...) are a tiny checkpoint or a small
+text here.
 """
 
 from __future__ import annotations
@@ -32,10 +34,25 @@ APPS: dict[str, Any] = {
     "alignx-train": typer.main.get_command(alignx_trainer.cli.app),
 }
 CHECKPOINTS = (
-    "base.pt", "alignx.pt", "aligned.pt", "stage1.pt", "stage2.pt", "new.pt", "step-100.pt", "step-200.pt", "model.gguf", "BASE",
-    "CANDIDATE", "CKPT", "checkpoints/base.pt", "checkpoints/alignx.pt", "SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m.gguf",
-)  # fmt: skip
-# What the commands that read a run directory or a baseline find: made by other documented commands, or by ones like them.
+    "base.pt",
+    "alignx.pt",
+    "aligned.pt",
+    "stage1.pt",
+    "stage2.pt",
+    "new.pt",
+    "step-100.pt",
+    "step-200.pt",
+    "model.gguf",
+    "BASE",
+    "CANDIDATE",
+    "CKPT",
+    "checkpoints/base.pt",
+    "checkpoints/alignx.pt",
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
+    "gemma-3-270m.gguf",
+)
+# What the commands that read a run directory or a baseline find: made by other documented commands, or by ones like
+# them.
 BEFOREHAND = (
     "alignx-eval schema default-policy > gate.yaml",
     "alignx-eval run base.pt --suites layers,language_id --languages de,zh --out alignx-runs/base",
@@ -166,9 +183,16 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("documented")
     (folder / "checkpoints").mkdir()
     write_checkpoint(
-        folder / "base.pt", model=tiny_model(max_position_embeddings=1024), tokenizer=tiny_tokenizer(), stage="align", step=1,
-        prompt_template="plain", heads=None, recipe={}, provenance={"align_layer": 1},
-    )  # fmt: skip
+        folder / "base.pt",
+        model=tiny_model(max_position_embeddings=1024),
+        tokenizer=tiny_tokenizer(),
+        stage="align",
+        step=1,
+        prompt_template="plain",
+        heads=None,
+        recipe={},
+        provenance={"align_layer": 1},
+    )
     for name in CHECKPOINTS[1:]:
         shutil.copyfile(folder / "base.pt", folder / name)
     for name in ("llama", "llama-aligned"):
@@ -187,7 +211,8 @@ def place(tmp_path_factory) -> Path:
 
 
 def run(command: str, place: Path, patch: pytest.MonkeyPatch) -> tuple[int, str]:
-    """Exit code and errors of a command of alignx-eval in `place`, on few lines; where it names none, in one suite and two languages."""
+    """Exit code and errors of a command of alignx-eval in `place`, on few lines; where it names none, in one suite and
+    two languages."""
     arguments, target = words(command)
     context = parsed(arguments)
     assert context is not None

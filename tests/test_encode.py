@@ -76,8 +76,8 @@ def test_R11_batch_size_sweep(family, budget):
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_R11_sixteen_bit_weights(family):
-    """bfloat16 keeps 8 bits, and kernels may add in another order for another batch: 5 % of a vector's root mean square is the tolerance
-    between batch sizes, 10 % that to float32. Pooling itself is in float32."""
+    """bfloat16 keeps 8 bits, and kernels may add in another order for another batch: 5 % of a vector's root mean square
+    is the tolerance between batch sizes, 10 % that to float32. Pooling itself is in float32."""
     checkpoint = make_checkpoint(family)
     exact = encode(checkpoint, SENTENCES).vectors
     scale = np.sqrt((exact**2).mean(axis=2, keepdims=True))
@@ -134,7 +134,8 @@ def test_R10_equals_left_padded_forward(family):
 def test_R10_special_tokens_by_id_not_position():
     plain = encode(make_checkpoint(eos=True), SENTENCES)
     for pooling in ("mean", "last", "weighted"):
-        # A causal model cannot see the EOS that follows, so with it or without it the content is pooled to the same vector.
+        # A causal model cannot see the EOS that follows, so with it or without it the content is pooled to the same
+        # vector.
         np.testing.assert_allclose(
             encode(make_checkpoint(eos=True), SENTENCES, pooling=pooling).vectors,
             encode(make_checkpoint(), SENTENCES, pooling=pooling).vectors,
@@ -177,7 +178,8 @@ def test_R9_bos_is_left_out():
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_R9_a_sink_does_not_reach_the_vectors(pooling):
-    """A huge BOS, the same in every sentence, would make all sentences alike. It is left out by its id, at the start or elsewhere."""
+    """A huge BOS, the same in every sentence, would make all sentences alike. It is left out by its id, at the start or
+    elsewhere."""
     checkpoint = make_checkpoint()
     with torch.no_grad():
         checkpoint.model.get_input_embeddings().weight[checkpoint.tokenizer.bos_token_id] = 1000
@@ -396,7 +398,8 @@ def test_R9_the_start_token_is_left_out_by_its_position():
 
 
 def test_R9_the_first_token_of_a_model_with_a_sink_is_the_start_token():
-    """Where the tokenizer adds no start token by itself, the first word took its place, and all sentences were alike."""
+    """Where the tokenizer adds no start token by itself, the first word took its place, and all sentences were
+    alike."""
     for options in ({"bos": True}, {"bos": False}, {"bos": False, "bos_token": None}):
         encoding = encode(sink_checkpoint(**options), [SENTENCES[2], SENTENCES[5]])
         assert encoding.largest_token_share.max() < 0.5
@@ -455,8 +458,8 @@ def test_progress_reports_every_batch():
 
 @pytest.mark.parametrize("layer", [1, 2])
 def test_R14_template_leaks_source_into_target(layer):
-    """In one causal sequence the target has attended to the source, so it matches its source even in an untrained model; alone it does
-    not. Source and target are unrelated here: there is nothing to find."""
+    """In one causal sequence the target has attended to the source, so it matches its source even in an untrained
+    model; alone it does not. Source and target are unrelated here: there is nothing to find."""
     checkpoint = make_checkpoint()
     generator = np.random.default_rng(0)
     sources = [" ".join(generator.choice(WORDS[:20], 6)) for _ in range(60)]
@@ -551,7 +554,8 @@ def test_open_entry_survives_eviction(tmp_path):
 
 
 def _as_rank(rank, port, out):
-    """Body of a process that a launcher would have started: its environment, then encode. Writes down what it computed itself."""
+    """Body of a process that a launcher would have started: its environment, then encode. Writes down what it computed
+    itself."""
     from accelerate import PartialState
 
     os.environ.update(
@@ -608,12 +612,20 @@ def test_two_processes_equal_one(tmp_path):
 
 
 def test_second_compare_encodes_nothing(tiny_checkpoint, tmp_path, monkeypatch, capsys):
-    """With a run directory of its own it measures all again, from the cached vectors; another pooling is encoded anew."""
+    """With a run directory of its own it measures all again, from the cached vectors; another pooling is encoded
+    anew."""
     other = tmp_path / "other.pt"
     write_checkpoint(
-        other, model=tiny_model(seed=1), tokenizer=tiny_tokenizer(), stage="base", step=0, prompt_template=None, heads=None, recipe={},
+        other,
+        model=tiny_model(seed=1),
+        tokenizer=tiny_tokenizer(),
+        stage="base",
+        step=0,
+        prompt_template=None,
+        heads=None,
+        recipe={},
         provenance={},
-    )  # fmt: skip
+    )
     (tmp_path / "text").mkdir()
     for language, lines in (
         ("eng_Latn", [f"The {number}th house." for number in range(12)]),

@@ -35,10 +35,24 @@ def policy(*rules: dict, **fields) -> Policy:
 def row(loss: float, se: float | None = 0.02, **fields) -> ComparisonRow:
     """A row of a metric of which lower is better, with independent items."""
     known = {
-        "suite": "tasks", "metric": "m.error", "layer": None, "language": "deu_Latn", "other_language": None, "contrast": "candidate-base",
-        "base_name": "base", "candidate_name": "candidate", "base": 1.0, "candidate": 1.0 + loss, "difference": loss, "se": se,
-        "degrees_of_freedom": None if se is None else 199.0, "n": 400, "clusters": 200, "higher_is_better": False, "verdict": "no-evidence",
-    }  # fmt: skip
+        "suite": "tasks",
+        "metric": "m.error",
+        "layer": None,
+        "language": "deu_Latn",
+        "other_language": None,
+        "contrast": "candidate-base",
+        "base_name": "base",
+        "candidate_name": "candidate",
+        "base": 1.0,
+        "candidate": 1.0 + loss,
+        "difference": loss,
+        "se": se,
+        "degrees_of_freedom": None if se is None else 199.0,
+        "n": 400,
+        "clusters": 200,
+        "higher_is_better": False,
+        "verdict": "no-evidence",
+    }
     return ComparisonRow(**{**known, **fields})
 
 
@@ -46,10 +60,16 @@ def comparison(*rows: ComparisonRow, **fields) -> Comparison:
     candidates = list(dict.fromkeys(each.candidate_name for each in rows)) or ["candidate"]
     return Comparison(
         **{
-            "base": "base", "candidates": candidates, "control": None, "rows": list(rows), "results": {}, "corpus": {},
-            "checkpoints": {name: {} for name in ("base", *candidates)}, **fields,
+            "base": "base",
+            "candidates": candidates,
+            "control": None,
+            "rows": list(rows),
+            "results": {},
+            "corpus": {},
+            "checkpoints": {name: {} for name in ("base", *candidates)},
+            **fields,
         }
-    )  # fmt: skip
+    )
 
 
 def statuses(verdict: Verdict) -> dict[str, str]:
@@ -72,9 +92,15 @@ def test_red_amber_green_grey_and_missing():
         policy(),
     )
     assert statuses(verdict) == {
-        "red": "red", "amber": "amber", "green": "green", "few_items": "grey", "few_clusters": "grey", "no_interval": "grey",
-        "gone": "missing", "new": "missing",
-    }  # fmt: skip
+        "red": "red",
+        "amber": "amber",
+        "green": "green",
+        "few_items": "grey",
+        "few_clusters": "grey",
+        "no_interval": "grey",
+        "gone": "missing",
+        "new": "missing",
+    }
     assert verdict.outcome == "fail" and verdict.exit_code() == verdict.exit_code(strict=True) == 3
     assert "red" in verdict.sentence and "lost 0.300" in verdict.sentence and "2 missing" in verdict.sentence
     assert [each.key.split("/")[1] for each in verdict.worst(2)] == ["red", "gone"]
@@ -203,18 +229,29 @@ def test_the_last_rule_that_matches_decides_by_metric_language_group_and_layer()
         {"suite": "layers", "metric": "*", "tolerance": 0.7, "layers": ["9+norm"]},
     ]
     rows = [
-        row(0, metric="a"), row(0, metric="b", language="rus_Cyrl"), row(0, metric="c", language="swe_Latn"),
+        row(0, metric="a"),
+        row(0, metric="b", language="rus_Cyrl"),
+        row(0, metric="c", language="swe_Latn"),
         row(0, metric="d", language=None),
-        row(0, metric="special.x"), row(0, metric="e", suite="layers", layer="4"), row(0, metric="f", suite="layers", layer="5"),
-        row(0, metric="g", suite="layers", layer="9+norm"), row(0, metric="h", suite="translation", other_language="eng_Latn"),
-    ]  # fmt: skip
+        row(0, metric="special.x"),
+        row(0, metric="e", suite="layers", layer="4"),
+        row(0, metric="f", suite="layers", layer="5"),
+        row(0, metric="g", suite="layers", layer="9+norm"),
+        row(0, metric="h", suite="translation", other_language="eng_Latn"),
+    ]
     checkpoints = {"base": {}, "candidate": {"align_layer": 4}}
     verdict = judge(
         comparison(*rows, checkpoints=checkpoints), policy(*rules, groups={"nordic": ["swe_Latn", "dan_Latn"]})
     )
     assert {each.key.split("/")[1]: each.tolerance for each in verdict.candidates[0].rows} == {
-        "a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4, "special.x": 0.5, "e": 0.6, "g": 0.7,
-    }  # fmt: skip
+        "a": 0.1,
+        "b": 0.2,
+        "c": 0.3,
+        "d": 0.4,
+        "special.x": 0.5,
+        "e": 0.6,
+        "g": 0.7,
+    }
     special = next(each for each in verdict.candidates[0].rows if "special" in each.key)
     assert special.alpha == 0.01
 
@@ -290,9 +327,14 @@ def noise(random: np.random.Generator, rows: int, lines: int, shift: float) -> d
         )
         for number in range(rows):
             each = Row(
-                suite="tasks", metric=f"m{number}", checkpoint=name, language="deu_Latn", value=float(values[:, number].mean()), n=lines,
+                suite="tasks",
+                metric=f"m{number}",
+                checkpoint=name,
+                language="deu_Latn",
+                value=float(values[:, number].mean()),
+                n=lines,
                 higher_is_better=False,
-            )  # fmt: skip
+            )
             result.rows.append(each)
             result.items[each.key] = Items("mean", values[:, number])
         sides[name] = {"tasks": result}
@@ -357,10 +399,13 @@ HEAD = f"format: {POLICY_FORMAT}\nversion: 1\n"
         (HEAD + "rules: [{suite: tasks, metric: x, tolerance: 1, tolerence: 1}]", "tolerence"),
         (HEAD + "rules: [{suite: tasks, metric: x, tolerance: 1, languages: [de]}]", "no language is called 'de'"),
         (HEAD + "protected: [english]\nrules: [{suite: tasks, metric: x, tolerance: 1}]", "'english'"),
-        (HEAD + "groups: {mean: [deu_Latn]}\nrules: [{suite: tasks, metric: x, tolerance: 1}]", "names languages already"),
+        (
+            HEAD + "groups: {mean: [deu_Latn]}\nrules: [{suite: tasks, metric: x, tolerance: 1}]",
+            "names languages already",
+        ),
         (HEAD + "groups: {a: []}\nrules: [{suite: tasks, metric: x, tolerance: 1}]", "group 'a' is empty"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_policy_is_told_with_its_place(tmp_path, text, message):
     path = tmp_path / "gate.yaml"
     path.write_text(text)

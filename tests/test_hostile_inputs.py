@@ -1,5 +1,5 @@
-"""Inputs that are damaged, foreign or meant to harm: one line on stderr, exit code 2 (wrong input) or 6 (not at hand), nothing run, and
-nothing written; also where the checkpoint before it was in order and could have been measured."""
+"""Inputs that are damaged, foreign or meant to harm: one line on stderr, exit code 2 (wrong input) or 6 (not at hand),
+nothing run, and nothing written; also where the checkpoint before it was in order and could have been measured."""
 
 from __future__ import annotations
 
@@ -39,12 +39,20 @@ class Payload:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint in order, good.pt, the same as the Hugging Face folder `exported`, and the corpus `text`."""
+    """A folder with a checkpoint in order, good.pt, the same as the Hugging Face folder `exported`, and the corpus
+    `text`."""
     folder = tmp_path_factory.mktemp("good")
     write_checkpoint(
-        folder / "good.pt", model=tiny_model(), tokenizer=tiny_tokenizer(), stage="pretrain", step=1, prompt_template="plain", heads=None,
-        recipe={}, provenance={},
-    )  # fmt: skip
+        folder / "good.pt",
+        model=tiny_model(),
+        tokenizer=tiny_tokenizer(),
+        stage="pretrain",
+        step=1,
+        prompt_template="plain",
+        heads=None,
+        recipe={},
+        provenance={},
+    )
     export_folder(folder / "good.pt", folder / "exported")
     write_corpus(folder / "text", LINES)
     return folder

@@ -135,7 +135,8 @@ def test_numbers_and_acronyms_do_not_swallow_a_sentence_that_is_written_without_
 
 @pytest.mark.skipif(not FLORES.is_dir(), reason="no FLORES here")
 def test_limits_of_the_rule_on_flores():
-    """At most 1 in 100 references is taken for another language or script; no Chinese line is taken for the other form."""
+    """At most 1 in 100 references is taken for another language or script; no Chinese line is taken for the other
+    form."""
     codes = (
         "arb ben bul deu ell eng fra heb hin jpn kor pes rus spa srp swh tha tur ukr vie yue zho_Hans zho_Hant".split()
     )
@@ -155,7 +156,10 @@ def test_limits_of_the_rule_on_flores():
 
 def test_L4_code_numbers_and_quoted_source_are_removed():
     source = 'Open the file "configuration of the house" at https://example.org/a with `reload()`.'
-    output = "Öffne „configuration of the house“ https://example.org/a `reload()` {name} <b> 12.5 MQTT sensor_id v2 a/b me@x.org jetzt"
+    output = (
+        "Öffne „configuration of the house“ https://example.org/a `reload()` {name} <b> 12.5 MQTT sensor_id v2 a/b "
+        "me@x.org jetzt"
+    )
     assert text_to_identify(output, source) == "Öffne jetzt"
     assert (
         text_to_identify("Sie sagt „guten Morgen“ laut", source) == "Sie sagt „guten Morgen“ laut"

@@ -1,4 +1,5 @@
-"""What is refused at the door, because another model or none would be measured, and what is opened although it looks unusual."""
+"""What is refused at the door, because another model or none would be measured, and what is opened although it looks
+unusual."""
 
 from __future__ import annotations
 
@@ -50,12 +51,14 @@ def build(kind: str, **fields):
     return model_class(model_class.config_class(**fields)).eval()
 
 
-# --- the tokenizer ------------------------------------------------------------------------------------------------------------
+# --- the tokenizer
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma3_text", "mbart", "llama"])
 def test_a_folder_without_tokenizer_files_is_refused(family, tiny_folder):  # noqa: F811
-    """Of some families transformers makes an empty tokenizer where there are no files, of others it fails, of others it knows '▁'."""
+    """Of some families transformers makes an empty tokenizer where there are no files, of others it fails, of others it
+    knows '▁'."""
     for path in tiny_folder.iterdir():
         if path.name.startswith(("tokenizer", "special_tokens", "chat_template")):
             path.unlink()
@@ -119,7 +122,8 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     refused(saved(tmp_path / "mixed", tiny_model(vocab_size=40)), "its tokenizer gives token", "40 embeddings")
 
 
-# --- what is causal -----------------------------------------------------------------------------------------------------------
+# --- what is causal
+# -----------------------------------------------------------------------------------------------------------
 
 
 BART = {"vocab_size": 320, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2} | {
@@ -223,7 +227,8 @@ def test_logits_that_are_not_finite_are_refused(tmp_path):
     refused(folder, "logits that are not finite", "float16 is too narrow", dtype="float16")
 
 
-# --- adapters -----------------------------------------------------------------------------------------------------------------
+# --- adapters
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def make_adapter(folder: Path, base: Path, targets, model=None, **options):
@@ -304,7 +309,8 @@ def test_adapters_that_cannot_be_merged_are_refused(tmp_path, tiny_checkpoint):
     refused(tmp_path / "adapter", "cannot be merged")
 
 
-# --- notes --------------------------------------------------------------------------------------------------------------------
+# --- notes
+# --------------------------------------------------------------------------------------------------------------------
 
 
 def test_two_matrices_that_the_configuration_ties_are_noted(tmp_path):
@@ -322,7 +328,8 @@ def test_layers_that_the_configuration_does_not_know_are_refused(tiny_folder):  
     refused_everywhere(tiny_folder, "of its weights", "model.layers.1")
 
 
-# --- which model is meant -----------------------------------------------------------------------------------------------------
+# --- which model is meant
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_the_owner_does_not_hide_a_hub_model(tmp_path, tiny_folder, monkeypatch):  # noqa: F811
@@ -345,7 +352,8 @@ def test_a_mistyped_path_is_told_with_what_lies_beside_it(tmp_path, tiny_folder,
     refused_everywhere("runs/tund.pt", "no such checkpoint", "runs/tuned.pt")
 
 
-# --- weights as training leaves them ------------------------------------------------------------------------------------------
+# --- weights as training leaves them
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -376,8 +384,7 @@ def test_a_wrapper_in_some_names_is_named(tiny_folder):  # noqa: F811
 
 def test_stubs_of_zero3_are_named_with_the_command_that_mends_them(tiny_folder):  # noqa: F811
     path = tiny_folder / "model.safetensors"
-    # Cloned, since safetensors before 0.8 maps the file that is written over here.
-    stubs = {name: torch.empty(0) if tensor.dim() == 2 else tensor.clone() for name, tensor in load_file(path).items()}
+    stubs = {name: torch.empty(0) if tensor.dim() == 2 else tensor for name, tensor in load_file(path).items()}
     save_file(stubs, path, metadata={"format": "pt"})
     refused_everywhere(tiny_folder, "size 0", "ZeRO-3", "zero_to_fp32.py")
     path.unlink()
@@ -425,7 +432,8 @@ def test_one_part_of_a_split_gguf_says_how_to_join_them(tmp_path, monkeypatch):
         refused_everywhere(part, "3 parts", f"llama-gguf-split --merge {parts[0].name} tiny.gguf")
 
 
-# --- what is told before anything is measured ---------------------------------------------------------------------------------
+# --- what is told before anything is measured
+# ---------------------------------------------------------------------------------
 
 
 def test_the_check_reads_every_weight(tiny_folder, tiny_checkpoint, tmp_path):  # noqa: F811
@@ -498,7 +506,8 @@ def test_halves_of_a_folder_are_refused(content, tmp_path):
     refused_everywhere(folder, "half")
 
 
-# --- exporting ----------------------------------------------------------------------------------------------------------------
+# --- exporting
+# ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")

@@ -49,7 +49,8 @@ def make_corpus(lines: int, languages=(PIVOT, GERMAN), **changes) -> ParallelCor
 def run_on(
     monkeypatch, suite, stacks: dict[str, np.ndarray], *, corpus: ParallelCorpus | None = None, **options
 ) -> SuiteResult:
-    """The suite on the given vectors, layer name -> [languages, lines, width], as if a checkpoint had encoded the corpus to them."""
+    """The suite on the given vectors, layer name -> [languages, lines, width], as if a checkpoint had encoded the
+    corpus to them."""
     corpus = corpus or make_corpus(next(iter(stacks.values())).shape[1])
     names, counts = tuple(stacks), np.full(len(corpus), 9)
     shares = np.full((len(names), len(corpus)), 0.2)
@@ -79,7 +80,8 @@ def run_on(
 
 
 def layered(stacks) -> dict[str, np.ndarray]:
-    """One stack a layer (three at least, so that there is a middle); the last one once more as the state after the final norm."""
+    """One stack a layer (three at least, so that there is a middle); the last one once more as the state after the
+    final norm."""
     assert len(stacks) > 2
     named = {str(number): np.asarray(stack) for number, stack in enumerate(stacks)}
     return named | {f"{len(named) - 1}+norm": named[str(len(named) - 1)]}
@@ -113,11 +115,13 @@ def strictly(text: str):
     return json.loads(text, parse_constant=refuse)
 
 
-# --- CKA ------------------------------------------------------------------------------------------------------------------------
+# --- CKA
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_R1_no_gate_judges_the_biased_form(monkeypatch):
-    """Not even where a policy asks for it by its name: the value grows with width and shrinks with lines, aligned or not."""
+    """Not even where a policy asks for it by its name: the value grows with width and shrinks with lines, aligned or
+    not."""
     results = {
         name: {
             "layers": run_on(monkeypatch, layers, layered(np.random.default_rng(seed).normal(size=(3, 2, 32, 1024))))
@@ -145,8 +149,8 @@ def test_R1_no_gate_judges_the_biased_form(monkeypatch):
 
 @pytest.mark.parametrize("width", [1, 64])
 def test_R2_independent_data(monkeypatch, width):
-    """200 layers of noise, of which one dimension is the worst case: an interval that leaves 0 out is rare for a value, and for the
-    difference of two checkpoints no more frequent than it says."""
+    """200 layers of noise, of which one dimension is the worst case: an interval that leaves 0 out is rare for a value,
+    and for the difference of two checkpoints no more frequent than it says."""
     base, candidate = (
         run_on(monkeypatch, layers, layered(np.random.default_rng(seed).normal(size=(200, 2, 40, width))))
         for seed in range(2)
@@ -296,7 +300,8 @@ def test_R5_sample_space_equals_feature_space(width, monkeypatch):
     assert value(result, "cka_debiased", "1") == pytest.approx(feature_space_debiased(*stack), abs=1e-5)
 
 
-# --- cosine and retrieval ---------------------------------------------------------------------------------------------------------
+# --- cosine and retrieval
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_R6_both_errors_of_the_raw_cosine_can_be_read_off_the_rows(monkeypatch):
@@ -313,7 +318,8 @@ def test_R6_both_errors_of_the_raw_cosine_can_be_read_off_the_rows(monkeypatch):
 
 
 def test_R16_permuted_pairs_give_the_null_that_stands_beside_a_number(monkeypatch):
-    """Layer 0 has related lines; in 400 more the same vectors are paired at random. Their mean is the null, or the chance level."""
+    """Layer 0 has related lines; in 400 more the same vectors are paired at random. Their mean is the null, or the
+    chance level."""
     generator = np.random.default_rng(0)
     related = aligned(generator) + 0.5 * generator.normal(size=(2, 1, 24))
     permuted = [np.stack([related[0][generator.permutation(40)], related[1]]) for _ in range(400)]
@@ -378,7 +384,8 @@ def test_R17_compare_aborts_where_there_are_fewer_lines(monkeypatch):
 
 @pytest.mark.parametrize("suite", [layers, language_id])
 def test_R13_the_same_weights_with_a_shorter_context_are_refused_and_not_measured_on_other_text(suite):
-    """Each model used to cut at its own context. The model with room for all is measured, the other is refused by language, unmeasured."""
+    """Each model used to cut at its own context. The model with room for all is measured, the other is refused by
+    language, unmeasured."""
     long = " ".join(WORDS * 2)
     sentences = {PIVOT: tuple(SENTENCES), GERMAN: (long, *SENTENCES[1:5], long), RUSSIAN: (*SENTENCES[:5], long)}
     corpus = make_corpus(6, sentences=sentences)
@@ -392,7 +399,8 @@ def test_R13_the_same_weights_with_a_shorter_context_are_refused_and_not_measure
     assert not calls
 
 
-# --- probes -----------------------------------------------------------------------------------------------------------------------
+# --- probes
+# ----------------------------------------------------------------------------------------------------------------------
 
 
 def spy_on_folds(monkeypatch) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -425,7 +433,8 @@ def test_P1_documents_are_not_torn_apart(monkeypatch):
 
 
 def test_P3_content_is_no_language(monkeypatch):
-    """Many dimensions and few lines: the probe can learn any labels by heart, and its selectivity says that it read nothing."""
+    """Many dimensions and few lines: the probe can learn any labels by heart, and its selectivity says that it read
+    nothing."""
     stacks = layered([aligned(np.random.default_rng(0), 40, 300, languages=3)] * 3)
     result = run_on(monkeypatch, language_id, stacks, corpus=make_corpus(40, (PIVOT, GERMAN, RUSSIAN)))
     assert value(result, "probe_control_fit", "1", None) > 0.9
@@ -441,7 +450,8 @@ def test_P3_content_is_no_language(monkeypatch):
 
 
 def test_P4_a_script_is_no_language(monkeypatch):
-    """Vectors that know the script and nothing else: the probe gets what the text's script alone gives, and chance within a script."""
+    """Vectors that know the script and nothing else: the probe gets what the text's script alone gives, and chance
+    within a script."""
     generator = np.random.default_rng(0)
     stack = generator.normal(size=(3, 60, 8))
     stack[2, :, 0] += 30
@@ -471,7 +481,8 @@ def test_P5_balanced_accuracy_is_that_of_scikit_learn():
 
 
 def test_P6_every_checkpoint_has_the_same_folds_and_labels(monkeypatch):
-    """Whatever its width and its vectors; other seeds give others; and the comparison flips its signs by another stream."""
+    """Whatever its width and its vectors; other seeds give others; and the comparison flips its signs by another
+    stream."""
     seen, corpus = spy_on_folds(monkeypatch), make_corpus(40)
     for width, seed in ((8, 0), (30, 0), (8, 1)):
         run_on(

@@ -17,13 +17,31 @@ from alignx_eval.settings import settings_from
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("no", "no"), ("on", "on"), ("yes", "yes"), ("off", "off"), ("y", "y"), ("true", True), ("False", False), ("010", 10),
-        ("1_000", "1_000"), ("1:30", "1:30"), ("2024-01-01", "2024-01-01"), ("2e-6", 2e-6),
-        ("3.0e-4", 3e-4), ("-7", -7), ("+.5", 0.5), ("0x10", "0x10"),
-        ("null", None), ("~", None), ("", None), ("nullable", "nullable"), ("'true'", "true"), ("[en, no]", ["en", "no"]),
+        ("no", "no"),
+        ("on", "on"),
+        ("yes", "yes"),
+        ("off", "off"),
+        ("y", "y"),
+        ("true", True),
+        ("False", False),
+        ("010", 10),
+        ("1_000", "1_000"),
+        ("1:30", "1:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("2e-6", 2e-6),
+        ("3.0e-4", 3e-4),
+        ("-7", -7),
+        ("+.5", 0.5),
+        ("0x10", "0x10"),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("nullable", "nullable"),
+        ("'true'", "true"),
+        ("[en, no]", ["en", "no"]),
         ("{a: &x {b: 1}, c: {<<: *x, d: 2}}", {"a": {"b": 1}, "c": {"b": 1, "d": 2}}),
     ],
-)  # fmt: skip
+)
 def test_scalars_are_those_of_yaml_1_2(text, value):
     found = read_yaml(text)
     assert found == value and type(found) is type(value)
@@ -58,7 +76,8 @@ def test_norwegian_is_a_language_everywhere(tmp_path: Path):
 def test_a_truth_value_that_is_none_is_refused_by_name(tmp_path: Path, value):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"stage: pretrain\ninit: bundled:base\nsteps: 1\nactivation_checkpointing: {value}\nsources: [{{kind: monolingual, path: text}}]\n"
+        f"stage: pretrain\ninit: bundled:base\nsteps: 1\nactivation_checkpointing: {value}\nsources: [{{kind: "
+        "monolingual, path: text}}]\n"
     )
     with pytest.raises(InputError, match="activation_checkpointing must be true or false"):
         load_recipe(str(recipe))

@@ -21,7 +21,8 @@ from alignx_eval.measures.probe import (
 
 
 def made_up(seed=0, languages=4, lines=60, width=12, offset=0.8):
-    """Content shared by the translations of a line, an offset per language, noise; dimensions of very different scale."""
+    """Content shared by the translations of a line, an offset per language, noise; dimensions of very different
+    scale."""
     generator = np.random.default_rng(seed)
     content = generator.normal(size=(1, lines, width))
     vectors = (
@@ -74,7 +75,8 @@ def test_P2_nothing_of_the_test_fold_is_seen_in_training():
 
 
 def test_P1_grouped_folds_do_not_leak_content():
-    """Documents with content that tells the label to whoever has seen the document: random folds profit, grouped ones do not."""
+    """Documents with content that tells the label to whoever has seen the document: random folds profit, grouped ones
+    do not."""
     generator = np.random.default_rng(0)
     documents, per_document, width = 30, 6, 40
     groups = np.repeat(np.arange(documents), per_document)

@@ -31,9 +31,16 @@ def test_a_process_alone_needs_nobody():
 def test_compare_under_a_launcher_equals_compare_alone(tiny_checkpoint, tmp_path):
     other = tmp_path / "other.pt"
     write_checkpoint(
-        other, model=tiny_model(seed=1), tokenizer=tiny_tokenizer(), stage="base", step=0, prompt_template=None, heads=None, recipe={},
+        other,
+        model=tiny_model(seed=1),
+        tokenizer=tiny_tokenizer(),
+        stage="base",
+        step=0,
+        prompt_template=None,
+        heads=None,
+        recipe={},
         provenance={},
-    )  # fmt: skip
+    )
     (tmp_path / "text").mkdir()
     for language, word in (("eng_Latn", "house"), ("deu_Latn", "Haus")):
         lines = "".join(f"{number} {word} {'und ' * (number % 7)}\n" for number in range(12))

@@ -1,4 +1,5 @@
-"""Numbers of a small fixed measurement against the recorded ones: what moves them must raise the suite's measuring version."""
+"""Numbers of a small fixed measurement against the recorded ones: what moves them must raise the suite's measuring
+version."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from alignx_eval.metrics import SUITES
 from alignx_eval.suites.table import MEASURING_VERSIONS
 from tools.record_rows import RECORD, measure
 
-ADVICE = "raise the suite's number in evaluate.MEASURING_VERSIONS, name the change in CHANGELOG.md and run `python -m tools.record_rows`"
+ADVICE = (
+    "raise the suite's number in suites.table.MEASURING_VERSIONS, name the change in CHANGELOG.md "
+    "and run `python -m tools.record_rows`"
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""The gate in every rendering: one verdict, said the same way by console, JSON, CSV, Markdown, JUnit, annotations, HTML and exit code."""
+"""The gate in every rendering: one verdict, said the same way by console, JSON, CSV, Markdown, JUnit, annotations, HTML
+and exit code."""
 
 from __future__ import annotations
 

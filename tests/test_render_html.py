@@ -353,7 +353,8 @@ def test_sample_budget_shrinks_the_number_not_the_directions(monkeypatch):
     assert len(json.dumps(data["directions"], ensure_ascii=False).encode()) < 70_000
 
 
-# --- pictures and maps ---------------------------------------------------------------------------------------------------------
+# --- pictures and maps
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_pictures_of_every_layer_by_both_methods(page):
@@ -396,9 +397,14 @@ def test_sixty_four_languages_have_a_marker_of_their_own():
 def test_shades_are_those_of_the_legend():
     shades = (0.5, 0.9, 0.99)
     drawn = figures.heat_map(
-        "x", title="t", description="d", values=[[-0.1, 0.499], [0.5, 0.95], [1.0, None], [0.99, 0.99]], rows=["a", "b", "c", "d"],
-        columns=["e", "f"], shades=shades,
-    )  # fmt: skip
+        "x",
+        title="t",
+        description="d",
+        values=[[-0.1, 0.499], [0.5, 0.95], [1.0, None], [0.99, 0.99]],
+        rows=["a", "b", "c", "d"],
+        columns=["e", "f"],
+        shades=shades,
+    )
     cells = {
         int(shade): (path, title)
         for shade, path, title in re.findall(r'class="h(\d)"[^>]*? d="([^"]+)"><title>([^<]+)', drawn)
@@ -545,7 +551,8 @@ def test_ticks_are_round_and_cover_the_range(low, high):
     assert len(set(labels)) == len(labels)
 
 
-# --- verdict, diagnosis, series ---------------------------------------------------------------------------------------------------
+# --- verdict, diagnosis, series
+# ---------------------------------------------------------------------------------------------------
 
 
 def rows_of(markup: str) -> list[list[str]]:
@@ -761,9 +768,17 @@ def test_a_long_series_shows_few_steps_in_detail_and_says_so():
 def test_labels_of_thirty_steps_are_thinned_out():
     names = ["base", *(str(100 * place) for place in range(1, 31))]
     drawn = figures.trajectory_figure(
-        "x", title="t", description="d", axis="a", steps=names, values=[float(place) for place in range(31)], intervals=[None] * 31,
-        outcomes=[None, *["pass"] * 30], tips=names, failure=None,
-    )  # fmt: skip
+        "x",
+        title="t",
+        description="d",
+        axis="a",
+        steps=names,
+        values=[float(place) for place in range(31)],
+        intervals=[None] * 31,
+        outcomes=[None, *["pass"] * 30],
+        tips=names,
+        failure=None,
+    )
     labels = re.findall(r'class="tick x" x="([\d.]+)"[^>]*>([^<]+)<', drawn)
     assert labels[0][1] == "base" and 4 < len(labels) < 11 and drawn.count("<title>") == 31
     gaps = [float(after[0]) - float(before[0]) for before, after in zip(labels, labels[1:], strict=False)]
@@ -772,10 +787,17 @@ def test_labels_of_thirty_steps_are_thinned_out():
 
 def test_trajectory_with_a_gap_and_one_step():
     drawn = figures.trajectory_figure(
-        "x", title="t", description="d", axis="a", steps=["base", "1", "2", "3"], values=[1.0, 1.2, None, 1.1],
-        intervals=[None, (1.1, 1.3), None, None], outcomes=[None, "pass", "incomplete", "fail"], tips=["a", "b", "c", "d"],
+        "x",
+        title="t",
+        description="d",
+        axis="a",
+        steps=["base", "1", "2", "3"],
+        values=[1.0, 1.2, None, 1.1],
+        intervals=[None, (1.1, 1.3), None, None],
+        outcomes=[None, "pass", "incomplete", "fail"],
+        tips=["a", "b", "c", "d"],
         failure=(3, "f"),
-    )  # fmt: skip
+    )
     assert re.search(r'class="line s2" d="M[\d. ]+L[\d. ]+M[\d. ]+"', drawn) and drawn.count("<title>") == 3
     alone = figures.trajectory_figure(
         "x", title="t", description="d", axis="a", steps=["base", "a very long label of a step"], values=[1.0, 1.0],
@@ -784,7 +806,8 @@ def test_trajectory_with_a_gap_and_one_step():
     assert "NaN" not in alone and "…" in alone and 'class="mark"' not in alone
 
 
-# --- in a browser --------------------------------------------------------------------------------------------------------------
+# --- in a browser
+# --------------------------------------------------------------------------------------------------------------
 
 
 def browser() -> str:
@@ -837,10 +860,20 @@ addEventListener("load", () => {
 
 def dump(path, arguments, tmp_path) -> str:
     command = [
-        browser(), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=4000", *arguments, "--dump-dom", f"file://{path}",
-    ]  # fmt: skip
+        browser(),
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=4000",
+        *arguments,
+        "--dump-dom",
+        f"file://{path}",
+    ]
     return subprocess.run(command, capture_output=True, timeout=110, check=True).stdout.decode()
 
 

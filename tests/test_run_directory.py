@@ -1,4 +1,5 @@
-"""Run directories: exact round trips, atomic and resumable writing, and one clear line for whatever is not a run directory."""
+"""Run directories: exact round trips, atomic and resumable writing, and one clear line for whatever is not a run
+directory."""
 
 from __future__ import annotations
 

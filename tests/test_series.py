@@ -24,7 +24,8 @@ LINES = 160
 def step_results(
     name: str, *, retrieval: float = 0.0, lost: str | None = None, without: tuple[str, ...] = ()
 ) -> dict[str, SuiteResult]:
-    """Results of one checkpoint. `retrieval` moves precision@1 at layer 2, `lost` is a language whose bits per byte rise by 0.1."""
+    """Results of one checkpoint. `retrieval` moves precision@1 at layer 2, `lost` is a language whose bits per byte
+    rise by 0.1."""
     shared, own = np.random.default_rng(3), np.random.default_rng(sum(map(ord, name)))
     suites: dict[str, SuiteResult] = {}
 
@@ -82,7 +83,8 @@ def step_results(
 def compared(
     steps: dict[str, dict], facts: dict[str, dict] | None = None, policy: Policy | None = None
 ) -> tuple[Comparison, Series]:
-    """base and steps (label -> options of `step_results`), and their series; steps are 100, 200, ... of stage1 unless `facts` say else."""
+    """base and steps (label -> options of `step_results`), and their series; steps are 100, 200, ... of stage1 unless
+    `facts` say else."""
     results = {"base": step_results("base")} | {
         label: step_results(label, **options) for label, options in steps.items()
     }
@@ -163,10 +165,8 @@ def test_S8_trajectories_are_means_of_the_rows_paired_with_the_base():
             assert point.difference == pytest.approx(point.value - base.value)
             assert (point.ci_low, point.ci_high) == (mean.estimate.ci_low, mean.estimate.ci_high)
             assert point.ci_low <= point.difference <= point.ci_high
-            assert (
-                trajectory.note
-                == f"mean of {len(rows)} {'direction' if trajectory.suite in ('layers', 'translation') else 'language'}s"
-            )
+            unit = "directions" if trajectory.suite in ("layers", "translation") else "languages"
+            assert trajectory.note == f"mean of {len(rows)} {unit}"
     assert series.trajectories[0].points[-1].difference == pytest.approx(0.2, abs=0.01)
 
 

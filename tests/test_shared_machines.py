@@ -1,4 +1,5 @@
-"""As on a cluster or in a container: no home folder, no locks, a cache that several users share, results that may only be read."""
+"""As on a cluster or in a container: no home folder, no locks, a cache that several users share, results that may only
+be read."""
 
 from __future__ import annotations
 
@@ -30,13 +31,17 @@ SMALL = ("--suites", "layers,language_modelling", "--limit", "4", "--languages",
 
 
 def alignx(*arguments: object, cwd: Path, stranger: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
-    """`alignx-eval` with no variables but those named; `stranger`: as a user who may read everything, and write what everybody may."""
+    """`alignx-eval` with no variables but those named; `stranger`: as a user who may read everything, and write what
+    everybody may."""
     as_stranger = ["setpriv", "--reuid", STRANGER, "--regid", STRANGER, "--clear-groups"]
     as_stranger += ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
     command = [*(as_stranger if stranger else []), sys.executable, "-m", "alignx_eval", *map(str, arguments)]
     environment = {
-        "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")]), "OMP_NUM_THREADS": "1", **variables,
-    }  # fmt: skip
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "trainer")]),
+        "OMP_NUM_THREADS": "1",
+        **variables,
+    }
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, encoding="utf-8")
 
 
@@ -50,9 +55,16 @@ def place() -> Iterator[Path]:
         folder.chmod(0o777)
         for seed, file in enumerate(("a.pt", "b.pt")):
             write_checkpoint(
-                folder / file, model=tiny_model(seed, max_position_embeddings=1024), tokenizer=tiny_tokenizer(), stage="align", step=1,
-                prompt_template="plain", heads=None, recipe={}, provenance={},
-            )  # fmt: skip
+                folder / file,
+                model=tiny_model(seed, max_position_embeddings=1024),
+                tokenizer=tiny_tokenizer(),
+                stage="align",
+                step=1,
+                prompt_template="plain",
+                heads=None,
+                recipe={},
+                provenance={},
+            )
         yield folder
 
 

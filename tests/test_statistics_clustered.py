@@ -122,7 +122,8 @@ def test_S3_the_share_of_wins_in_half_samples_is_no_p_value():
 
 
 def wins_of_compare_mt(base: np.ndarray, candidate: np.ndarray) -> tuple[float, float, float]:
-    """Shares of wins of the base, of the candidate, and of "ties", as compare-mt counts them: a base's win is a tie as well."""
+    """Shares of wins of the base, of the candidate, and of "ties", as compare-mt counts them: a base's win is a tie as
+    well."""
     base_wins, candidate_wins = (base > candidate).mean(), (base < candidate).mean()
     return float(base_wins), float(candidate_wins), float(1 - candidate_wins)
 
@@ -157,7 +158,8 @@ def test_S6_items_shared_across_languages():
 
 
 def test_S8_a_mean_over_groups_and_its_error_are_of_one_estimator():
-    # A benchmark of two subtasks, 900 easy and 100 hard documents: the mean weights documents, so must its standard error.
+    # A benchmark of two subtasks, 900 easy and 100 hard documents: the mean weights documents, so must its standard
+    # error.
     generator = np.random.default_rng(14)
     sizes, rates = (900, 100), (0.9, 0.5)
     means, ours, peers = [], [], []
@@ -260,7 +262,8 @@ def test_bounds_and_p_values_agree(skewness):
 
 
 def test_the_enlarged_error_is_that_of_the_score_test():
-    # For a mean of 0/1 values the variance at p is p (1 - p) + (p - mean)^2 per item, the same as Wilson's to first order.
+    # For a mean of 0/1 values the variance at p is p (1 - p) + (p - mean)^2 per item, the same as Wilson's to first
+    # order.
     p_hat, n = 0.1, 400
     se, skewness = math.sqrt(p_hat * (1 - p_hat) / n), (1 - 2 * p_hat) / math.sqrt(p_hat * (1 - p_hat) * n)
     for p in (0.12, 0.15, 0.2):
@@ -269,7 +272,8 @@ def test_the_enlarged_error_is_that_of_the_score_test():
 
 
 def test_one_sided_size_with_skewed_values():
-    # A loss exactly at the tolerance, with a long tail to the side of gains: the plain t test says "above the tolerance" too often.
+    # A loss exactly at the tolerance, with a long tail to the side of gains: the plain t test says "above the
+    # tolerance" too often.
     generator = np.random.default_rng(16)
     ours = plain = 0
     for _ in range(2000):

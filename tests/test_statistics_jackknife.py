@@ -108,7 +108,8 @@ def debiased_cka(left: np.ndarray, right: np.ndarray) -> float:
 
 
 def test_R2_jackknife_of_a_difference_in_debiased_cka():
-    # Dependent representations; base and candidate relate to the pivot with the same strength, so the true difference is 0.
+    # Dependent representations; base and candidate relate to the pivot with the same strength, so the true difference
+    # is 0.
     generator = np.random.default_rng(3)
     draws, n, width, covered = 100, 40, 6, 0
     for _ in range(draws):
@@ -129,7 +130,8 @@ def test_R2_jackknife_of_a_difference_in_debiased_cka():
 
 
 def test_S3_all_of_the_data_are_used_where_subsamples_widen_the_spread():
-    """Peers draw 40 % or 50 % of the lines per resample and read the spread off the draws; that is the spread of a smaller test set."""
+    """Peers draw 40 % or 50 % of the lines per resample and read the spread off the draws; that is the spread of a
+    smaller test set."""
     generator = np.random.default_rng(3)
     values = generator.normal(size=400)
     point, left_out = leave_one_out(np.column_stack([values, np.ones(400)]), mean_of_sums)

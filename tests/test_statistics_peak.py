@@ -11,7 +11,8 @@ from alignx_eval.statistics.peak import peak, peak_difference, peak_interval
 
 
 def hits(generator, rates, lines):
-    """Outcomes [lines, layers] whose rates are `rates`, correlated within a line as those of neighbouring layers are."""
+    """Outcomes [lines, layers] whose rates are `rates`, correlated within a line as those of neighbouring layers
+    are."""
     ease = generator.random((lines, 1))
     return ((0.5 * ease + 0.5 * generator.random((lines, len(rates)))) < np.asarray(rates)).astype(float)
 

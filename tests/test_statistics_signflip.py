@@ -123,7 +123,8 @@ def test_S2_size_of_the_sign_flip_test():
 
 
 def bootstrap_p(differences: np.ndarray, random: np.random.Generator) -> float:
-    """p of sacreBLEU's --paired-bs for a mean: resampled absolute differences less their own mean, above the observed one."""
+    """p of sacreBLEU's --paired-bs for a mean: resampled absolute differences less their own mean, above the observed
+    one."""
     resampled = np.abs(differences[random.integers(0, len(differences), (1000, len(differences)))].mean(axis=1))
     return float(((resampled - resampled.mean() > abs(differences.mean())).sum() + 1) / 1001)
 

@@ -130,8 +130,9 @@ def text_of(tokenizer, tokens):
 
 
 def rolled_bits(model, tokenizer, text, window):
-    """The published rule, one token at a time in float64: the first `window` tokens see all tokens before them; then every block of
-    window - window // 2 tokens sees the window // 2 tokens before it. The start token stands in front of each."""
+    """The published rule, one token at a time in float64: the first `window` tokens see all tokens before them; then
+    every block of window - window // 2 tokens sees the window // 2 tokens before it. The start token stands in front of
+    each."""
     import torch
 
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -284,7 +285,8 @@ def test_unknown_bytes_of_other_tokenizers(tmp_path):
 
     # A word with one unknown letter is unknown as a whole; the spaces between words are left out on purpose.
     assert unknown(latin_only("word pieces"), ["ab cd", "abж cd", "中文 ab"]) == [0, 4, 6]
-    # Where characters without a token are dropped in silence, no token stands for them (the mark of a word claims its first character).
+    # Where characters without a token are dropped in silence, no token stands for them (the mark of a word claims its
+    # first character).
     assert unknown(latin_only("dropped"), ["ab cd", "中文字", "ab 文字字字字"]) == [0, 6, 15]
     # Of bytes everything is known.
     everything = ["中文字, ж😀", "ab", "e\u0301 क्षि \u200c"]

@@ -140,7 +140,8 @@ def test_align_then_diverge_is_summarised(monkeypatch):
 def peaked(depth: int, raw: int, centred: int) -> dict[str, np.ndarray]:
     """`depth` blocks; the raw curve is highest in layer `raw`, the centred one in layer `centred`.
 
-    The mean vector of each language, which hides what they share from the raw cosine, is far from the others in all layers but `raw`.
+    The mean vector of each language, which hides what they share from the raw cosine, is far from the others in all
+    layers but `raw`.
     """
     generator = np.random.default_rng(0)
     content = generator.normal(size=(40, 24))
@@ -227,7 +228,8 @@ def test_sentences_of_few_tokens_do_not_count_for_the_share_of_one(monkeypatch):
 
 
 def test_R9_the_start_token_is_told_and_a_sink_without_one_is_warned_of(tmp_path):
-    """A model with a sink at the first position: with a start token nothing is to be seen of it, without one the first word is the sink."""
+    """A model with a sink at the first position: with a start token nothing is to be seen of it, without one the first
+    word is the sink."""
     corpus = make_corpus(lines=12)
     for run in range(2):  # the second reads everything from the cache
         result = layers.run(sink_checkpoint(bos=False), corpus, cache_dir=tmp_path)

@@ -44,7 +44,10 @@ def test_definitions_are_what_the_tool_writes():
 
 
 def test_list_tasks_names_ours_without_lm_eval():
-    code = "import sys; from alignx_eval.suites.tasks import list_tasks; print(*list_tasks()); sys.exit('lm_eval' in sys.modules)"
+    code = (
+        "import sys; from alignx_eval.suites.tasks import list_tasks; print(*list_tasks()); sys.exit('lm_eval' in "
+        "sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )

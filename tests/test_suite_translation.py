@@ -138,7 +138,8 @@ def test_T7_leading_line_breaks_are_skipped_and_a_continuation_is_never_scored(t
 
 
 def chained(chain, **settings):
-    """A checkpoint whose next token follows from the last one alone: `chain` says what comes after which text of one token."""
+    """A checkpoint whose next token follows from the last one alone: `chain` says what comes after which text of one
+    token."""
     import torch
 
     checkpoint = tiny_models.checkpoint(**settings)
@@ -256,9 +257,19 @@ def test_rows_and_items(corpus, result):
     }
     metrics = {row.metric for row in result.rows}
     assert metrics == {
-        "bleu", "chrf++", "bleu_floor_copy", "bleu_floor_empty", "chrf++_floor_copy", "chrf++_floor_empty",
-        "off_target_rate", "off_target_rate_reference", "off_target_coverage", "over_length_rate", "empty_rate", "copied_rate",
-    }  # fmt: skip
+        "bleu",
+        "chrf++",
+        "bleu_floor_copy",
+        "bleu_floor_empty",
+        "chrf++_floor_copy",
+        "chrf++_floor_empty",
+        "off_target_rate",
+        "off_target_rate_reference",
+        "off_target_coverage",
+        "over_length_rate",
+        "empty_rate",
+        "copied_rate",
+    }
     for key, kind, width in (("bleu", "bleu", 10), ("chrf++", "chrf", 24), ("off_target_rate", "ratio", 2)):
         items = result.items[f"translation/{key}/-/eng_Latn/deu_Latn"]
         assert items.kind == kind and items.values.shape == (len(corpus), width)
@@ -407,8 +418,14 @@ def test_scores_of_outputs_that_are_mostly_no_translation_are_not_judged(corpus)
             ],
         )
         translation._withhold_verdicts(result, dict(zip(pairs, flags, strict=True)))
-        marked = {metric: {row.key.removeprefix(f"translation/{metric}/-/") for row in result.rows if row.metric == metric and row.unjudged}
-                  for metric in (*JUDGED, "empty_rate")}  # fmt: skip
+        marked = {
+            metric: {
+                row.key.removeprefix(f"translation/{metric}/-/")
+                for row in result.rows
+                if row.metric == metric and row.unjudged
+            }
+            for metric in (*JUDGED, "empty_rate")
+        }
         assert marked["bleu"] == marked["chrf++"] == marked["off_target_rate"] and not marked["empty_rate"]
         return marked["bleu"], result.warnings
 

@@ -58,12 +58,16 @@ def unigram_tokenizer():
 
 
 def merging_tokenizer():
-    """Pre-tokenized as in Llama 3 and Qwen: punctuation and the newlines after it are one piece; trained until they are one token."""
+    """Pre-tokenized as in Llama 3 and Qwen: punctuation and the newlines after it are one piece; trained until they are
+    one token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    pieces = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    pieces = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+        r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pieces), "isolated"),
@@ -266,7 +270,8 @@ def test_prompt_is_what_generation_sees():
     ("options", "name"), [(options, name) for options, name in STARTS if "eos_token" not in options]
 )
 def test_samples_begin_as_the_evaluator_begins_its_texts(options, name):
-    """With one start token, whatever the tokenizer adds by itself; nothing stood before the prompt where that is nothing."""
+    """With one start token, whatever the tokenizer adds by itself; nothing stood before the prompt where that is
+    nothing."""
     tokenizer = make_tokenizer(**options)
     start, end = tokenizer.convert_tokens_to_ids(name.split()[1]), tokenizer.eos_token_id
     words = {text: tokenizer.convert_tokens_to_ids(text.split()) for text in ("w1 w2 w3", "w4 w5")}
@@ -771,12 +776,20 @@ def test_a_recipe_made_in_python_is_checked_alike():
 @pytest.mark.parametrize(
     "override,value",
     [
-        ("learning_rate=2e-6", 2e-6), ("learning_rate=1", 1.0), ("align_layer=3", 3.0), ("steps=10", 10), ("steps=1e3", 1000),
-        ("max_tokens=2e9", 2_000_000_000), ("max_tokens=null", None), ("max_grad_norm=.inf", float("inf")),
-        ("eval_languages=[en, no]", ("en", "no")), ("eval_languages=null", ()), ("activation_checkpointing=TRUE", True),
+        ("learning_rate=2e-6", 2e-6),
+        ("learning_rate=1", 1.0),
+        ("align_layer=3", 3.0),
+        ("steps=10", 10),
+        ("steps=1e3", 1000),
+        ("max_tokens=2e9", 2_000_000_000),
+        ("max_tokens=null", None),
+        ("max_grad_norm=.inf", float("inf")),
+        ("eval_languages=[en, no]", ("en", "no")),
+        ("eval_languages=null", ()),
+        ("activation_checkpointing=TRUE", True),
         ("eval_split='7'", "7"),
     ],
-)  # fmt: skip
+)
 def test_values_have_the_type_of_their_key(override: str, value: Any):
     found = getattr(load_recipe("alignx_stage1", [override]), override.partition("=")[0])
     assert found == value and type(found) is type(value)

@@ -1,4 +1,5 @@
-"""What the trainer shows: a bar on a terminal, lines elsewhere, nothing where it is to be quiet; the list of recipes in 80 columns."""
+"""What the trainer shows: a bar on a terminal, lines elsewhere, nothing where it is to be quiet; the list of recipes in
+80 columns."""
 
 from __future__ import annotations
 

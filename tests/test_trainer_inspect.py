@@ -66,7 +66,8 @@ def test_every_line(data: Path, tiny_checkpoint: Path):
         "# data",
         "# samples: «source», ‹target›",
         "# memory, computed",
-        f"# time and memory, measured here (CPU, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)})",
+        f"# time and memory, measured here (CPU, {torch.get_num_threads()} "
+        f"thread{'s' * (torch.get_num_threads() > 1)})",
     ]
     assert "12 records; 75% of the samples, 10.00 passes" in text
     pairs = [f"{pair} 50.0% (6 records, 10.00 passes)" for pair in ("deu_Latn-eng_Latn", "eng_Latn-zho_Hans")]

@@ -1,4 +1,5 @@
-"""The step on real models: every family, precision, adapters, activation checkpointing, dropout, token weights, the official formulas."""
+"""The step on real models: every family, precision, adapters, activation checkpointing, dropout, token weights, the
+official formulas."""
 
 from __future__ import annotations
 
@@ -97,7 +98,8 @@ def official_contrastive(source: Tensor, target: Tensor) -> Tensor:
 
 
 def official_matching(matcher: LanguageMatcher, source: Tensor, target: Tensor, languages: list[str]) -> Tensor:
-    """Cross entropy over all (2B)^2 ordered pairs, made by repeating and concatenating, a vector with itself among them."""
+    """Cross entropy over all (2B)^2 ordered pairs, made by repeating and concatenating, a vector with itself among
+    them."""
     vectors = torch.cat([source, target])
     count = len(vectors)
     pairs = torch.cat([vectors.repeat_interleave(count, dim=0), vectors.repeat(count, 1)], dim=-1)
@@ -107,7 +109,8 @@ def official_matching(matcher: LanguageMatcher, source: Tensor, target: Tensor, 
 
 
 def official_losses(model: Any, matcher: LanguageMatcher, batch: Batch, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Next-token, contrastive and matching loss of one batch, from the model's own loss and `output_hidden_states`, span by span."""
+    """Next-token, contrastive and matching loss of one batch, from the model's own loss and `output_hidden_states`,
+    span by span."""
     outputs = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -183,7 +186,8 @@ def test_dropout_is_no_change_of_the_logits(family: str):
 
 @pytest.mark.parametrize("size", [8, 2])
 def test_official_code_reproduces_the_official_values(corpus_folder: Path, size: int):  # noqa: F811
-    """One micro-batch of the batch, and several with negatives of their own, as the official code accumulates gradients."""
+    """One micro-batch of the batch, and several with negatives of their own, as the official code accumulates
+    gradients."""
     recipe = recipe_for(corpus_folder, contrastive="official_code", negatives="micro")
     model, matcher = tiny_models.model(vocabulary=320), matcher_of()
     micro_batches = batches(recipe, size)
@@ -532,13 +536,21 @@ def test_a_step_never_holds_all_logits(corpus_folder: Path, monkeypatch: pytest.
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("base") / "base.pt"
     write_checkpoint(
-        path, model=tiny_model(max_position_embeddings=256), tokenizer=tiny_tokenizer(), stage="pretrain", step=1, prompt_template="plain",
-        heads=None, recipe={}, provenance={},
-    )  # fmt: skip
+        path,
+        model=tiny_model(max_position_embeddings=256),
+        tokenizer=tiny_tokenizer(),
+        stage="pretrain",
+        step=1,
+        prompt_template="plain",
+        heads=None,
+        recipe={},
+        provenance={},
+    )
     return path
 
 
 def adapter_recipe(folder: Path, base: Path, **changes: Any) -> Recipe:
+    pytest.importorskip("peft")
     fields = {
         "init": str(base),
         "model": {},
@@ -586,13 +598,13 @@ def test_only_adapters_learn(corpus_folder: Path, base: Path):  # noqa: F811
 
 
 def test_the_checkpoint_holds_the_merged_adapter(corpus_folder: Path, base: Path, tmp_path: Path, monkeypatch):  # noqa: F811
-    from peft import PeftModel
+    peft = pytest.importorskip("peft")
 
     monkeypatch.chdir(tmp_path)
     reference = Path(os.path.relpath(base, tmp_path))  # the adapter must find its base from elsewhere too
     path = train(adapter_recipe(corpus_folder, reference, lora_dropout=0.1), tmp_path / "run", device="cpu")
     ours = logits_of(open_checkpoint(str(path)).model)
-    loaded = PeftModel.from_pretrained(open_checkpoint(str(base)).model, str(tmp_path / "run" / "adapter")).eval()
+    loaded = peft.PeftModel.from_pretrained(open_checkpoint(str(base)).model, str(tmp_path / "run" / "adapter")).eval()
     torch.testing.assert_close(ours, logits_of(loaded), atol=1e-5, rtol=0)
     assert not torch.allclose(ours, logits_of(open_checkpoint(str(base)).model), atol=1e-3)
     (tmp_path / "elsewhere").mkdir()

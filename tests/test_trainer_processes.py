@@ -164,9 +164,16 @@ def test_a_loss_that_is_not_finite_names_the_samples_of_any_process(corpus_folde
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **settings_of_model))
     model.get_input_embeddings().weight.data[only_late.pop()] = 3e38  # which Gemma multiplies by the root of the width
     write_checkpoint(
-        tmp_path / "base.pt", model=model, tokenizer=tokenizer, stage="pretrain", step=0, prompt_template="plain", heads=None, recipe={},
+        tmp_path / "base.pt",
+        model=model,
+        tokenizer=tokenizer,
+        stage="pretrain",
+        step=0,
+        prompt_template="plain",
+        heads=None,
+        recipe={},
         provenance={},
-    )  # fmt: skip
+    )
     recipe.write_text(yaml.safe_dump(dict(settings.as_dict(), init=str(tmp_path / "base.pt"), model={})))
     done = subprocess.run(
         [sys.executable, "-m", *TORCHRUN, str(recipe), "--out", str(tmp_path / "two"), "--device", "cpu"],

@@ -1,5 +1,5 @@
-"""Whole training runs: kills at every write, resume at every step, a full disk, losses that are not finite, validation, early stopping,
-provenance."""
+"""Whole training runs: kills at every write, resume at every step, a full disk, losses that are not finite, validation,
+early stopping, provenance."""
 
 from __future__ import annotations
 
@@ -169,7 +169,8 @@ def stop_at(cut: int) -> Callable[[int, int, dict[str, Any]], None]:
 
 
 class RunOperations(Operations):
-    """torch.save hands a file to its C++ writer, which writes hundreds of small pieces; here they are one write, of two halves."""
+    """torch.save hands a file to its C++ writer, which writes hundreds of small pieces; here they are one write, of two
+    halves."""
 
     def __init__(self, kill_at: int | None):
         super().__init__(kill_at)
@@ -193,7 +194,8 @@ def train_in(folder: Path) -> None:
 
 
 def train_killed_at(kill_at: int, folder: Path) -> None:
-    """Train, killed before file operation `kill_at`. Undisturbed, every file but the log got its name in a counted way."""
+    """Train, killed before file operation `kill_at`. Undisturbed, every file but the log got its name in a counted
+    way."""
     operations = RunOperations(kill_at)
     train_in(folder)
     for path in folder.iterdir():
@@ -216,7 +218,8 @@ def enumerate_kills_of_a_run(place: Path) -> int:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     tempfile.tempdir = str(place)  # killed processes leave files there
     write_texts(place)
-    # All that is imported late, once for all children. No gradient: a process that has made one can have no children that make any.
+    # All that is imported late, once for all children. No gradient: a process that has made one can have no children
+    # that make any.
     with torch.no_grad():
         import alignx_trainer.report  # noqa: F401
 
@@ -341,7 +344,8 @@ def test_the_report_of_an_unfinished_run_does_not_stay(place: Path, tmp_path: Pa
 
 @contextlib.contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond `size` bytes: a write stops short, the next one fails, as on a full disk."""
+    """No file of this process may grow beyond `size` bytes: a write stops short, the next one fails, as on a full
+    disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -457,6 +461,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(place: Path, tmp_path: Path
 
 
 def test_an_adapter_without_room_is_one_line(place: Path, tmp_path: Path):
+    pytest.importorskip("peft")
     base = write_and_open(tmp_path / "base.pt", tiny_model(max_position_embeddings=256), tiny_tokenizer()).reference
     recipe = recipe_in(place, init=base, model={}, lora_rank=8, save_every=100)
     whole = train(recipe, tmp_path / "whole", device="cpu").parent
@@ -720,7 +725,8 @@ def test_a_state_of_another_recipe_or_version_is_refused(place: Path, interrupte
 
 
 def test_the_layout_of_a_state_is_that_of_its_version(interrupted: Path):
-    """Runs go on with the next version of the trainer: another layout needs another version, and a reader of this one."""
+    """Runs go on with the next version of the trainer: another layout needs another version, and a reader of this
+    one."""
     state = torch.load(interrupted / "state.pt", weights_only=True)
     parts = ("version", "recipe", "model", "optimizers", "matcher", "matcher_optimizer", "counts", "start")
     assert state["version"] == 3 and set(state) == set(parts)
@@ -840,6 +846,7 @@ def test_debug_shows_where_an_error_came_from(monkeypatch, capsys):
 
 
 def test_files_of_a_run_follow_the_umask(place: Path, tmp_path: Path):
+    pytest.importorskip("peft")
     base = write_and_open(tmp_path / "base.pt", tiny_model(max_position_embeddings=256), tiny_tokenizer()).reference
     before = os.umask(0o027)
     try:
@@ -887,7 +894,8 @@ def lettered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def spoiled(
     folder: Path, recipe: Recipe, path: Path, family: str, value: float
 ) -> tuple[Recipe, int, list[Sample], list[list[Sample]]]:
-    """The recipe from a model in `path` with `value` in the embedding of one line's character that does not come before step 3.
+    """The recipe from a model in `path` with `value` in the embedding of one line's character that does not come before
+    step 3.
 
     Also the step, counted from 1, where it comes, that step's samples, and the micro-batches with it.
     """
@@ -927,8 +935,8 @@ def named_samples(message: str) -> list[str]:
     return found[1].split(", ")
 
 
-# Gemma multiplies embeddings by the root of the width, which makes them infinite here. In Llama they stay finite, and the norms make
-# nothing of them, so the next-token loss is finite; but the sum over a source is not.
+# Gemma multiplies embeddings by the root of the width, which makes them infinite here. In Llama they stay finite, and
+# the norms make nothing of them, so the next-token loss is finite; but the sum over a source is not.
 @pytest.mark.parametrize("family,value", [("gemma2", 3e38), ("llama", 1e38)], ids=["next-token", "contrastive"])
 @pytest.mark.parametrize("negatives", ["batch", "micro"])
 @pytest.mark.parametrize("size", [2, 8])
@@ -1038,7 +1046,8 @@ def test_the_log_has_the_evaluators_own_numbers(place: Path, tmp_path: Path):
 
 
 def test_the_start_token_of_training_is_recorded_and_validation_measures_with_it(place: Path, tmp_path: Path):
-    """A tokenizer that has no BOS and adds nothing by itself: EOS stands before every text, in training, validation and evaluation."""
+    """A tokenizer that has no BOS and adds nothing by itself: EOS stands before every text, in training, validation and
+    evaluation."""
     from tokenizers import processors
 
     tokenizer = tiny_tokenizer()
@@ -1059,7 +1068,8 @@ def test_the_start_token_of_training_is_recorded_and_validation_measures_with_it
 
 
 def test_the_languages_of_validation_are_said_before_it_begins(place: Path, tmp_path: Path):
-    """Without `eval_languages` it is all of the folder's, and those of FLORES take hours in which nothing else is written."""
+    """Without `eval_languages` it is all of the folder's, and those of FLORES take hours in which nothing else is
+    written."""
     said: list[str] = []
     recipe = validated(place, model={**MODEL, "max_position_embeddings": 8})
     with pytest.raises(InputError, match="the model takes 8 tokens"):
@@ -1134,9 +1144,16 @@ def taught(place: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def over_aligning(place: Path, taught: str, **changes: Any) -> Recipe:
     """The rate rises slowly, so the first measurements are harmless."""
     fields = {
-        "init": taught, "model": {}, "contrastive_weight": 1e4, "learning_rate": 0.01, "warmup_steps": 16, "steps": 20, "eval_every": 2,
-        "stop_bits_per_byte": 0.5, "save_every": 3,
-    }  # fmt: skip
+        "init": taught,
+        "model": {},
+        "contrastive_weight": 1e4,
+        "learning_rate": 0.01,
+        "warmup_steps": 16,
+        "steps": 20,
+        "eval_every": 2,
+        "stop_bits_per_byte": 0.5,
+        "save_every": 3,
+    }
     return validated(place, **(fields | changes))
 
 
@@ -1204,7 +1221,8 @@ def test_what_counts_as_over_alignment(place: Path):
 
 @pytest.fixture(scope="module")
 def latin(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Fields of a recipe that starts from a model whose tokenizer has letters only, and is measured on text in other scripts too."""
+    """Fields of a recipe that starts from a model whose tokenizer has letters only, and is measured on text in other
+    scripts too."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -1329,12 +1347,14 @@ def test_tokens_and_operations_by_hand(place: Path, tmp_path: Path, changes: dic
 
 
 def test_operations_with_adapters_by_hand(place: Path, tmp_path: Path):
+    pytest.importorskip("peft")
     base = str(train(recipe_in(place, save_every=100), tmp_path / "base", device="cpu"))
     recipe = recipe_in(place, init=base, model={}, lora_rank=2, save_every=100)
     stage, tokens, scored, vocabulary = stage_and_counts(recipe, tmp_path / "run")
     adapters = 2 * 2 * ((16 + 16) + 2 * (16 + 8) + (16 + 16) + 3 * (16 + 24))
     assert stage["trained_parameters"] == adapters
-    # Forward and the gradients of states for all weights, gradients of weights for the adapters; the forward pass twice.
+    # Forward and the gradients of states for all weights, gradients of weights for the adapters; the forward pass
+    # twice.
     expected = (6 * WEIGHTS + 8 * adapters) * tokens + 4 * vocabulary * 16 * scored
     assert stage["flops"] == expected
     whole, *_ = stage_and_counts(dataclasses.replace(recipe, lora_rank=0), tmp_path / "whole")

@@ -71,7 +71,8 @@ def test_gradient_caching_equals_one_batch(corpus_folder: Path, size: int):  # n
 
 
 def test_gradient_caching_replays_dropout(corpus_folder: Path):  # noqa: F811
-    """With dropout the two passes must see the same masks: equal to one graph over the micro-batches with the same random states."""
+    """With dropout the two passes must see the same masks: equal to one graph over the micro-batches with the same
+    random states."""
     recipe = recipe_for(corpus_folder)
     forward, matcher, samples = setup(corpus_folder, recipe, attention_dropout=0.3)
     micro_batches = [collate(samples[start : start + 4], 1) for start in (0, 4)]

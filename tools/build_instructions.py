@@ -2,9 +2,9 @@
 
     python tools/build_instructions.py
 
-Four kinds of task in every language, each a function of one sentence: name its language, complete it, put its words in order, and copy it.
-They teach a small model to follow more than one instruction; they are no substitute for a real instruction collection.
-The result depends on the text alone.
+Four kinds of task in every language, each a function of one sentence: name its language, complete it, put its words in
+order, and copy it. They teach a small model to follow more than one instruction; they are no substitute for a real
+instruction collection. The result depends on the text alone.
 """
 
 from __future__ import annotations

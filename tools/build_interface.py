@@ -3,15 +3,15 @@
     pip download --no-deps --only-binary=:all: --python-version 3.14 homeassistant==2026.2.3
     python tools/build_interface.py homeassistant-2026.2.3-py3-none-any.whl
 
-A key is kept when its text has a translation of its own in every language, is free of placeholders and markup, and has 12 to 160
-characters in
-English. Keys with the same English text are one key. Near-duplicates (character 4-gram cosine of the English texts at least 0.7, or the
-same text in
-any language) are linked, and each linked group goes to one split as a whole. Validation and test take only texts of 25 characters or more.
-That cosine weighs rare words most, so that "hostname of your Elgato device" and "hostname of your Flo device" are far apart in it.
-A line of validation or test that shares too many character n-grams, or all its letters, with a line of another split, in any
-language, is therefore dropped, and so is one without a letter of its language's script.
-The result depends on the wheel alone.
+A key is kept when its text has a translation of its own in every language, is free of placeholders and markup, and has
+12 to 160 characters in
+English. Keys with the same English text are one key. Near-duplicates (character 4-gram cosine of the English texts at
+least 0.7, or the same text in
+any language) are linked, and each linked group goes to one split as a whole. Validation and test take only texts of 25
+characters or more. That cosine weighs rare words most, so that "hostname of your Elgato device" and "hostname of your
+Flo device" are far apart in it. A line of validation or test that shares too many character n-grams, or all its
+letters, with a line of another split, in any language, is therefore dropped, and so is one without a letter of its
+language's script. The result depends on the wheel alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ LANGUAGES = {
 TEST_LINES, VALIDATION_LINES = 500, 300
 SHORTEST, SHORTEST_EVALUATED, LONGEST = 12, 25, 160
 NEAR_DUPLICATE = 0.7
-# Largest share of common character n-grams (Jaccard) between a line of validation or test and any line of another split.
+# Largest share of common character n-grams (Jaccard) between a line of validation or test and any line of another
+# split.
 OVERLAP = {"eng_Latn": 0.6}
 OVERLAP_ELSEWHERE = 0.7
 LETTERS = {"ell_Grek": r"[\u0370-\u03ff\u1f00-\u1fff]", "rus_Cyrl": r"[\u0400-\u04ff]", "zho_Hans": r"[\u4e00-\u9fff]"}
@@ -122,7 +123,8 @@ def link_near_duplicates(texts: dict[str, dict[str, str]], keys: list[str]) -> n
 
 
 def split_keys(texts: dict[str, dict[str, str]], keys: list[str], group: np.ndarray) -> dict[str, list[str]]:
-    """Whole near-duplicate groups, in the order of a hash of their first key, fill test, then validation; the rest is for training."""
+    """Whole near-duplicate groups, in the order of a hash of their first key, fill test, then validation; the rest is
+    for training."""
     members: dict[int, list[str]] = defaultdict(list)
     for key, label in zip(keys, group, strict=True):
         members[int(label)].append(key)
@@ -161,7 +163,8 @@ def largest_overlap(lines: list[str], others: list[str], n: int) -> np.ndarray:
 
 
 def drop_leaks(texts: dict[str, dict[str, str]], splits: dict[str, list[str]]) -> dict[str, list[str]]:
-    """The splits without the lines of test and validation that nearly occur in another split or were not translated; train stays."""
+    """The splits without the lines of test and validation that nearly occur in another split or were not translated;
+    train stays."""
     kept = dict(splits)
     for name, others in (("test", ("train",)), ("validation", ("train", "test"))):
         keys = kept[name]

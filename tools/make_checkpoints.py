@@ -3,7 +3,8 @@
     python tools/make_checkpoints.py            # all: base (about two hours on two cores), then alignx and tuned
     python tools/make_checkpoints.py aligned    # alignx and tuned from the base that is there
 
-An interrupted run goes on when it is started again. The files in the repository change only with the checkpoint format or a recipe.
+An interrupted run goes on when it is started again. The files in the repository change only with the checkpoint format
+or a recipe.
 """
 
 from __future__ import annotations

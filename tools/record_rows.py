@@ -1,7 +1,8 @@
 """Write `tests/recorded_rows.json`: every number of a small fixed measurement, with the measuring version of its suite.
 
 `tests/test_recorded_rows.py` measures again and compares. Whoever changes what a suite measures raises its version in
-`suites/table.py`, names the change in CHANGELOG.md and runs this tool; results measured before then no longer pass as new ones.
+`suites/table.py`, names the change in CHANGELOG.md and runs this tool; results measured before then no longer pass as
+new ones.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ LINES = 12
 
 
 def measure() -> dict[str, dict[str, Any]]:
-    """Suite -> {"measuring_version": its number, "values": {key of the row: value}} of `bundled:base` on the first lines of `interface`."""
+    """Suite -> {"measuring_version": its number, "values": {key of the row: value}} of `bundled:base` on the first
+    lines of `interface`."""
     from alignx_eval.checkpoint import open_checkpoint
     from alignx_eval.corpora import load_corpus
     from alignx_eval.engine.transformers_engine import TransformersEngine

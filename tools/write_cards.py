@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 
 CARDS = Path(__file__).parent.parent / "docs" / "checkpoints.md"
 LABELS = ("base", "tuned", "alignx")
@@ -37,7 +38,7 @@ def score_table(rows: list[dict]) -> str:
         lines.append(f"| {source} to {target} | {' | '.join(cells)} | {copied} |")
     means = [
         " / ".join(
-            f"{sum(value for (name, _, _, kind), value in values.items() if (name, kind) == (label, metric)) / len(directions):.1f}"
+            f"{fmean(each for (name, *_, kind), each in values.items() if (name, kind) == (label, metric)):.1f}"
             for metric in ("bleu", "chrf++")
         )
         for label in LABELS

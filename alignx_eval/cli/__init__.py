@@ -37,9 +37,9 @@ def alignx_eval(version: entry.VersionOption = False) -> None:
       alignx-eval ls suites
 
     \b
-    Exit codes: 0 done, gate passed; 1 unexpected error; 2 wrong usage or input, or an incomplete gate; 3 a regression; 4 inconclusive
-    under --strict; 5 results that do not compare; 6 something is missing and the network is off; 130 interrupted. An error is one line;
-    --debug shows where it came from.
+    Exit codes: 0 done, gate passed; 1 unexpected error; 2 wrong usage or input, or an incomplete gate; 3 a regression;
+    4 inconclusive under --strict; 5 results that do not compare; 6 something is missing and the network is off; 130
+    interrupted. An error is one line; --debug shows where it came from.
     """
 
 

@@ -67,7 +67,8 @@ def bless(
     print(f"blessed {measured.label}: {len(baseline.rows)} rows by {name} to {path} ({size / 1e3:.0f} kB)")
     if judged < len(verdict.candidates[0].rows):
         print(
-            f"{len(verdict.candidates[0].rows) - judged} of {len(verdict.candidates[0].rows)} gated rows have too little data to be judged"
+            f"{len(verdict.candidates[0].rows) - judged} of {len(verdict.candidates[0].rows)} gated rows have too "
+            "little data to be judged"
         )
     for line in told:
         print(line)

@@ -14,7 +14,10 @@ def compare(
         str,
         typer.Argument(
             metavar="BASE",
-            help="What to compare with: .pt, Hugging Face folder, adapter folder, hub id, .gguf, bundled:NAME, or a run directory.",
+            help=(
+                "What to compare with: .pt, Hugging Face folder, adapter folder, hub id, .gguf, bundled:NAME, or a run "
+                "directory."
+            ),
         ),
     ],
     candidates: Annotated[
@@ -29,7 +32,10 @@ def compare(
         typer.Option(
             "--control",
             metavar="CKPT",
-            help="A checkpoint that was trained on the same tokens without alignment; candidate minus control is the effect of alignment.",
+            help=(
+                "A checkpoint that was trained on the same tokens without alignment; candidate minus control is the "
+                "effect of alignment."
+            ),
         ),
     ] = None,
     suites: opt.SuitesOption = None,
@@ -58,7 +64,9 @@ def compare(
         bool | None,
         typer.Option(
             "--series",
-            help="The candidates are steps of one training: draw trajectories, name the first step that fails the gate.",
+            help=(
+                "The candidates are steps of one training: draw trajectories, name the first step that fails the gate."
+            ),
         ),
     ] = None,
     annotations: opt.AnnotationsOption = None,
@@ -70,8 +78,8 @@ def compare(
 ) -> None:
     """Measure checkpoints and compare each candidate with the base, and with the control if there is one.
 
-    Writes a run directory with results.json, samples.jsonl, report.html, summary.md and junit.xml, and prints the findings.
-    With --gate or --strict the verdict of the gate comes first, and the exit code follows it.
+    Writes a run directory with results.json, samples.jsonl, report.html, summary.md and junit.xml, and prints the
+    findings. With --gate or --strict the verdict of the gate comes first, and the exit code follows it.
     Interrupted, it goes on where it stopped when the same command is given again. Works without a network.
 
     \b
@@ -84,8 +92,9 @@ def compare(
       alignx-eval compare base.pt step-*.pt --series
 
     \b
-    Exit codes: 0 done (with --gate: no loss beyond tolerance); 2 wrong usage or input, or an incomplete gate; 3 a regression (--gate);
-    4 inconclusive (--strict); 5 the results do not compare; 6 something is missing and the network is off.
+    Exit codes: 0 done (with --gate: no loss beyond tolerance); 2 wrong usage or input, or an incomplete gate; 3 a
+    regression (--gate); 4 inconclusive (--strict); 5 the results do not compare; 6 something is missing and the network
+    is off.
     """
     given = {name: value for name, value in locals().items() if name not in ("base", "candidates", "config", "debug")}
     from alignx_eval import processes
@@ -108,7 +117,8 @@ def compare(
         raise InputError("--series: at least two candidates are needed")
     if rules.against == "control" and not settings.control:
         raise InputError(
-            "the policy gates against the control, and there is none: give --control, or set `against: base` in the policy"
+            "the policy gates against the control, and there is none: give --control, or set `against: base` in the "
+            "policy"
         )
     with Display(quiet=settings.quiet or not processes.is_main()) as display:
         planned = plan(sources, roles, settings, display)

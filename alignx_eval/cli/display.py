@@ -14,8 +14,8 @@ from alignx_eval.results import SuiteResult
 
 
 class Display:
-    """Context manager. `say` writes a line, `bar(label)` gives the callable that `evaluate` wants for the progress of each suite. Warnings
-    that the package logs are said as lines too, each once."""
+    """Context manager. `say` writes a line, `bar(label)` gives the callable that `evaluate` wants for the progress of
+    each suite. Warnings that the package logs are said as lines too, each once."""
 
     def __init__(self, *, quiet: bool):
         self.quiet = quiet

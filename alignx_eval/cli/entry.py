@@ -1,4 +1,5 @@
-"""How a command ends: whatever goes wrong is one line on stderr and an exit code. `alignx-eval` and `alignx-train` share it."""
+"""How a command ends: whatever goes wrong is one line on stderr and an exit code. `alignx-eval` and `alignx-train`
+share it."""
 
 from __future__ import annotations
 
@@ -29,8 +30,9 @@ VersionOption = Annotated[
 
 
 def run(app: typer.Typer, name: str, arguments: Sequence[str]) -> NoReturn:
-    """Run the command line `name ARGUMENTS` and exit: with what the command says (`typer.Exit`), the exit code of an AlignxError, 2 for
-    wrong usage, 130 where it was interrupted, else 1 for an unexpected error. --debug shows where an error came from."""
+    """Run the command line `name ARGUMENTS` and exit: with what the command says (`typer.Exit`), the exit code of an
+    AlignxError, 2 for wrong usage, 130 where it was interrupted, else 1 for an unexpected error. --debug shows where an
+    error came from."""
     debug = "--debug" in sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):  # sentences in every script, whatever the locale says
         if hasattr(stream, "reconfigure"):

@@ -40,8 +40,8 @@ def gate(
       alignx-eval gate measured/candidate --baseline alignx-baseline.json --policy gate.yaml --strict
 
     \b
-    Exit codes: 0 no loss beyond tolerance; 2 wrong usage or input, or an incomplete gate; 3 a regression; 4 inconclusive (--strict);
-    5 the results do not compare.
+    Exit codes: 0 no loss beyond tolerance; 2 wrong usage or input, or an incomplete gate; 3 a regression; 4
+    inconclusive (--strict); 5 the results do not compare.
     """
     given = {name: value for name, value in locals().items() if name not in ("result", "baseline", "debug")}
     from alignx_eval.cli.display import Display
@@ -63,7 +63,8 @@ def gate(
         if baseline is None:
             if label:
                 raise InputError(
-                    f"{result}: one checkpoint alone cannot be gated; give --baseline, or the whole comparison: {folder}"
+                    f"{result}: one checkpoint alone cannot be gated; give --baseline, or the whole comparison: "
+                    f"{folder}"
                 )
             check_finished(directory)
             rules, name = read_policy(settings, directory)

@@ -20,7 +20,8 @@ class Kind(StrEnum):
 
 
 def ls(kind: Annotated[Kind, typer.Argument(help="What to list.", show_choices=True)]) -> None:
-    """List languages, tasks, corpora, suites, metrics or bundled checkpoints, one per line: aligned on a terminal, tab-separated in a pipe.
+    """List languages, tasks, corpora, suites, metrics or bundled checkpoints, one per line: aligned on a terminal,
+    tab-separated in a pipe.
 
     \b
     Examples:

@@ -166,7 +166,10 @@ TemplateOption = Annotated[
     str | None,
     typer.Option(
         "--template",
-        help="Prompt template for every checkpoint: plain or alpaca. [default: the first that a checkpoint names, else plain]",
+        help=(
+            "Prompt template for every checkpoint: plain or alpaca. [default: the first that a checkpoint names, else "
+            "plain]"
+        ),
     ),
 ]
 

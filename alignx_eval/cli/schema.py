@@ -11,7 +11,11 @@ def schema(
     what: Annotated[
         Literal["rows", "policy", "baseline", "default-policy"],
         typer.Argument(
-            help="rows of results.json, gate policy, baseline: JSON schemas; default-policy: the policy that holds without a file."
+            help=(
+                "rows of results.json, gate policy, baseline: JSON schemas; "
+                "default-policy: the policy that holds without "
+                "a file."
+            )
         ),
     ] = "rows",
 ) -> None:

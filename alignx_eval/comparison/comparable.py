@@ -13,7 +13,8 @@ from alignx_eval.results import SuiteResult
 def check_comparable(
     results: Mapping[str, Mapping[str, SuiteResult]], labels: Sequence[str], allow_mismatch: Collection[str]
 ) -> tuple[list[str], list[str]]:
-    """Warnings about the environment, and mismatches that are allowed; raises NotComparableError about those that are not."""
+    """Warnings about the environment, and mismatches that are allowed; raises NotComparableError about those that are
+    not."""
     refused: list[tuple[str, str, str, str]] = []  # suite, field, "value in label", "value in other label"
     warnings: dict[str, list[str]] = {}
     allowed: dict[str, list[str]] = {}
@@ -54,7 +55,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _differences(left: Mapping[str, Any], right: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str, str]]:
-    """(dotted field, left, right) of all that differs, compared as JSON so that a result read from disk equals one in memory."""
+    """(dotted field, left, right) of all that differs, compared as JSON so that a result read from disk equals one in
+    memory."""
     found: list[tuple[str, str, str]] = []
     for name in dict.fromkeys([*left, *right]):
         if isinstance(left.get(name), Mapping) and isinstance(right.get(name), Mapping):

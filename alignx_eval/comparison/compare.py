@@ -1,19 +1,22 @@
-"""Results of two or more checkpoints -> paired differences, each with an interval, a p value and a verdict. Pure: no model, no file.
+"""Results of two or more checkpoints -> paired differences, each with an interval, a p value and a verdict. Pure: no
+model, no file.
 
-Every difference is `candidate - reference`, paired by item and clustered by document. The reference is the base (contrast
-`candidate-base`: what training changed) or the control, which had the same tokens without alignment (contrast `candidate-control`: the
-effect of alignment).
+Every difference is `candidate - reference`, paired by item and clustered by document. The reference is the base
+(contrast `candidate-base`: what training changed) or the control, which had the same tokens without alignment (contrast
+`candidate-control`: the effect of alignment).
 
-How a row is judged. The difference and its 95 % interval come from the per-item statistics (`Items`): cluster-robust standard errors for
-means and ratios, the delete-a-cluster jackknife for BLEU, chrF and CKA. The p value is that of a sign-flip (or swap) randomization test
-over clusters; for jackknife items, which cannot be flipped, that of a t test. p values are adjusted by Benjamini-Hochberg over a family:
-all rows of one suite in one contrast of one candidate that have a direction (`higher_is_better` is not None) and enough data. So a
-verdict does not depend on which other candidates or suites were part of the call.
+How a row is judged. The difference and its 95 % interval come from the per-item statistics (`Items`): cluster-robust
+standard errors for means and ratios, the delete-a-cluster jackknife for BLEU, chrF and CKA. The p value is that of a
+sign-flip (or swap) randomization test over clusters; for jackknife items, which cannot be flipped, that of a t test. p
+values are adjusted by Benjamini-Hochberg over a family: all rows of one suite in one contrast of one candidate that
+have a direction (`higher_is_better` is not None) and enough data. So a verdict does not depend on which other
+candidates or suites were part of the call.
 
     better, worse       adjusted p < alpha, in the direction of the difference
-    no-evidence         adjusted p >= alpha; this never says that the two are equal: see the interval and the minimum detectable effect
-    insufficient-data   fewer than MINIMUM_CLUSTERS clusters, no per-item statistics, missing or undefined on one side, or not to be judged
-                        on one side (`Row.unjudged`); see `reason`
+    no-evidence         adjusted p >= alpha; this never says that the two are equal: see the interval and the minimum
+                        detectable effect
+    insufficient-data   fewer than MINIMUM_CLUSTERS clusters, no per-item statistics, missing or undefined on one side,
+                        or not to be judged on one side (`Row.unjudged`); see `reason`
     no-direction        a descriptive row: neither direction is better; outside of the family, no adjusted p
 """
 
@@ -59,11 +62,12 @@ def compare(
 ) -> Comparison:
     """Compare each candidate with the base, and with the control if there is one.
 
-    results: label -> suite -> SuiteResult. checkpoints: label -> what is known about it (`name, reference, content_hash, stage, step,
-    align_layer, provenance, format, parameters`). corpus: `name, split, languages, lines, ...`. allow_mismatch: fields of a fingerprint
-    that may differ; what did is in `mismatches`. series: the candidates are steps of one training, in order. layer_similarity: what is
-    known of it, for the reader only. The same input and seed give the same numbers. Raises NotComparableError, with a table of what
-    differs, where fingerprints, items or clusters disagree.
+    results: label -> suite -> SuiteResult. checkpoints: label -> what is known about it (`name, reference,
+    content_hash, stage, step, align_layer, provenance, format, parameters`). corpus: `name, split, languages, lines,
+    ...`. allow_mismatch: fields of a fingerprint that may differ; what did is in `mismatches`. series: the candidates
+    are steps of one training, in order. layer_similarity: what is known of it, for the reader only. The same input and
+    seed give the same numbers. Raises NotComparableError, with a table of what differs, where fingerprints, items or
+    clusters disagree.
     """
     labels = list(dict.fromkeys([base, *candidates, *([control] if control is not None else [])]))
     missing = [label for label in labels if label not in results]
@@ -253,7 +257,8 @@ def _check_value(key: str, name: str, value: float | None, items: Items) -> None
 
 
 def _fill_p(tested: list[_Tested], draws: int, seed: int) -> None:
-    """p of all rows that have an interval. Each test starts from the same seed, so no row's p depends on the rows before it."""
+    """p of all rows that have an interval. Each test starts from the same seed, so no row's p depends on the rows
+    before it."""
     together: dict[tuple[str, ...] | int, list[tuple[_Tested, np.ndarray]]] = {}
     for each in tested:
         if each.paired is None or each.row.se is None:

@@ -37,7 +37,8 @@ class Contrast:
 
 
 def contrasts_of(comparison: Comparison, candidate: str) -> list[Contrast]:
-    """A candidate against the control, where there is another one, then against the base; each with its rows, which may be none."""
+    """A candidate against the control, where there is another one, then against the base; each with its rows, which may
+    be none."""
     sides: list[tuple[ContrastKind, str]] = [("candidate-base", comparison.base)]
     if comparison.control is not None and comparison.control != candidate:
         sides.insert(0, ("candidate-control", comparison.control))

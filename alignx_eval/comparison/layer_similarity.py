@@ -1,7 +1,7 @@
 """Where training changed the model: debiased CKA of the same sentences in two checkpoints, layer against layer.
 
-1 means that the geometry of the sentences is the same up to rotation and scale. It says where something changed, never whether that is
-good. The vectors are those that the suite `layers` left in the cache; no model is run.
+1 means that the geometry of the sentences is the same up to rotation and scale. It says where something changed, never
+whether that is good. The vectors are those that the suite `layers` left in the cache; no model is run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def compare_layers(
 ) -> tuple[list[list[float | None]], list[dict[str, Any]]]:
     """(`values`, `same_layer`) of a `LayerSimilarity`; groups int [lines] as `cka.number_groups` gives them.
 
-    One language and one layer of each checkpoint are in memory as Gram matrices at a time, besides the packed halves of one language.
+    One language and one layer of each checkpoint are in memory as Gram matrices at a time, besides the packed halves of
+    one language.
     """
     total = np.zeros((len(layers), len(candidate_layers)))
     defined = np.zeros(total.shape, dtype=int)
@@ -79,8 +80,8 @@ def compare_layers(
 
 
 def similarity_key(results: Mapping[str, SuiteResult], reference: str, candidate: str) -> str | None:
-    """What identifies the vectors and documents behind a `LayerSimilarity`; None where the two results are not of the same lines, or were
-    made without a cache."""
+    """What identifies the vectors and documents behind a `LayerSimilarity`; None where the two results are not of the
+    same lines, or were made without a cache."""
     first, second = results[reference], results[candidate]
     sides = [result.extras.get("vectors") for result in (first, second)]
     if (
@@ -107,7 +108,8 @@ def compare_cached_layers(
     known: Sequence[LayerSimilarity] = (),
     progress: Callable[[int, int, str], None] | None = None,
 ) -> LayerSimilarity | None:
-    """`LayerSimilarity` from `results`, label -> result of the suite `layers`; that of the same vectors in `known` is taken as it is.
+    """`LayerSimilarity` from `results`, label -> result of the suite `layers`; that of the same vectors in `known` is
+    taken as it is.
 
     None where the results are not of the same lines, and where the cache no longer holds the vectors of both.
     """

@@ -1,9 +1,10 @@
 """Means over languages or directions: at which layer, with which interval and verdict. One place, one number.
 
-A suite reports the mean of its own rows, and `compare` tests it like any other row: its difference, interval, adjusted p and verdict are
-those of the mean wherever it is shown. Where some of its languages cannot be judged, that row has no verdict either; the mean of the others
-is then made here, from their items: one cluster (document) is left out of all of them at once, because translations of a line are not
-independent (delete-a-cluster jackknife), its p is that of a t test, adjusted as one more row of the suite's family.
+A suite reports the mean of its own rows, and `compare` tests it like any other row: its difference, interval, adjusted
+p and verdict are those of the mean wherever it is shown. Where some of its languages cannot be judged, that row has no
+verdict either; the mean of the others is then made here, from their items: one cluster (document) is left out of all of
+them at once, because translations of a line are not independent (delete-a-cluster jackknife), its p is that of a t
+test, adjusted as one more row of the suite's family.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 class MeanDifference:
     """Mean over rows of candidate - reference, with the means of both sides and the verdict on the difference.
 
-    `rows` of the `of` rows asked for are in it. `verdict` and `p_adjusted` are as those of a row; `reason` says why there is no verdict.
+    `rows` of the `of` rows asked for are in it. `verdict` and `p_adjusted` are as those of a row; `reason` says why
+    there is no verdict.
     """
 
     base: float
@@ -49,9 +51,9 @@ def mean_difference(
 ) -> MeanDifference | None:
     """Mean difference over `rows`, single languages or directions of one metric (at one layer) of `contrast`.
 
-    `of`: of how many languages or directions they are (default: as many as there are rows). Rows without an interval, without items on
-    both sides, and with other clusters than the first one, are left out; `rows` of the result counts the others. None where they are fewer
-    than half: a mean over the rest would be another quantity.
+    `of`: of how many languages or directions they are (default: as many as there are rows). Rows without an interval,
+    without items on both sides, and with other clusters than the first one, are left out; `rows` of the result counts
+    the others. None where they are fewer than half: a mean over the rest would be another quantity.
     """
     of = len(rows) if of is None else of
     own = _suite_mean(contrast, rows) if len(rows) == of else None
@@ -117,7 +119,8 @@ def _suite_mean(contrast: Contrast, rows: Sequence[ComparisonRow]) -> Comparison
 def _verdict(
     comparison: Comparison, contrast: Contrast, row: ComparisonRow, estimate: Estimate
 ) -> tuple[RowVerdict, float | None, str | None]:
-    """Verdict, adjusted p and why there is none, of a mean that no row of the suite holds; `row` is any that is in it."""
+    """Verdict, adjusted p and why there is none, of a mean that no row of the suite holds; `row` is any that is in
+    it."""
     if row.higher_is_better is None:
         return "no-direction", None, None
     if estimate.clusters < MINIMUM_CLUSTERS or estimate.se is None or estimate.degrees_of_freedom is None:
@@ -131,9 +134,11 @@ def _verdict(
 
 
 def align_layer(checkpoint: Mapping[str, Any], rows: Iterable[ComparisonRow | Row]) -> tuple[str | None, str]:
-    """The layer that a checkpoint was aligned at, else the middle one, and its title: chosen without a look at the results.
+    """The layer that a checkpoint was aligned at, else the middle one, and its title: chosen without a look at the
+    results.
 
-    `checkpoint` holds what is known of it (`align_layer`, `middle_layer`), `rows` the layers that were measured. None without layers.
+    `checkpoint` holds what is known of it (`align_layer`, `middle_layer`), `rows` the layers that were measured. None
+    without layers.
     """
     recorded = checkpoint.get("align_layer")
     layers = {row.layer for row in rows if row.layer is not None}
@@ -148,7 +153,8 @@ def align_layer(checkpoint: Mapping[str, Any], rows: Iterable[ComparisonRow | Ro
 
 
 def table_layer(checkpoint: Mapping[str, Any], rows: Iterable[ComparisonRow | Row]) -> str | None:
-    """The layer that tables by language show: that of `align_layer` where it is among the rows, else the last one before the norm."""
+    """The layer that tables by language show: that of `align_layer` where it is among the rows, else the last one
+    before the norm."""
     rows = list(rows)
     layers = {row.layer for row in rows if row.layer is not None}
     layer, _ = align_layer(checkpoint, rows)

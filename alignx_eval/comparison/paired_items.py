@@ -52,7 +52,8 @@ def point_of(items: Items) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PairedItems:
-    """Items of a base and a candidate, of the same kind and shape, and the cluster of each item (empty: each its own)."""
+    """Items of a base and a candidate, of the same kind and shape, and the cluster of each item (empty: each its
+    own)."""
 
     base: Items
     candidate: Items
@@ -84,8 +85,8 @@ class PairedItems:
         return np.array([side[0] for side in sides]), np.stack([side[1] for side in sides])
 
     def difference(self) -> Estimate:
-        """Candidate - base. Cluster-robust standard error for means and ratios, a bootstrap for peaks, delete-a-cluster jackknife for the
-        others."""
+        """Candidate - base. Cluster-robust standard error for means and ratios, a bootstrap for peaks, delete-a-cluster
+        jackknife for the others."""
         base, candidate = (np.asarray(side.values, dtype=np.float64) for side in (self.base, self.candidate))
         if self.kind == "mean":
             return clustered_mean_difference(base, candidate, self.clusters)
@@ -99,9 +100,11 @@ class PairedItems:
         return jackknife(points[1] - points[0], left_out[1] - left_out[0], sizes=sizes, n=len(base))
 
     def cluster_differences(self) -> np.ndarray | None:
-        """Differences summed by cluster, [clusters], where the statistic is a plain sum of them up to a factor; else None.
+        """Differences summed by cluster, [clusters], where the statistic is a plain sum of them up to a factor; else
+        None.
 
-        So for means, and for ratios with one denominator on both sides (bytes, for instance), where plain sign flips are the swap test.
+        So for means, and for ratios with one denominator on both sides (bytes, for instance), where plain sign flips
+        are the swap test.
         """
         if self.kind == "mean" or (
             self.kind == "ratio" and np.array_equal(self.base.values[:, 1], self.candidate.values[:, 1])
@@ -111,7 +114,8 @@ class PairedItems:
         return None
 
     def p(self, se: float, *, generator: np.random.Generator, draws: int) -> tuple[float, str]:
-        """Two-sided p and the name of the test, where sign flips do not apply. A jackknife leaves nothing to swap: a t test."""
+        """Two-sided p and the name of the test, where sign flips do not apply. A jackknife leaves nothing to swap: a t
+        test."""
         if self.kind == "jackknife":
             estimate = self.difference()
             return t_test(estimate.value, se, float(estimate.degrees_of_freedom or 1), estimate.skewness), "t test"

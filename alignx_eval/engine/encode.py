@@ -1,16 +1,18 @@
 """Sentences -> one vector per layer. The only forward pass that probing needs.
 
-Each sentence is encoded alone, never inside a prompt: in a translation prompt the target has attended to the source, which makes the two
-look aligned in any model. Only the decoder runs (no language-model head, no key-value cache), over batches of similar length under a token
-budget; every layer is pooled inside the forward pass, so no hidden state outlives its layer.
+Each sentence is encoded alone, never inside a prompt: in a translation prompt the target has attended to the source,
+which makes the two look aligned in any model. Only the decoder runs (no language-model head, no key-value cache), over
+batches of similar length under a token budget; every layer is pooled inside the forward pass, so no hidden state
+outlives its layer.
 
-A start token stands before every sentence and is never pooled (see `start_token`). Without it the first token of the sentence would take
-its part: models put a state of huge norm at the first position (Xiao et al. 2024, "Efficient Streaming Language Models with Attention
-Sinks"; Sun et al. 2024, "Massive Activations in Large Language Models"), and the mean would be that state and little else.
+A start token stands before every sentence and is never pooled (see `start_token`). Without it the first token of the
+sentence would take its part: models put a state of huge norm at the first position (Xiao et al. 2024, "Efficient
+Streaming Language Models with Attention Sinks"; Sun et al. 2024, "Massive Activations in Large Language Models"), and
+the mean would be that state and little else.
 
-Layers: "0" is what enters the first block (embeddings, with position embeddings and scaling where the family has them), "k" the residual
-state after block k, and the last state comes twice, "L" before the final norm and "L+norm" after it. (The last entry of transformers'
-`output_hidden_states` is the normed one; that is why it is not used here.)
+Layers: "0" is what enters the first block (embeddings, with position embeddings and scaling where the family has them),
+"k" the residual state after block k, and the last state comes twice, "L" before the final norm and "L+norm" after it.
+(The last entry of transformers' `output_hidden_states` is the normed one; that is why it is not used here.)
 """
 
 from __future__ import annotations
@@ -61,10 +63,11 @@ ENCODING_VERSION = 2  # part of the cache key; raise it when the vectors change
 class Encoding:
     """Sentence vectors of one list of sentences, in its order.
 
-    vectors: float32 [layers, sentences, width]; layer_names: "0" ... "L", "L+norm"; token_counts: int [sentences], the content tokens (all
-    but start token and other special tokens);
-    largest_token_share: float32 [layers, sentences], in 0 to 1: max_t |h_t|^2 / sum_t |h_t|^2 over the states h_t of the sentence's
-    content tokens t, whatever the pooling; 0 where all states are 0. Near 1 the mean over the tokens is the state of one of them.
+    vectors: float32 [layers, sentences, width]; layer_names: "0" ... "L", "L+norm"; token_counts: int [sentences], the
+    content tokens (all but start token and other special tokens);
+    largest_token_share: float32 [layers, sentences], in 0 to 1: max_t |h_t|^2 / sum_t |h_t|^2 over the states h_t of
+    the sentence's content tokens t, whatever the pooling; 0 where all states are 0. Near 1 the mean over the tokens is
+    the state of one of them.
     """
 
     vectors: np.ndarray
@@ -76,8 +79,8 @@ class Encoding:
 def pooling_weights(mask: np.ndarray, pooling: Pooling) -> np.ndarray:
     """float32 weights [batch, tokens] that sum to 1 in each row, for a bool mask [batch, tokens] of the tokens to pool.
 
-    "mean": equal. "last": all on the last kept token. "weighted": proportional to the position 1, 2, ... among the kept tokens, as in MEXA
-    (Kargaran et al. 2025, after SGPT) except that special tokens do not take part.
+    "mean": equal. "last": all on the last kept token. "weighted": proportional to the position 1, 2, ... among the kept
+    tokens, as in MEXA (Kargaran et al. 2025, after SGPT) except that special tokens do not take part.
     """
     position = mask.cumsum(axis=1) * mask
     if pooling == "mean":
@@ -98,13 +101,14 @@ def encode(
     ids: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> Encoding:
-    """Encode each sentence alone with `checkpoint.model` and `checkpoint.tokenizer`; see `Encoding` and the module text.
+    """Encode each sentence alone with `checkpoint.model` and `checkpoint.tokenizer`; see `Encoding` and the module
+    text.
 
-    Pooling leaves the start token out by its position, and other special tokens that the text may hold by their id. Sentences are encoded
-    whole. `ids` name the sentences in messages. Under `accelerate launch` whole batches of one global plan are dealt out to the processes
-    and every process gets the whole result.
-    Raises InputError for a sentence without any ordinary token, for one that is longer than the model's context (start token included),
-    for non-finite states, and for an unknown pooling.
+    Pooling leaves the start token out by its position, and other special tokens that the text may hold by their id.
+    Sentences are encoded whole. `ids` name the sentences in messages. Under `accelerate launch` whole batches of one
+    global plan are dealt out to the processes and every process gets the whole result.
+    Raises InputError for a sentence without any ordinary token, for one that is longer than the model's context (start
+    token included), for non-finite states, and for an unknown pooling.
     """
     import torch
 
@@ -130,7 +134,8 @@ def encode(
             number = int(wrong.argmax())
             name = ids[number] if ids is not None else str(number)
             raise InputError(
-                f"sentence {name} {what(number)}; {int(wrong.sum())} of {len(sentences)} sentences are like this: take these lines out of "
+                f"sentence {name} {what(number)}; {int(wrong.sum())} of {len(sentences)} sentences are like this: "
+                "take these lines out of "
                 "the corpus"
             )
 
@@ -159,7 +164,8 @@ def encode(
     def pool(hidden: Any) -> None:
         if hidden.shape != (*weights.shape, config.hidden_size):
             raise InputError(
-                f"the blocks of {type(decoder).__name__} do not hand on one vector of {config.hidden_size} numbers per token; "
+                f"the blocks of {type(decoder).__name__} do not hand on one vector of {config.hidden_size} numbers "
+                "per token; "
                 "this architecture is not supported"
             )
         states = hidden.float()
@@ -181,7 +187,8 @@ def encode(
         with torch.inference_mode():
             for step in range(math.ceil(len(batches) / world)):
                 mine = step * world + rank
-                # A process without a batch repeats one, because a sharded model needs every process in every forward pass.
+                # A process without a batch repeats one, because a sharded model needs every process in every forward
+                # pass.
                 batch = batches[min(mine, len(batches) - 1)]
                 token_ids, attention = padded([rows[sentence] for sentence in batch])
                 mask = content_token_mask(token_ids.numpy(), lengths[batch], special, first)
@@ -195,7 +202,8 @@ def encode(
                 del output
                 if len(pooled) != len(layer_names):
                     raise InputError(
-                        f"{type(decoder).__name__} ran {len(pooled) - 2} of {len(blocks)} blocks; this architecture is not supported"
+                        f"{type(decoder).__name__} ran {len(pooled) - 2} of {len(blocks)} blocks; this architecture "
+                        "is not supported"
                     )
                 if mine < len(batches):
                     vectors[:, batch] = torch.stack([layer.to(device) for layer in pooled]).cpu().numpy()
@@ -211,7 +219,8 @@ def encode(
     for name, layer in zip(layer_names, vectors, strict=True):
         if not np.isfinite(layer).all():
             raise InputError(
-                f"layer {name} has non-finite states; with 16-bit weights try --dtype float32, else the weights are damaged"
+                f"layer {name} has non-finite states; with 16-bit weights try --dtype float32, else the weights are "
+                "damaged"
             )
     return Encoding(
         vectors=vectors, layer_names=layer_names, token_counts=token_counts, largest_token_share=largest_token_share
@@ -219,18 +228,20 @@ def encode(
 
 
 def check_lengths(checkpoint: Any, corpus: Any) -> None:
-    """Raises InputError where a sentence of `corpus` does not fit the model's context, naming the languages: before anything is encoded.
+    """Raises InputError where a sentence of `corpus` does not fit the model's context, naming the languages: before
+    anything is encoded.
 
-    Sentences are encoded whole or not at all. If each model cut them at its own context, two models would be compared on different text.
-    Bits per byte has the same question and the same answer: a rule that no model moves says what is measured, and a checkpoint that it does
-    not fit is refused, by language.
+    Sentences are encoded whole or not at all. If each model cut them at its own context, two models would be compared
+    on different text. Bits per byte has the same question and the same answer: a rule that no model moves says what is
+    measured, and a checkpoint that it does not fit is refused, by language.
     """
     limit = context_length(checkpoint.model)
     if limit is None:
         return
     found = {}
     for language in corpus.languages:
-        # A token takes a byte at least, except the start and a word mark (else `encode` tells); so most sentences need no tokenizing here.
+        # A token takes a byte at least, except the start and a word mark (else `encode` tells); so most sentences need
+        # no tokenizing here.
         suspects = [sentence for sentence in corpus.sentences[language] if utf8_bytes(sentence) + 2 > limit]
         if suspects:
             count = sum(len(row) > limit for row in sentence_token_ids(checkpoint.tokenizer, suspects))
@@ -241,17 +252,20 @@ def check_lengths(checkpoint: Any, corpus: Any) -> None:
             f"{language} ({count} of {len(corpus.sentences[language])})" for language, count in found.items()
         )
         raise InputError(
-            f"{checkpoint.name} takes {limit} tokens, and these languages have longer sentences: {names}. They are not cut, as another "
+            f"{checkpoint.name} takes {limit} tokens, and these languages have longer sentences: {names}. They are "
+            "not cut, as another "
             "model would then be measured on other text: leave these languages out, or take a corpus of shorter lines"
         )
 
 
 @dataclass(slots=True)
 class CorpusVectors:
-    """Sentence vectors of a corpus, all languages, read one layer at a time (from memory, or from the cache without holding the rest).
+    """Sentence vectors of a corpus, all languages, read one layer at a time (from memory, or from the cache without
+    holding the rest).
 
-    token_counts [lines] and largest_token_share [layers, lines] of each language are those of `Encoding`; `encoded` counts the languages
-    that had to be encoded now; `cache_keys` has the cache's key of each language, where there is a cache.
+    token_counts [lines] and largest_token_share [layers, lines] of each language are those of `Encoding`; `encoded`
+    counts the languages that had to be encoded now; `cache_keys` has the cache's key of each language, where there is a
+    cache.
     """
 
     languages: tuple[str, ...]
@@ -284,10 +298,11 @@ def encode_corpus(
     cache_max_bytes: int = vector_cache.DEFAULT_MAX_BYTES,
     progress: Progress | None = None,
 ) -> CorpusVectors:
-    """Vectors of every language of `corpus`, language by language, through the cache in `cache_dir` (None: in memory only).
+    """Vectors of every language of `corpus`, language by language, through the cache in `cache_dir` (None: in memory
+    only).
 
-    A language's vectors do not depend on which other languages are in the corpus, and what was encoded before an interruption is kept.
-    Raises InputError as `encode` does.
+    A language's vectors do not depend on which other languages are in the corpus, and what was encoded before an
+    interruption is kept. Raises InputError as `encode` does.
     """
     environment = encoding_environment(checkpoint)
     sources: dict[str, Any] = {}

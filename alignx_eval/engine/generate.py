@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from alignx_eval.checkpoint import Checkpoint
 
-# An output may take twice the tokens that its source is expected to take in the target language, and a little more for short sources.
+# An output may take twice the tokens that its source is expected to take in the target language, and a little more for
+# short sources.
 LENGTH_FACTOR = 2.0
 
 
@@ -26,7 +27,8 @@ LENGTH_ALLOWANCE = 16
 
 
 DECODING = (
-    "greedy; the prompt starts with BOS, else EOS, else none; white space before visible text is skipped; ends at an end token, at the "
+    "greedy; the prompt starts with BOS, else EOS, else none; white space before visible text is skipped; ends at an "
+    "end token, at the "
     f"first line break after visible text, or after {LENGTH_FACTOR:g} x expected length + {LENGTH_ALLOWANCE} tokens"
 )
 
@@ -49,11 +51,13 @@ def greedy_decode(
     max_tokens_per_batch: int = 16384,
     progress: Progress | None = None,
 ) -> list[tuple[list[int], str]]:
-    """The most probable token after each prompt, again and again: per prompt the new tokens (without the end token) and what ended them.
+    """The most probable token after each prompt, again and again: per prompt the new tokens (without the end token) and
+    what ended them.
 
-    prompts: token ids; caps: most new tokens of each; breaks_line: whether the new tokens so far end with the end of their line. Batches
-    hold sequences of similar length, and neighbours change nothing: how the model is run, with padding and a cache where it can be, is
-    found out first (see `decoding_cache`). Rows that have ended leave the batch.
+    prompts: token ids; caps: most new tokens of each; breaks_line: whether the new tokens so far end with the end of
+    their line. Batches hold sequences of similar length, and neighbours change nothing: how the model is run, with
+    padding and a cache where it can be, is found out first (see `decoding_cache`). Rows that have ended leave the
+    batch.
     """
     import torch
 
@@ -107,8 +111,8 @@ def generate_lines(
     max_tokens_per_batch: int,
     progress: Progress | None,
 ) -> list[Output]:
-    """The first line with visible text after each prompt, of at most `caps` new tokens (leading white space counts); all prompts are
-    decoded together, so that batches are full and of even length."""
+    """The first line with visible text after each prompt, of at most `caps` new tokens (leading white space counts);
+    all prompts are decoded together, so that batches are full and of even length."""
     tokenizer = checkpoint.tokenizer
     line_breaks: dict[int, bool] = {}
 
@@ -134,7 +138,8 @@ def generate_lines(
 
 
 def end_tokens(checkpoint: Checkpoint) -> frozenset[int]:
-    """Tokens that end an output: the tokenizer's EOS and those of the checkpoint's generation config (chat models have several)."""
+    """Tokens that end an output: the tokenizer's EOS and those of the checkpoint's generation config (chat models have
+    several)."""
     ends = {checkpoint.tokenizer.eos_token_id}
     configured = getattr(getattr(checkpoint.model, "generation_config", None), "eos_token_id", None)
     ends |= set(configured) if isinstance(configured, list | tuple) else {configured}

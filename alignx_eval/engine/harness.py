@@ -33,7 +33,8 @@ def lm_eval_model(checkpoint: Checkpoint, loaded: Mapping[str, Any]) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     class Model(HFLM):
-        """lm-eval's model, which may have no end token: a generation then ends at the task's own stops or at its length."""
+        """lm-eval's model, which may have no end token: a generation then ends at the task's own stops or at its
+        length."""
 
         def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
             return None if tokens is None else super().tok_decode(tokens, skip_special_tokens=skip_special_tokens)
@@ -41,9 +42,8 @@ def lm_eval_model(checkpoint: Checkpoint, loaded: Mapping[str, Any]) -> Any:
     tokenizer = copy.deepcopy(checkpoint.tokenizer)  # lm-eval changes padding
     start, _ = start_token(tokenizer)
     prefix = None
-    if (
-        start is None
-    ):  # lm-eval needs a token before an empty prompt; a line break is what stands between texts where nothing else does
+    # lm-eval needs a token before an empty prompt; a line break is what stands between texts where nothing else does.
+    if start is None:
         prefix = next(
             ids[-1] for text in ("\n", ".") if (ids := tokenizer(text, add_special_tokens=False)["input_ids"])
         )
@@ -69,8 +69,8 @@ def lm_eval_model(checkpoint: Checkpoint, loaded: Mapping[str, Any]) -> Any:
 
 
 def _prepare(task: Any) -> None:
-    """What `simple_evaluate` does to a task besides seeding the global generators and running `pip list`: zero examples in the prompt
-    unless the task says otherwise, and lm-eval's seed for choosing them."""
+    """What `simple_evaluate` does to a task besides seeding the global generators and running `pip list`: zero examples
+    in the prompt unless the task says otherwise, and lm-eval's seed for choosing them."""
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=EXAMPLES_SEED)
@@ -113,7 +113,8 @@ def cut_documents(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, i
                 continue
             if answer > room:
                 raise InputError(
-                    f"task {name} needs room for an answer of {answer} tokens, and the context of this checkpoint is {model.max_length} "
+                    f"task {name} needs room for an answer of {answer} tokens, and the context of this checkpoint is "
+                    f"{model.max_length} "
                     "tokens: leave the task out"
                 )
             if length > room:
@@ -126,14 +127,16 @@ def cut_documents(model: Any, loaded: dict[str, Any], limit: int) -> dict[str, i
 def cut_text(count: int, report: dict[str, Any], task: str, context: int) -> str:
     documents = len({sample["doc_id"] for sample in report["samples"][task]})
     return (
-        f"{count} of {documents} documents are longer than the model's context of {context} tokens and lost their beginning, so the score "
+        f"{count} of {documents} documents are longer than the model's context of {context} tokens and lost their "
+        "beginning, so the score "
         "is that of another text and decides nothing"
     )
 
 
 @cache
 def task_manager(lm_evals_own: bool) -> Any:
-    """Index of our tasks, with lm-eval's own some ten thousand definitions where they are needed (they take seconds to read)."""
+    """Index of our tasks, with lm-eval's own some ten thousand definitions where they are needed (they take seconds to
+    read)."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(asset_folder("tasks")), include_defaults=lm_evals_own)
@@ -144,7 +147,8 @@ def quiet() -> Iterator[None]:
     """lm-eval and `datasets` without their log lines, warnings and progress bars, which would run into ours."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
     levels = [logger.level for logger in loggers]
-    # lm-eval asks git for a commit, and git's complaint outside of a repository goes to file descriptor 2, not to sys.stderr.
+    # lm-eval asks git for a commit, and git's complaint outside of a repository goes to file descriptor 2, not to
+    # sys.stderr.
     descriptor = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -172,8 +176,8 @@ def lm_eval_version() -> str:
 
 
 def starts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """What stands at the start of a prompt when lm-eval makes it ("bos", "eos", another special token, "none"), and of an empty prompt
-    ("bos", "eos", "line break")."""
+    """What stands at the start of a prompt when lm-eval makes it ("bos", "eos", another special token, "none"), and of
+    an empty prompt ("bos", "eos", "line break")."""
     first = next(iter(tokenizer("a")["input_ids"]), None)
     start = "none"
     if first in tokenizer.all_special_ids:

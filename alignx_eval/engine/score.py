@@ -14,11 +14,13 @@ from alignx_eval.engine.base import Progress
 from alignx_eval.engine.batches import check_token_ids, padded, plan_batches, start_token
 from alignx_eval.measures.bits_per_byte import bytes_not_in, token_bits, unknown_bytes, utf8_bytes
 
-# Elements of the logits that exist at one time (float32: 64 MB); a vocabulary of 262,144 then takes 64 positions at a time.
+# Elements of the logits that exist at one time (float32: 64 MB); a vocabulary of 262,144 then takes 64 positions at a
+# time.
 LOGITS_AT_ONCE = 2**24
 
 
-# Tokens that the model sees at a time. All bundled text and nearly all sentences fit, so this decides only how long texts are read.
+# Tokens that the model sees at a time. All bundled text and nearly all sentences fit, so this decides only how long
+# texts are read.
 WINDOW = 512
 
 
@@ -32,16 +34,18 @@ class SentenceCosts:
     tokens: np.ndarray  # int64; without special tokens
 
     def unknown_share(self) -> float:
-        """Share of the bytes that are unknown to the tokenizer; above `MOST_UNKNOWN`, bits per byte must decide nothing."""
+        """Share of the bytes that are unknown to the tokenizer; above `MOST_UNKNOWN`, bits per byte must decide
+        nothing."""
         return float(self.unknown_bytes.sum() / max(1, self.bytes.sum()))
 
 
 def rolling_windows(tokens: int, window: int) -> list[tuple[int, int, int]]:
     """The windows over a line of `tokens` tokens, each as (first token seen, first token scored, end of both).
 
-    A line of up to `window` tokens is one window. Of a longer one, the first window scores the first `window` tokens; every later window
-    sees the window // 2 tokens before as context and scores the next window - window // 2 of them. So every token is scored once, and all
-    but the first `window` are given at least window // 2 tokens of their line. The rule knows nothing of the model.
+    A line of up to `window` tokens is one window. Of a longer one, the first window scores the first `window` tokens;
+    every later window sees the window // 2 tokens before as context and scores the next window - window // 2 of them.
+    So every token is scored once, and all but the first `window` are given at least window // 2 tokens of their line.
+    The rule knows nothing of the model.
     """
     context = window // 2
     found = [(0, 0, min(tokens, window))] if tokens else []
@@ -71,10 +75,11 @@ def sentence_costs(
     max_tokens_per_batch: int = 8192,
     progress: Progress | None = None,
 ) -> SentenceCosts:
-    """Bits, bytes and tokens of each sentence; batches by token budget over windows sorted by length, padded on the right.
+    """Bits, bytes and tokens of each sentence; batches by token budget over windows sorted by length, padded on the
+    right.
 
-    Raises InputError for tokens that the model does not have. A model with fewer positions than `window` must not see a longer line: see
-    `check`.
+    Raises InputError for tokens that the model does not have. A model with fewer positions than `window` must not see a
+    longer line: see `check`.
     """
     import torch
 
@@ -122,7 +127,8 @@ class _Window(NamedTuple):
 
 
 def _windows(tokens: Sequence[list[int]], start: int | None, window: int) -> list[_Window]:
-    """All windows of all sentences that have something to predict. Each begins with `start`; its last token does not go in."""
+    """All windows of all sentences that have something to predict. Each begins with `start`; its last token does not go
+    in."""
     before = [] if start is None else [start]
     return [
         _Window(sentence, [*before, *ids[seen : end - 1]], targets)
@@ -133,7 +139,8 @@ def _windows(tokens: Sequence[list[int]], start: int | None, window: int) -> lis
 
 
 def _tokenise(tokenizer: Any, sentences: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
-    """Tokens of each sentence without special ones, and how many of its UTF-8 bytes the tokenizer does not know: int64 [sentences]."""
+    """Tokens of each sentence without special ones, and how many of its UTF-8 bytes the tokenizer does not know: int64
+    [sentences]."""
     if not sentences:
         return [], np.zeros(0, dtype=np.int64)
     encoded = tokenizer(
@@ -155,7 +162,8 @@ def _tokenise(tokenizer: Any, sentences: Sequence[str]) -> tuple[list[list[int]]
 
 
 def _unknown_ids(tokenizer: Any) -> set[int]:
-    """Ids of the unknown token: the tokenizer's, and the one that the model of a fast tokenizer writes, which need not be declared."""
+    """Ids of the unknown token: the tokenizer's, and the one that the model of a fast tokenizer writes, which need not
+    be declared."""
     found = {tokenizer.unk_token_id}
     if tokenizer.is_fast:
         from tokenizers.models import Unigram
@@ -169,11 +177,12 @@ def _unknown_ids(tokenizer: Any) -> set[int]:
 
 
 def _logits_function(model: Any) -> Callable[[Any, Any, Any], Any]:
-    """A generator of (slice of the scored positions, their logits) for (ids, mask, scored), which never holds all logits at once if it can.
+    """A generator of (slice of the scored positions, their logits) for (ids, mask, scored), which never holds all
+    logits at once if it can.
 
-    The head is applied to the decoder's states in pieces. Some families scale or cap their logits after the head, each in a way of its own;
-    the known ones are applied, and the whole is compared with the model's own logits on a few tokens first. Where they differ, the model's
-    own forward is used, at the price of its memory.
+    The head is applied to the decoder's states in pieces. Some families scale or cap their logits after the head, each
+    in a way of its own; the known ones are applied, and the whole is compared with the model's own logits on a few
+    tokens first. Where they differ, the model's own forward is used, at the price of its memory.
     """
     import torch
 

@@ -1,10 +1,12 @@
-"""The shared cache of sentence vectors: one safetensors file per checkpoint, setting and list of sentences, named by the hash of all that.
+"""The shared cache of sentence vectors: one safetensors file per checkpoint, setting and list of sentences, named by
+the hash of all that.
 
-Files are written under a temporary name, flushed to the disk and renamed, so several processes may share a cache, and a killed process or
-machine leaves nothing half done under a final name; every tensor is checked against its checksum when it is read. The cache is capped: the
-files that were used longest ago go first, except those of the checkpoint at hand, which stay even if they alone are more than the cap.
-Deleting any file is always safe, it is made again. Files get the rights that the umask leaves, so users may share a cache; entries that
-cannot be read, and a cache that cannot be written, are said and done without.
+Files are written under a temporary name, flushed to the disk and renamed, so several processes may share a cache, and a
+killed process or machine leaves nothing half done under a final name; every tensor is checked against its checksum when
+it is read. The cache is capped: the files that were used longest ago go first, except those of the checkpoint at hand,
+which stay even if they alone are more than the cap. Deleting any file is always safe, it is made again. Files get the
+rights that the umask leaves, so users may share a cache; entries that cannot be read, and a cache that cannot be
+written, are said and done without.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def cache_path(cache_dir: str | Path, key: str) -> Path:
 
 
 def expected_bytes(*, languages: int, lines: int, layers: int, width: int) -> int:
-    """Size on disk of the float32 vectors of one checkpoint, to be announced beforehand; `layers` counts every stored state, L + 2."""
+    """Size on disk of the float32 vectors of one checkpoint, to be announced beforehand; `layers` counts every stored
+    state, L + 2."""
     return 4 * languages * lines * layers * width
 
 
@@ -86,7 +89,8 @@ def store(
 
 @contextlib.contextmanager
 def _temporary(folder: Path) -> Iterator[tuple[Path, int]]:
-    """A new empty file in `folder`, which is made, and the rights that the umask leaves it; removed unless it was renamed."""
+    """A new empty file in `folder`, which is made, and the rights that the umask leaves it; removed unless it was
+    renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -111,12 +115,15 @@ def why_unwritable(cache_dir: str | Path) -> OSError | None:
 def unwritable(cache_dir: str | Path, error: Exception) -> str:
     """What is done about it, for the user."""
     reason = error.strerror if isinstance(error, OSError) else error
-    return f"{cache_dir}: the vector cache cannot be written ({reason}); sentence vectors stay in memory, --cache-dir names another place"
+    return (
+        f"{cache_dir}: the vector cache cannot be written ({reason}); sentence vectors stay in memory, --cache-dir "
+        "names another place"
+    )
 
 
 class Entry:
-    """An open entry. The file is memory-mapped: only the tensors that are asked for are read, and they stay readable when another process
-    evicts the file."""
+    """An open entry. The file is memory-mapped: only the tensors that are asked for are read, and they stay readable
+    when another process evicts the file."""
 
     def __init__(self, path: Path, file: Any):
         self._path, self._file = path, file
@@ -129,13 +136,15 @@ class Entry:
         return list(self._file.keys())
 
     def get_tensor(self, name: str) -> np.ndarray:
-        """Raises InputError for a tensor that is not what was stored; the entry is removed, so that the next run makes it again."""
+        """Raises InputError for a tensor that is not what was stored; the entry is removed, so that the next run makes
+        it again."""
         tensor = self._file.get_tensor(name)
         if zlib.crc32(np.ascontiguousarray(tensor).data) != self._checksums.get(name):
             with contextlib.suppress(OSError):
                 self._path.unlink()
             raise InputError(
-                f"{self._path}: was damaged after it was written (its checksum is not the recorded one) and has been removed; "
+                f"{self._path}: was damaged after it was written (its checksum is not the recorded one) and has been "
+                "removed; "
                 "give the same command again, it will be made anew"
             )
         return tensor
@@ -165,7 +174,8 @@ def open_entry(cache_dir: str | Path, key: str) -> Entry | None:
 
 
 def prune(cache_dir: str | Path, max_bytes: int = DEFAULT_MAX_BYTES, keep: Collection[Path] = ()) -> list[Path]:
-    """Delete the entries used longest ago until the cache fits `max_bytes`; never those in `keep`. Returns what was deleted.
+    """Delete the entries used longest ago until the cache fits `max_bytes`; never those in `keep`. Returns what was
+    deleted.
 
     Temporary files of killed processes go too, once they are an hour old.
     """

@@ -1,10 +1,10 @@
 """A baseline: the gated numbers of one checkpoint with their statistics per item, in one small JSON file to commit.
 
-No weights, no text. What a gate needs of a checkpoint is its gated rows and, of each, the per-item sufficient statistics
-(`results.Items`). A baseline holds them unrounded, so a candidate that is gated against it gets the very numbers of a comparison of the
-two run directories. Documents and lines are there as codes and a digest. Rows are readable and one a line; statistics are packed: columns
-of the smallest exact type, zlib, base64. A checksum over the content shows edits and cuts. `make` and `compare_with` are pure; only the
-command `bless` calls `write`.
+No weights, no text. What a gate needs of a checkpoint is its gated rows and, of each, the per-item sufficient
+statistics (`results.Items`). A baseline holds them unrounded, so a candidate that is gated against it gets the very
+numbers of a comparison of the two run directories. Documents and lines are there as codes and a digest. Rows are
+readable and one a line; statistics are packed: columns of the smallest exact type, zlib, base64. A checksum over the
+content shows edits and cuts. `make` and `compare_with` are pure; only the command `bless` calls `write`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ CHECKPOINT_FACTS = ("name", "reference", "content_hash", "stage", "step", "align
 CORPUS_FACTS = ("name", "split", "content_hash", "licence", "attribution", "languages", "lines", "pivot")
 
 
-OWNER = "baseline"  # in place of the checkpoint's name, so that blessing another checkpoint changes only lines with other numbers
+# In place of the checkpoint's name, so that blessing another checkpoint changes only lines with other numbers.
+OWNER = "baseline"
 
 
 Results = Mapping[str, SuiteResult]
@@ -71,7 +72,8 @@ class Packed(BaseModel):
 
 
 class Statistics(BaseModel):
-    """Per-item statistics of one row. `kind` and `point` as in a run directory; `clustering` is a number in the suite's `clusterings`."""
+    """Per-item statistics of one row. `kind` and `point` as in a run directory; `clustering` is a number in the suite's
+    `clusterings`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -83,7 +85,8 @@ class Statistics(BaseModel):
 
 
 class Suite(BaseModel):
-    """What must agree with a candidate's result, and the clusters: for each item the code of its cluster, by first appearance."""
+    """What must agree with a candidate's result, and the clusters: for each item the code of its cluster, by first
+    appearance."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -141,9 +144,9 @@ def make(
 ) -> tuple[Baseline, Verdict]:
     """The baseline of one checkpoint's results by suite, and the gate's verdict on that checkpoint against itself.
 
-    checkpoint, corpus, software, version: as in the manifest of the run. The verdict tells which rows are gated and which of them have too
-    little data. Raises InputError where the policy gates no row, asks for something that was not measured, finds too little data to judge
-    any row, or gates against a control.
+    checkpoint, corpus, software, version: as in the manifest of the run. The verdict tells which rows are gated and
+    which of them have too little data. Raises InputError where the policy gates no row, asks for something that was not
+    measured, finds too little data to judge any row, or gates against a control.
     """
     if policy.against == "control":
         raise InputError(
@@ -161,7 +164,8 @@ def make(
     if not keys:
         measured = ", ".join(results) or "nothing"
         raise InputError(
-            f"the policy gates none of the rows that were measured ({measured}); measure more suites or change the policy"
+            f"the policy gates none of the rows that were measured ({measured}); measure more suites or change the "
+            "policy"
         )
     kept = {suite: reduce(result, keys) for suite, result in results.items()}
     kept = {suite: relabel(result, OWNER) for suite, result in kept.items() if result.rows}
@@ -188,7 +192,8 @@ def make(
 
 
 def reduce(result: SuiteResult, keys: Collection[str]) -> SuiteResult:
-    """The rows `keys` of a result and all that a paired test of them needs; names of items and clusters become a digest and codes.
+    """The rows `keys` of a result and all that a paired test of them needs; names of items and clusters become a digest
+    and codes.
 
     Both sides of a gate against a baseline have gone through this.
     """
@@ -215,7 +220,8 @@ def compare_with(
     allow_mismatch: Collection[str] = (),
     seed: int = 0,
 ) -> Comparison:
-    """The comparison of a candidate's results with the baseline, over the rows that `policy` (default: the baseline's) gates.
+    """The comparison of a candidate's results with the baseline, over the rows that `policy` (default: the baseline's)
+    gates.
 
     `label` is the candidate's name. Raises NotComparableError as `comparison.compare`.
     """
@@ -252,9 +258,11 @@ def compare_with(
 
 
 def changes(before: Baseline, after: Baseline, results: Results) -> list[str]:
-    """What differs between two baselines, in lines of text: checkpoint, policy, rows added, removed and changed (worst first).
+    """What differs between two baselines, in lines of text: checkpoint, policy, rows added, removed and changed (worst
+    first).
 
-    results: those that `after` was made of. Changed rows come with loss, n and p where the two compare; else the table says why not.
+    results: those that `after` was made of. Changed rows come with loss, n and p where the two compare; else the table
+    says why not.
     """
     told = []
     for title, one, other in (
@@ -285,7 +293,8 @@ def changes(before: Baseline, after: Baseline, results: Results) -> list[str]:
     except NotComparableError as error:
         return [
             *told,
-            f"measured differently, so values were not compared: {str(error).partition(chr(10))[2].rpartition(chr(10))[0]}",
+            "measured differently, so values were not compared: "
+            f"{str(error).partition(chr(10))[2].rpartition(chr(10))[0]}",
         ]
     gated = judge(comparison, after.policy).candidates[0].rows
     changed = [row for row in gated if row.row is not None and row.row.difference]
@@ -307,7 +316,8 @@ def write(baseline: Baseline, path: str | Path) -> int:
             shares[name] = shares.get(name, 0) + len(statistics.values.data)
         largest, share = max(shares.items(), key=lambda item: item[1])
         raise InputError(
-            f"{path}: the baseline would take {size / 1e6:.1f} MB, more than {MAXIMUM_BYTES / 1e6:.0f} MB, {share / 1e6:.1f} MB of it for "
+            f"{path}: the baseline would take {size / 1e6:.1f} MB, more than {MAXIMUM_BYTES / 1e6:.0f} MB, "
+            f"{share / 1e6:.1f} MB of it for "
             f"{largest}; gate fewer metrics or languages in the policy (--policy), or measure fewer lines (--limit)"
         )
     atomic_write(Path(path).expanduser(), text)
@@ -339,8 +349,8 @@ def looks_like_baseline(path: str | Path) -> bool:
 def load(path: str | Path) -> Baseline:
     """Read a baseline.
 
-    Raises InputError for what is no baseline, or was cut short or edited, and NotComparableError for a baseline of another version, or of
-    a suite whose numbers have changed their meaning since.
+    Raises InputError for what is no baseline, or was cut short or edited, and NotComparableError for a baseline of
+    another version, or of a suite whose numbers have changed their meaning since.
     """
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
@@ -354,11 +364,13 @@ def load(path: str | Path) -> Baseline:
         raise InputError(f"{path}: not a baseline (no format {FORMAT!r} in it); `alignx-eval bless` writes one")
     if document.get("version") != VERSION:
         raise NotComparableError(
-            f"{path}: a baseline of version {document.get('version')!r}, this alignx-eval reads version {VERSION}; bless again"
+            f"{path}: a baseline of version {document.get('version')!r}, this alignx-eval reads version {VERSION}; "
+            "bless again"
         )
     if document.pop("sha256", None) != _checksum(document):
         raise InputError(
-            f"{path}: was edited or damaged (its content does not have the recorded checksum); restore it, or bless again"
+            f"{path}: was edited or damaged (its content does not have the recorded checksum); restore it, or bless "
+            "again"
         )
     try:
         baseline = Baseline.model_validate(document)
@@ -370,7 +382,8 @@ def load(path: str | Path) -> Baseline:
         if found != known:
             again = shlex.join(["alignx-eval", "run", str(baseline.checkpoint.get("reference")), "--out", "DIR"])
             raise NotComparableError(
-                f"{path}: {suite.suite} was measured by {f'version {found}' if found else 'an older version'} of this suite, today it is "
+                f"{path}: {suite.suite} was measured by {f'version {found}' if found else 'an older version'} of this "
+                "suite, today it is "
                 f"version {known} and its numbers are others; measure and bless again: {again} && "
                 + shlex.join(["alignx-eval", "bless", "DIR", "--to", str(path)])
             )
@@ -411,7 +424,10 @@ def _name_checkpoint(baseline: Baseline) -> str:
 
 def _name_corpus(baseline: Baseline) -> str:
     facts = baseline.corpus
-    name = f"{facts.get('name')}/{facts.get('split')}, {facts.get('lines')} lines, {len(facts.get('languages') or [])} languages"
+    name = (
+        f"{facts.get('name')}/{facts.get('split')}, {facts.get('lines')} lines, {len(facts.get('languages') or [])} "
+        "languages"
+    )
     return f"{name} (content {str(facts.get('content_hash'))[:12]})"
 
 

@@ -1,4 +1,5 @@
-"""Comparison -> the known failure signatures of alignment, each a stated rule, with its evidence. Pure: no model, no file.
+"""Comparison -> the known failure signatures of alignment, each a stated rule, with its evidence. Pure: no model, no
+file.
 
     over-alignment           something was gained, and what keeps languages apart was lost with it
     insufficient-alignment   translations did not come noticeably closer at the align layer
@@ -6,11 +7,12 @@
     loss-in-english          English, the pivot, got worse itself
     price                    the training took more than the control's
 
-Every rule has three answers. `found`: what it looks for is established. `not-found`: it is not, and the intervals rule out as much as would
-matter (`metrics.py`, noticeable), so this is more than the absence of evidence. `cannot-tell`: neither, or a part was not measured.
+Every rule has three answers. `found`: what it looks for is established. `not-found`: it is not, and the intervals rule
+out as much as would matter (`metrics.py`, noticeable), so this is more than the absence of evidence. `cannot-tell`:
+neither, or a part was not measured.
 
-"Established" is, for a row of one language or direction and for a mean, its verdict (p adjusted within its suite); for the language probe,
-which has no verdict, the 95 % intervals before and after the final norm both.
+"Established" is, for a row of one language or direction and for a mean, its verdict (p adjusted within its suite); for
+the language probe, which has no verdict, the 95 % intervals before and after the final norm both.
 That intervals rule a loss out in every one of many rows needs no adjustment: all of them have to hold (Berger 1982).
 """
 
@@ -50,40 +52,55 @@ _N = {name: f"{card.noticeable:g}" for name, card in METRICS.items() if card.not
 
 RULES: dict[str, str] = {
     "over-alignment": (
-        "Found where the mean over languages of precision@1 at the align layer, BLEU, chrF++, the off-target rate or bits per byte "
+        "Found where the mean over languages of precision@1 at the align layer, BLEU, chrF++, the off-target rate or "
+        "bits per byte "
         "improved (adjusted p) and at least one of these is established: language identity falls (balanced "
-        "accuracy of the language probe in the last state: intervals before and after the final norm both below 0), the off-target rate "
-        "rises (in a direction or on average, adjusted p), bits per byte of a language rise (adjusted p); not found where "
-        f"precision@1 gains less than {_N['precision_at_1']} (upper end of its interval) and no other mean improved, or where the "
-        f"intervals of all three rule out losses above {_N['probe_balanced_accuracy']}, {_N['off_target_rate']} and {_N['bits_per_byte']}."
+        "accuracy of the language probe in the last state: intervals before and after the final norm both below 0), "
+        "the off-target rate "
+        "rises (in a direction or on average, adjusted p), bits per byte of a language rise (adjusted p); not found "
+        "where "
+        f"precision@1 gains less than {_N['precision_at_1']} (upper end of its interval) and no other mean improved, "
+        "or where the "
+        f"intervals of all three rule out losses above {_N['probe_balanced_accuracy']}, {_N['off_target_rate']} and "
+        f"{_N['bits_per_byte']}."
     ),
     "insufficient-alignment": (
-        "Found where the 95 % interval of the mean difference in precision@1 at the align layer (the middle one where none is recorded) "
-        f"lies below {_N['precision_at_1']}, not found where it lies above; not judged where the reference has {CEILING:g} or more."
+        "Found where the 95 % interval of the mean difference in precision@1 at the align layer (the middle one where "
+        "none is recorded) "
+        f"lies below {_N['precision_at_1']}, not found where it lies above; not judged where the reference has "
+        f"{CEILING:g} or more."
     ),
     "hidden-losers": (
-        "Found where the mean over languages of precision@1 at the align layer, BLEU, chrF++, the off-target rate, bits per byte or a task "
+        "Found where the mean over languages of precision@1 at the align layer, BLEU, chrF++, the off-target rate, "
+        "bits per byte or a task "
         "improved (adjusted p) "
-        "and at least one language got worse in it (adjusted p); not found where no mean improved, or where the intervals of "
-        f"all languages under those that did rule out a loss above {_N['precision_at_1']} in precision@1, {_N['bleu']} in BLEU and chrF++, "
-        f"{_N['off_target_rate']} in the off-target rate, {_N['bits_per_byte']} in bits per byte, {_N['acc']} in a task."
+        "and at least one language got worse in it (adjusted p); not found where no mean improved, or where the "
+        "intervals of "
+        f"all languages under those that did rule out a loss above {_N['precision_at_1']} in precision@1, "
+        f"{_N['bleu']} in BLEU and chrF++, "
+        f"{_N['off_target_rate']} in the off-target rate, {_N['bits_per_byte']} in bits per byte, {_N['acc']} in a "
+        "task."
     ),
     "loss-in-english": (
-        "Found where English (the pivot) got worse in its own bits per byte or tasks (adjusted p), or in the mean of BLEU, chrF++ or the "
-        "off-target rate of translation into it (adjusted p); not found where bits per byte and translation were measured and all "
+        "Found where English (the pivot) got worse in its own bits per byte or tasks (adjusted p), or in the mean of "
+        "BLEU, chrF++ or the "
+        "off-target rate of translation into it (adjusted p); not found where bits per byte and translation were "
+        "measured and all "
         f"intervals rule out a loss above {_N['bits_per_byte']} in bits per byte, {_N['bleu']} in BLEU and chrF++, "
         f"{_N['off_target_rate']} in the off-target rate, {_N['acc']} in a task."
     ),
     "price": (
         "Found where the candidate's own training stages, those that the base does not share, took more than "
-        f"{MORE_THAN_CONTROL:g} times the control's time, tokens, FLOPs or peak memory, not found where all four are recorded and none "
+        f"{MORE_THAN_CONTROL:g} times the control's time, tokens, FLOPs or peak memory, not found where all four are "
+        "recorded and none "
         "did; without a control, found where any of them is recorded."
     ),
 }
 
 
 def diagnose(comparison: Comparison) -> list[Diagnosis]:
-    """All rules on each candidate: against the control where there is one, else the base; losers and English against both."""
+    """All rules on each candidate: against the control where there is one, else the base; losers and English against
+    both."""
     found = []
     for candidate in comparison.candidates:
         cases = [make_case(comparison, contrast) for contrast in contrasts_of(comparison, candidate)]
@@ -94,7 +111,8 @@ def diagnose(comparison: Comparison) -> list[Diagnosis]:
     return found
 
 
-# --- the rules -------------------------------------------------------------------------------------------------------------------
+# --- the rules
+# -------------------------------------------------------------------------------------------------------------------
 def _over_alignment(case: Case) -> Diagnosis:
     rule, precision = "over-alignment", case.group("precision_at_1")
     gains = [group for group in case.groups if group.improved and group.metric.suite != "tasks"]
@@ -122,7 +140,10 @@ def _over_alignment(case: Case) -> Diagnosis:
     if all(sign.ruled_out for sign in signs):
         return case.diagnosis(rule, "not-found", f"no sign of over-alignment: {rest}", evidence, sizes)
     if lost:
-        text = f"over-alignment cannot be told from a plain loss, as no gain is established ({gain}). Lost: {losses}{beside}"
+        text = (
+            f"over-alignment cannot be told from a plain loss, as no gain is established ({gain}). Lost: "
+            f"{losses}{beside}"
+        )
     else:
         text = f"whether there is over-alignment cannot be told: {rest}"
     return case.diagnosis(rule, "cannot-tell", text, evidence, sizes)
@@ -173,7 +194,10 @@ def _insufficient_alignment(case: Case) -> Diagnosis:
             f"no insufficient alignment: {group.mean_text()}; even the lower end of the interval is above {limit}",
         )
     elif group.improved:
-        text = f"{unknown}: {group.mean_text()}; a gain is established, but the interval does not tell whether it reaches {limit}"
+        text = (
+            f"{unknown}: {group.mean_text()}; a gain is established, but the interval does not tell whether it "
+            f"reaches {limit}"
+        )
     else:
         text = f"{unknown}: {group.mean_text()}; no evidence of a gain, but the interval leaves room for {limit}"
     return case.diagnosis(rule, status, text, evidence, [size_of(estimate)])
@@ -298,7 +322,10 @@ def _price(cases: Sequence[Case]) -> Diagnosis:
     )
     devices = [{str(cost.device) for cost in training} for training in (own_training, control_training)]
     if "seconds" in ratios and devices[0] != devices[1]:
-        text += f"; the devices differ ({join(sorted(devices[0]))} and {join(sorted(devices[1]))}), so the times do not compare"
+        text += (
+            f"; the devices differ ({join(sorted(devices[0]))} and {join(sorted(devices[1]))}), so the times do not "
+            "compare"
+        )
     missing = [title for name, title in AMOUNTS.items() if name not in ratios]
     text += f"; not recorded for both: {join(missing)}" if missing else ""
     if any(ratio > MORE_THAN_CONTROL for ratio in ratios.values()):
@@ -316,7 +343,8 @@ def _price(cases: Sequence[Case]) -> Diagnosis:
 
 
 def _price_of_gain(case: Case, own: dict[str, float]) -> list[str]:
-    """What +0.01 of precision@1 took, where the gain is established: of the whole training over the base, of the extra over the control.
+    """What +0.01 of precision@1 took, where the gain is established: of the whole training over the base, of the extra
+    over the control.
 
     The interval is that of the gain; the amounts are of one run and have none.
     """

@@ -25,7 +25,8 @@ MORE_THAN_CONTROL = 1.05  # ratio; times of two runs of one recipe differ by a f
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """One number behind a diagnosis. `row` is the row of the comparison it stands in, None for a computed mean and for the price."""
+    """One number behind a diagnosis. `row` is the row of the comparison it stands in, None for a computed mean and for
+    the price."""
 
     row: ComparisonRow | None
     text: str
@@ -35,9 +36,9 @@ class Evidence:
 class Diagnosis:
     """A rule's answer on one candidate against one reference.
 
-    `evidence`: first what the rule presupposes (a gain), then the worst of each kind of loss, then the others, worst first; `more` counts
-    what was left out. The worst is the one farthest beyond what is noticeable: the loss where one is established, else the largest loss
-    that the interval leaves possible.
+    `evidence`: first what the rule presupposes (a gain), then the worst of each kind of loss, then the others, worst
+    first; `more` counts what was left out. The worst is the one farthest beyond what is noticeable: the loss where one
+    is established, else the largest loss that the interval leaves possible.
     """
 
     rule: str
@@ -50,7 +51,8 @@ class Diagnosis:
     more: int = 0
 
 
-# --- what the rules look at ------------------------------------------------------------------------------------------------------
+# --- what the rules look at
+# ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Measure:
     suite: str
@@ -98,7 +100,8 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The rows of one metric by language or direction: those with a verdict, the others, and the mean of those with an interval."""
+    """The rows of one metric by language or direction: those with a verdict, the others, and the mean of those with an
+    interval."""
 
     metric: Measure
     judged: list[ComparisonRow]
@@ -150,7 +153,8 @@ class Group:
         return Evidence(row=None, text=f"{self.mean_text()}, {values}, {p_text(self.mean.p_adjusted)}, {size}")
 
     def row_evidence(self, row: ComparisonRow) -> tuple[float, Evidence]:
-        """With its rank: the loss in units of what is noticeable, the largest possible one where none is established."""
+        """With its rank: the loss in units of what is noticeable, the largest possible one where none is
+        established."""
         loss = self.metric.loss(row.difference or 0.0) if row.verdict == "worse" else self.metric.at_most(row)
         return loss / self.metric.noticeable, row_evidence(
             row, metric_card(self.metric.name).title if self.metric.suite != "tasks" else self.metric.title
@@ -248,7 +252,8 @@ def make_group(comparison: Comparison, contrast: Contrast, metric: Measure, rows
     return Group(metric, judged, [row for row in chosen if row not in judged], mean)
 
 
-# --- the parts of a rule ---------------------------------------------------------------------------------------------------------
+# --- the parts of a rule
+# ---------------------------------------------------------------------------------------------------------
 def identity_sign(case: Case) -> Sign:
     """Language identity in the last state: a fall is claimed only where both sides of the final norm show it."""
     rows = {
@@ -294,7 +299,8 @@ def identity_sign(case: Case) -> Sign:
 
 
 def fallen_recall(case: Case, before: str, after: str) -> list[ComparisonRow]:
-    """Languages that the probe recognises less on both sides of the final norm, the largest fall first; descriptive, not adjusted."""
+    """Languages that the probe recognises less on both sides of the final norm, the largest fall first; descriptive,
+    not adjusted."""
     fallen = [
         row
         for row in case.contrast.rows
@@ -307,7 +313,8 @@ def fallen_recall(case: Case, before: str, after: str) -> list[ComparisonRow]:
 
 
 def group_sign(group: Group, *, with_mean: bool = False, of: str = "") -> Sign:
-    """Whether a language or direction got worse, or, `with_mean`, their mean did. `of`: the one language that the group is about."""
+    """Whether a language or direction got worse, or, `with_mean`, their mean did. `of`: the one language that the group
+    is about."""
     metric, worse, rest = group.metric, group.worse, group.open
     title = metric.title + (f" of {of}" if of else "")
     if not group.judged:
@@ -382,7 +389,8 @@ def mean_sign(group: Group, what: str) -> Sign:
     return sign
 
 
-# --- wording ---------------------------------------------------------------------------------------------------------------------
+# --- wording
+# ---------------------------------------------------------------------------------------------------------------------
 def in_order(signs: Sequence[Sign]) -> list[Evidence]:
     """The worst of each sign, then the others; both worst first."""
     heads = sorted((sign.evidence[0] for sign in signs if sign.evidence), key=lambda each: -each[0])

@@ -1,8 +1,9 @@
-"""What a comparison says, in sentences: one that tells what was compared, and short findings computed from its rows and items.
+"""What a comparison says, in sentences: one that tells what was compared, and short findings computed from its rows and
+items.
 
-A finding over several languages or directions is the plain mean of their rows, with the interval and the verdict of that mean
-(`comparison.means`). What has no verdict is worded as no evidence, never as equality. The headline numbers are computed once
-(`Report.headlines`), and every rendering shows these.
+A finding over several languages or directions is the plain mean of their rows, with the interval and the verdict of
+that mean (`comparison.means`). What has no verdict is worded as no evidence, never as equality. The headline numbers
+are computed once (`Report.headlines`), and every rendering shows these.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ Word = Literal["better", "worse", "no-evidence", "no-claim"]
 class Change:
     """A headline number against one reference.
 
-    `word` is the verdict of the mean. It is "no-claim", with the reason, where fewer than half of the rows may be judged (`mean` is then
-    None) or where there are too few clusters. Of a mean over some of the rows, `reason` says why the others are left out.
+    `word` is the verdict of the mean. It is "no-claim", with the reason, where fewer than half of the rows may be
+    judged (`mean` is then None) or where there are too few clusters. Of a mean over some of the rows, `reason` says why
+    the others are left out.
     """
 
     contrast: ContrastKind
@@ -62,9 +64,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """One headline number of a candidate: a mean over languages or directions, against the control (if there is one) and the base.
+    """One headline number of a candidate: a mean over languages or directions, against the control (if there is one)
+    and the base.
 
-    `references_rate` is what the texts of the reference translations have themselves under the same rule, where a metric has that.
+    `references_rate` is what the texts of the reference translations have themselves under the same rule, where a
+    metric has that.
     """
 
     candidate: str
@@ -90,7 +94,8 @@ class Headline:
 
     @property
     def sentence(self) -> str:
-        """ "BLEU, mean of 18 directions: x 8.27; against base 6.10 (what training changed) better: +2.17 [...], n = 500, 480 clusters."."""
+        """ "BLEU, mean of 18 directions: x 8.27; against base 6.10 (what training changed) better: +2.17 [...], n =
+        500, 480 clusters."."""
         reasons = list(dict.fromkeys(change.reason for change in self.changes if change.reason))
         if self.value is None:
             return f"{self.title}: no claim: {'; '.join(reasons)}."
@@ -176,10 +181,11 @@ def warning_count(comparison: Comparison) -> str:
 
 
 def text_measured(comparison: Comparison) -> str:
-    """What the suites stand on: ", on 452 parallel lines of interface (test split) in 10 languages, and on the tasks ...".
+    """What the suites stand on: ", on 452 parallel lines of interface (test split) in 10 languages, and on the tasks
+    ...".
 
-    Only what was used is named: the corpus where a suite other than `tasks` was measured, the tasks with their own documents. Empty where
-    the corpus is not known.
+    Only what was used is named: the corpus where a suite other than `tasks` was measured, the tasks with their own
+    documents. Empty where the corpus is not known.
     """
     results = list(comparison.results.values())
     parts = []
@@ -291,7 +297,8 @@ def _headline(
 
 
 def _why(rows: Sequence[ComparisonRow]) -> str:
-    """ "x: 95 % of its outputs are empty (eng_Latn to fra_Latn, and 3 more)": why rows have no verdict, by the first of them."""
+    """ "x: 95 % of its outputs are empty (eng_Latn to fra_Latn, and 3 more)": why rows have no verdict, by the first of
+    them."""
     if not rows:
         return ""
     first = rows[0]

@@ -1,20 +1,22 @@
 """Policy + comparison -> one Verdict: is any loss larger than what is tolerated? Pure: no model, no file.
 
-The question of a row is "is the loss larger than the tolerance", not "is there a difference". With loss = difference with its sign turned
-so that positive is bad, the null hypothesis is loss <= tolerance, tested one-sided with the standard error, degrees of freedom and
-skewness of the row's interval (`statistics.clustered.one_sided_p`). p values are adjusted by Benjamini-Hochberg over a family: all judged
-rows of one level (block, warn, info) of one candidate. So with nothing worse than tolerated, a gate is red in at most a share alpha of
-runs, however many rows it has.
+The question of a row is "is the loss larger than the tolerance", not "is there a difference". With loss = difference
+with its sign turned so that positive is bad, the null hypothesis is loss <= tolerance, tested one-sided with the
+standard error, degrees of freedom and skewness of the row's interval (`statistics.clustered.one_sided_p`). p values are
+adjusted by Benjamini-Hochberg over a family: all judged rows of one level (block, warn, info) of one candidate. So with
+nothing worse than tolerated, a gate is red in at most a share alpha of runs, however many rows it has.
 
-    red      the adjusted p is below alpha; `loss_at_least` is then the lower confidence bound of the loss, adjusted for the selection (FCR)
-    amber    the loss is beyond the tolerance but not significantly so; or a protected language is not shown to lose less than tolerated
-    green    neither; in a protected language the loss is shown to be below the tolerance (non-inferiority, one-sided at alpha, not
-             adjusted: all of them have to hold)
+    red      the adjusted p is below alpha; `loss_at_least` is then the lower confidence bound of the loss, adjusted for
+             the selection (FCR)
+    amber    the loss is beyond the tolerance but not significantly so; or a protected language is not shown to lose
+             less than tolerated
+    green    neither; in a protected language the loss is shown to be below the tolerance (non-inferiority, one-sided at
+             alpha, not adjusted: all of them have to hold)
     grey     not judged: fewer items than `min_n`, too few clusters, no interval
     missing  wanted by the policy and not there for the candidate, or nothing to compare it with
 
-References: Wellek, Testing Statistical Hypotheses of Equivalence and Noninferiority, 2010; Benjamini and Hochberg 1995; Benjamini and
-Yekutieli 2005; Berger 1982 for the intersection-union test.
+References: Wellek, Testing Statistical Hypotheses of Equivalence and Noninferiority, 2010; Benjamini and Hochberg 1995;
+Benjamini and Yekutieli 2005; Berger 1982 for the intersection-union test.
 """
 
 from __future__ import annotations
@@ -56,12 +58,13 @@ OUTCOMES: tuple[Outcome, ...] = ("fail", "incomplete", "inconclusive", "pass")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateRow:
-    """One gated row. `loss` and `tolerance` are in the metric's unit, a positive loss is bad; `row` has the difference and its interval.
-    `skewness` is that of the loss.
+    """One gated row. `loss` and `tolerance` are in the metric's unit, a positive loss is bad; `row` has the difference
+    and its interval. `skewness` is that of the loss.
 
-    `p` is that of "the loss is not larger than the tolerance", `p_adjusted` after Benjamini-Hochberg; both are None where the row is not
-    judged. `loss_at_least` is None unless red. `loss_at_most` is the upper confidence bound of the loss at 1 - alpha, one-sided, not
-    adjusted. `row` is None where the policy wants something of which nothing was measured; `wanted` then says what.
+    `p` is that of "the loss is not larger than the tolerance", `p_adjusted` after Benjamini-Hochberg; both are None
+    where the row is not judged. `loss_at_least` is None unless red. `loss_at_most` is the upper confidence bound of the
+    loss at 1 - alpha, one-sided, not adjusted. `row` is None where the policy wants something of which nothing was
+    measured; `wanted` then says what.
     """
 
     row: ComparisonRow | None
@@ -89,7 +92,8 @@ class GateRow:
 
 @dataclass(frozen=True, slots=True)
 class CandidateVerdict:
-    """The gate's answer on one candidate. `rows` are in order of severity: red and missing first, the largest excess first."""
+    """The gate's answer on one candidate. `rows` are in order of severity: red and missing first, the largest excess
+    first."""
 
     candidate: str
     reference: str
@@ -115,7 +119,8 @@ class Verdict:
     enforced: bool = False  # whether the user asked for a gate, so that the exit code goes by the outcome
 
     def exit_code(self, *, strict: bool = False) -> int:
-        """3 for a regression, 2 where the result cannot be judged as a whole, 4 for an inconclusive one under `strict`, else 0."""
+        """3 for a regression, 2 where the result cannot be judged as a whole, 4 for an inconclusive one under `strict`,
+        else 0."""
         return {"fail": 3, "incomplete": 2, "inconclusive": 4 if strict else 0, "pass": 0}[self.outcome]
 
     def worst(self, count: int) -> list[GateRow]:
@@ -139,7 +144,8 @@ def judge(
         )
     if policy.against == "control" and comparison.control is None:
         raise InputError(
-            "the policy gates against the control, and there is none: give --control, or set `against: base` in the policy"
+            "the policy gates against the control, and there is none: give --control, or set `against: base` in the "
+            "policy"
         )
     reference = comparison.control if policy.against == "control" else comparison.base
     assert reference is not None
@@ -163,14 +169,17 @@ def rule_sentence(policy: Policy) -> str:
         f", or where {', '.join(policy.protected)} is not shown to lose less than tolerated" if policy.protected else ""
     )
     return (
-        f"A row is red only where its loss against the {policy.against} is larger than its tolerance at p < {policy.alpha:g} (one-sided, "
-        f"Benjamini-Hochberg over the rows of its level), amber where only the point estimate is{protected}, and grey, not judged, below "
+        f"A row is red only where its loss against the {policy.against} is larger than its tolerance at p < "
+        f"{policy.alpha:g} (one-sided, "
+        f"Benjamini-Hochberg over the rows of its level), amber where only the point estimate is{protected}, and "
+        "grey, not judged, below "
         f"{policy.min_n} items; one red row of level block fails the gate."
     )
 
 
 def deciding_rule(policy: Policy, row: ComparisonRow | Row, *, language: str | None, layer: str | None) -> Rule | None:
-    """The last rule that matches a row; `language` is the row's own one, `layer` the candidate's align layer. None: not gated."""
+    """The last rule that matches a row; `language` is the row's own one, `layer` the candidate's align layer. None: not
+    gated."""
     for rule in reversed(policy.rules):
         if (
             rule.suite == row.suite
@@ -248,8 +257,8 @@ def _fill_family(rows: list[GateRow], level: Level) -> None:
         assert row is not None and row.se is not None and row.degrees_of_freedom is not None
         assert loss is not None and tolerance is not None and gated.loss_at_most is not None
         if is_red:
-            # The bound at level 1 - alpha * (number selected at this alpha) / (rows of the family) is beyond the tolerance exactly where
-            # the adjusted p is below alpha.
+            # The bound at level 1 - alpha * (number selected at this alpha) / (rows of the family) is beyond the
+            # tolerance exactly where the adjusted p is below alpha.
             level_alpha = gated.alpha * int((adjusted < gated.alpha).sum()) / len(family)
             bound = lower_bound(loss, row.se, row.degrees_of_freedom, gated.skewness, alpha=level_alpha)
             rows[index] = replace(gated, status="red", loss_at_least=bound)
@@ -269,7 +278,10 @@ def _not_found(policy: Policy, candidate: str, rows: Sequence[GateRow], used: se
     for number, rule in enumerate(policy.rules):
         if number not in used:
             wanted = f"{rule.suite}/{rule.metric} of {', '.join(rule.languages)}"
-            reason = f"no row matches rule {number + 1} of the policy, or later rules take all of them, or the metric needs a direction"
+            reason = (
+                f"no row matches rule {number + 1} of the policy, or later rules take all of them, or the metric "
+                "needs a direction"
+            )
             found.append(_wanted(policy, candidate, wanted, reason, rule.level))
     for name in policy.protected:
         if not any(row.language is not None and policy.covers((name,), row.language) for row in rows):
@@ -281,13 +293,22 @@ def _not_found(policy: Policy, candidate: str, rows: Sequence[GateRow], used: se
 
 def _wanted(policy: Policy, candidate: str, wanted: str, reason: str, level: Level) -> GateRow:
     return GateRow(
-        row=None, candidate=candidate, level=level, status="missing", language=None, protected=False, tolerance=None, alpha=policy.alpha,
-        reason=reason, wanted=wanted,
-    )  # fmt: skip
+        row=None,
+        candidate=candidate,
+        level=level,
+        status="missing",
+        language=None,
+        protected=False,
+        tolerance=None,
+        alpha=policy.alpha,
+        reason=reason,
+        wanted=wanted,
+    )
 
 
 def _severity(gated: GateRow) -> tuple[int, int, float, str]:
-    """Sort key: block before warn before info, then the status, then the largest excess over the tolerance in standard errors."""
+    """Sort key: block before warn before info, then the status, then the largest excess over the tolerance in standard
+    errors."""
     excess = 0.0
     if gated.row is not None and gated.loss is not None and gated.tolerance is not None:
         excess = (gated.loss - gated.tolerance) / (gated.row.se or 1e-12)

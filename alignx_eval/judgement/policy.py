@@ -32,11 +32,14 @@ class Rule(BaseModel):
     metric: Text = Field(description="Name of a metric; * and ? stand for any characters, as in *.acc.")
     layers: tuple[Text, ...] = Field(
         default=("align",),
-        description="Layers of a metric that has them: names such as 12 or 24+norm, or align: the candidate's align layer.",
+        description=(
+            "Layers of a metric that has them: names such as 12 or 24+norm, or align: the candidate's align layer."
+        ),
     )
     languages: tuple[Text, ...] = Field(
         default=("*",),
-        description="FLORES codes (* and ? allowed, as in *_Cyrl), names of `groups`, or mean: rows that are a mean over languages. "
+        description="FLORES codes (* and ? allowed, as in *_Cyrl), names of `groups`, or mean: rows "
+        "that are a mean over languages. "
         "A translation direction belongs to the language that is not the pivot.",
     )
     direction: Literal["higher", "lower"] | None = Field(
@@ -58,7 +61,8 @@ class Rule(BaseModel):
 
 
 class Policy(BaseModel):
-    """A gate policy. `format` and `version` must be given in a file, so that an old file is never read with a new meaning."""
+    """A gate policy. `format` and `version` must be given in a file, so that an old file is never read with a new
+    meaning."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -71,7 +75,10 @@ class Policy(BaseModel):
     min_n: int = Field(default=100, ge=1, description="Rows with fewer items are grey: not judged.")
     protected: tuple[Text, ...] = Field(
         default=(),
-        description="Languages (as in `languages` of a rule) for which it must be shown that the loss is below the tolerance, at `alpha`.",
+        description=(
+            "Languages (as in `languages` of a rule) for which it must be shown that the loss "
+            "is below the tolerance, at `alpha`."
+        ),
     )
     require_all: bool = Field(
         default=True,
@@ -131,7 +138,8 @@ def _check_language(name: str, groups: tuple[str, ...]) -> None:
         )
 
 
-# Tolerances are what a user would hardly notice, and about what the smallest sensible test set (some 500 lines) can tell from 0.
+# Tolerances are what a user would hardly notice, and about what the smallest sensible test set (some 500 lines) can
+# tell from 0.
 DEFAULT_POLICY_YAML = f"""\
 # The policy that the gate uses where no file is given. Copy, change, and pass it with --policy.
 format: {POLICY_FORMAT}
@@ -140,7 +148,7 @@ against: base            # or control
 alpha: 0.05              # one-sided, Benjamini-Hochberg over all rows of one level
 min_n: 100               # rows with fewer items are grey: not judged
 protected: [eng_Latn]    # must be shown to lose less than the tolerance
-require_all: false       # true (a file's default): a rule or a protected language without any row makes the gate incomplete
+require_all: false       # true (a file's default): a rule or protected language without a row makes the gate incomplete
 rules:                   # the last rule that matches a row decides; tolerances are in the metric's own units
   - {{suite: language_modelling, metric: bits_per_byte, tolerance: {METRICS["bits_per_byte"].tolerated}}}
   - {{suite: translation, metric: chrf++, tolerance: {METRICS["chrf++"].tolerated}}}
@@ -183,7 +191,8 @@ def _parse(text: str, where: str) -> Policy:
         raise InputError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(document, dict) or document.get("format") != POLICY_FORMAT:
         raise InputError(
-            f"{where}: not a gate policy (a line `format: {POLICY_FORMAT}` is needed; `alignx-eval schema policy` shows one)"
+            f"{where}: not a gate policy (a line `format: {POLICY_FORMAT}` is needed; "
+            "`alignx-eval schema policy` shows one)"
         )
     if document.get("version") != POLICY_VERSION:
         raise InputError(

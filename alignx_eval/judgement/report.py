@@ -18,8 +18,8 @@ from alignx_eval.judgement.series import Series, make_series
 class Report:
     """A comparison, or one checkpoint alone, with what is said of it.
 
-    `sentence` says what was compared with what, on which text. `verdict` is None for one checkpoint alone, `series` where the candidates
-    are not steps of one training. `findings` are sentences, those of the headlines first.
+    `sentence` says what was compared with what, on which text. `verdict` is None for one checkpoint alone, `series`
+    where the candidates are not steps of one training. `findings` are sentences, those of the headlines first.
     """
 
     comparison: Comparison
@@ -53,7 +53,8 @@ def make_report(
     policy_name: str = "default policy",
     enforced: bool = False,
 ) -> Report:
-    """Judge every candidate by `policy` (default: the shipped one) and say all that is to be said; of one checkpoint alone, no verdict.
+    """Judge every candidate by `policy` (default: the shipped one) and say all that is to be said; of one checkpoint
+    alone, no verdict.
 
     Raises InputError where the policy gates against a control and there is none.
     """

@@ -1,8 +1,9 @@
-"""Checkpoints of one training, in order: how the headline numbers moved, and the first step at which the gate would have failed. Pure.
+"""Checkpoints of one training, in order: how the headline numbers moved, and the first step at which the gate would
+have failed. Pure.
 
-A trajectory is the mean over languages or directions of one metric, over the same ones at every step, each step paired with the base
-(`comparison.means`). Every step is compared with the base and judged by itself: neither intervals nor p values are adjusted for
-the number of steps, so over many steps a chance failure is likelier than alpha.
+A trajectory is the mean over languages or directions of one metric, over the same ones at every step, each step paired
+with the base (`comparison.means`). Every step is compared with the base and judged by itself: neither intervals nor p
+values are adjusted for the number of steps, so over many steps a chance failure is likelier than alpha.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One checkpoint. `title` is "base", "stage1 400" where the checkpoint records that and no other does, else the label.
+    """One checkpoint. `title` is "base", "stage1 400" where the checkpoint records that and no other does, else the
+    label.
 
     `outcome` is None for the base, which is not judged.
     """
@@ -159,7 +161,10 @@ def _trajectories(comparison: Comparison) -> list[Trajectory]:
     layer, layer_title = align_layer(comparison.checkpoints.get(last, {}), every)
     layer_note = ""
     if len(set(recorded.values())) > 1:
-        layer_note = f"; not all steps record the same align layer: all are shown at that of {last}, the gate judges each at its own"
+        layer_note = (
+            f"; not all steps record the same align layer: all are shown at that of {last}, the gate judges each at "
+            "its own"
+        )
     found = []
     for metric in headline_metrics(every, layer, layer_title):
         points, count, of = _points(comparison, metric, own)
@@ -174,7 +179,8 @@ def _trajectories(comparison: Comparison) -> list[Trajectory]:
 def _points(
     comparison: Comparison, metric: HeadlineMetric, own: Mapping[str, Contrast]
 ) -> tuple[tuple[Point, ...], int, int]:
-    """Points of the base and all steps, over the rows that every measured step has, the number of these, and of how many; or nothing."""
+    """Points of the base and all steps, over the rows that every measured step has, the number of these, and of how
+    many; or nothing."""
     chosen = {label: metric.rows(contrast.rows) for label, contrast in own.items()}
     keys = [{row.key for row in rows if row.se is not None} for rows in chosen.values()]
     of = len({row.key for rows in chosen.values() for row in rows})

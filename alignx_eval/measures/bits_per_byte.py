@@ -2,11 +2,14 @@
 
 Card
   range        0 to about 8 (8 bits per byte is a model that knows nothing about bytes); lower is better
-  formula      -sum of log2 p(token | tokens before it) / number of UTF-8 bytes, over all lines (a ratio of sums, not a mean of ratios)
-  comparable   between models with different tokenizers, because bytes do not depend on the tokenizer. Between languages only with care: the
-               same sentence has more bytes in some scripts (Thai has three a letter), so the same bits give fewer bits per byte
-  failures     text the model was trained on; tokenizers that drop or normalise characters are paid less than they should. An unknown
-               token (<unk>) costs once and stands for any number of bytes: where one occurs, the number is a lower bound (`unknown_bytes`)
+  formula      -sum of log2 p(token | tokens before it) / number of UTF-8 bytes, over all lines (a ratio of sums, not a
+               mean of ratios)
+  comparable   between models with different tokenizers, because bytes do not depend on the tokenizer. Between languages
+               only with care: the same sentence has more bytes in some scripts (Thai has three a letter), so the same
+               bits give fewer bits per byte
+  failures     text the model was trained on; tokenizers that drop or normalise characters are paid less than they
+               should. An unknown token (<unk>) costs once and stands for any number of bytes: where one occurs, the
+               number is a lower bound (`unknown_bytes`)
   reference    Gao et al. 2020, The Pile, section 3.1
 """
 
@@ -26,7 +29,8 @@ LOG2_E = 1.4426950408889634
 
 
 def token_bits(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """-log2 p(target) for each position: logits [positions, vocabulary] of any float type, targets [positions] -> float32 [positions]."""
+    """-log2 p(target) for each position: logits [positions, vocabulary] of any float type, targets [positions] ->
+    float32 [positions]."""
     logits = logits.float()
     return (logits.logsumexp(dim=-1) - logits.gather(-1, targets[:, None])[:, 0]) * LOG2_E
 
@@ -37,10 +41,11 @@ def utf8_bytes(text: str) -> int:
 
 
 def unknown_bytes(text: str, offsets: Sequence[tuple[int, int]], unknown: Sequence[bool]) -> int:
-    """UTF-8 bytes of the characters of `text` that a tokenizer does not tell apart: those of unknown tokens, and those of no token at all.
+    """UTF-8 bytes of the characters of `text` that a tokenizer does not tell apart: those of unknown tokens, and those
+    of no token at all.
 
-    offsets: the characters [begin, end) of each token; unknown: whether it is the unknown token. Spaces, control and format characters
-    without a token do not count, since many tokenizers leave them out on purpose.
+    offsets: the characters [begin, end) of each token; unknown: whether it is the unknown token. Spaces, control and
+    format characters without a token do not count, since many tokenizers leave them out on purpose.
     """
     spans = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
     lost = _covered(len(text), spans[np.asarray(unknown, dtype=bool)])
@@ -50,7 +55,8 @@ def unknown_bytes(text: str, offsets: Sequence[tuple[int, int]], unknown: Sequen
 
 
 def bytes_not_in(text: str, known: str) -> int:
-    """`unknown_bytes` where a tokenizer gives no offsets: bytes of the characters of `text` that `known`, its known tokens decoded, lacks.
+    """`unknown_bytes` where a tokenizer gives no offsets: bytes of the characters of `text` that `known`, its known
+    tokens decoded, lacks.
 
     Characters are looked up in compatibility form and lower case, because such tokenizers may write them so.
     """

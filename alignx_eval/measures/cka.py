@@ -1,13 +1,15 @@
-"""Linear centred kernel alignment between two representations of the same lines; debiased, and biased under its own name.
+"""Linear centred kernel alignment between two representations of the same lines; debiased, and biased under its own
+name.
 
-Debiased CKA is HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L)) with the unbiased HSIC of Song et al. 2012 (equation 4), as used by Nguyen
-et al. 2021 and analysed by Murphy et al. 2024. HSIC_1 equals the inner product of U-centred matrices (Szekely and Rizzo 2014), so here
-each Gram matrix is U-centred once and a debiased CKA is the cosine of two such matrices: all pairs of a layer are one product.
+Debiased CKA is HSIC_1(K, L) / sqrt(HSIC_1(K, K) HSIC_1(L, L)) with the unbiased HSIC of Song et al. 2012 (equation 4),
+as used by Nguyen et al. 2021 and analysed by Murphy et al. 2024. HSIC_1 equals the inner product of U-centred matrices
+(Szekely and Rizzo 2014), so here each Gram matrix is U-centred once and a debiased CKA is the cosine of two such
+matrices: all pairs of a layer are one product.
 
-Range -1 to 1; 1 for equal up to rotation, scale and translation; expectation 0 for unrelated representations, at any width (so values
-below 0 are legal and are not clipped). Known failures: the biased form tends to 1 as width / lines grows, even for noise; resampling lines
-with replacement duplicates rows and lifts the debiased form, so no bootstrap: leave groups out instead; one dimension that encodes length
-is enough to look aligned.
+Range -1 to 1; 1 for equal up to rotation, scale and translation; expectation 0 for unrelated representations, at any
+width (so values below 0 are legal and are not clipped). Known failures: the biased form tends to 1 as width / lines
+grows, even for noise; resampling lines with replacement duplicates rows and lifts the debiased form, so no bootstrap:
+leave groups out instead; one dimension that encodes length is enough to look aligned.
 At independence the statistic is degenerate: test by permutation there and give no interval.
 """
 
@@ -29,9 +31,9 @@ def number_groups(groups: np.ndarray | list | tuple) -> np.ndarray:
 class CentredGram:
     """The U-centred Gram matrix of one representation, scaled to norm 1, and what leave-group-out values need of it.
 
-    matrix [lines, lines] with lines in group order; group_sums [lines, groups]: each row's sum over the columns of a group; blocks
-    [groups]: the sum within a group; leave_out_squares [groups]: HSIC_1 of the representation with itself without the group, up to the
-    factor all share.
+    matrix [lines, lines] with lines in group order; group_sums [lines, groups]: each row's sum over the columns of a
+    group; blocks [groups]: the sum within a group; leave_out_squares [groups]: HSIC_1 of the representation with itself
+    without the group, up to the factor all share.
     """
 
     matrix: np.ndarray
@@ -42,7 +44,8 @@ class CentredGram:
 
 
 def u_centred(vectors: np.ndarray) -> np.ndarray:
-    """U-centred linear Gram matrix [lines, lines] (zero diagonal, rows summing to 0) of vectors [lines, width], at norm 1, in their dtype.
+    """U-centred linear Gram matrix [lines, lines] (zero diagonal, rows summing to 0) of vectors [lines, width], at norm
+    1, in their dtype.
 
     Raises ValueError for fewer than 4 lines and where the lines do not differ.
     """
@@ -69,8 +72,8 @@ def u_centred(vectors: np.ndarray) -> np.ndarray:
 
 
 def centred_gram(vectors: np.ndarray, groups: np.ndarray | None = None) -> CentredGram:
-    """`CentredGram` of vectors [lines, width]; groups int [lines] numbered from 0 (default: every line its own). Raises ValueError as
-    `u_centred`."""
+    """`CentredGram` of vectors [lines, width]; groups int [lines] numbered from 0 (default: every line its own). Raises
+    ValueError as `u_centred`."""
     groups = np.arange(len(vectors)) if groups is None else groups
     order = np.argsort(groups, kind="stable")
     count = int(groups.max()) + 1 if len(groups) else 0
@@ -88,9 +91,9 @@ def centred_gram(vectors: np.ndarray, groups: np.ndarray | None = None) -> Centr
 def _leave_out_products(a: CentredGram, b: CentredGram) -> tuple[float, np.ndarray]:
     """(inner product of the matrices, N (N - 3) HSIC_1 without each group [groups], N being the lines that remain).
 
-    HSIC_1 over the remaining lines is [sum K L + sum K sum L / ((N-1)(N-2)) - 2/(N-2) sum_i k_i l_i] / (N (N-3)) with row sums k, l.
-    U-centred rows sum to 0, so the remaining row sums are minus the sums over the group's columns, and all is found without another pass
-    per group.
+    HSIC_1 over the remaining lines is [sum K L + sum K sum L / ((N-1)(N-2)) - 2/(N-2) sum_i k_i l_i] / (N (N-3)) with
+    row sums k, l. U-centred rows sum to 0, so the remaining row sums are minus the sums over the group's columns, and
+    all is found without another pass per group.
     """
     n, count = len(a.matrix), len(a.starts)
     product = np.einsum("ij,ij->i", a.matrix, b.matrix, dtype=np.float64)
@@ -116,11 +119,11 @@ def _leave_out_products(a: CentredGram, b: CentredGram) -> tuple[float, np.ndarr
 
 
 def debiased_cka_leave_out(a: CentredGram, b: CentredGram) -> tuple[float, np.ndarray]:
-    """Debiased CKA of two representations of the same lines, and its values with each group left out [groups], in the order of the group
-    numbers.
+    """Debiased CKA of two representations of the same lines, and its values with each group left out [groups], in the
+    order of the group numbers.
 
-    Exactly what recomputing without the group's lines would give, at the price of one product. Raises ValueError where leaving a group out
-    leaves fewer than 4 lines or lines that do not differ.
+    Exactly what recomputing without the group's lines would give, at the price of one product. Raises ValueError where
+    leaving a group out leaves fewer than 4 lines or lines that do not differ.
     """
     point, products = _leave_out_products(a, b)
     squares = a.leave_out_squares * b.leave_out_squares
@@ -138,15 +141,18 @@ def debiased_cka(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def biased_cka(x: np.ndarray, y: np.ndarray) -> float:
-    """Linear CKA of Kornblith et al. 2019 (biased HSIC); range 0 to 1. Not for claims or gates: noise of width d on n < d lines comes near
+    """Linear CKA of Kornblith et al. 2019 (biased HSIC); range 0 to 1. Not for claims or gates: noise of width d on n <
+    d lines comes near
     1. Raises ValueError where it is undefined."""
     return biased_cka_with_null(x, y)[0]
 
 
 def biased_cka_with_null(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Biased linear CKA of x [lines, width] and y [lines, other width], and its exact mean over all permutations of the lines of one side.
+    """Biased linear CKA of x [lines, width] and y [lines, other width], and its exact mean over all permutations of the
+    lines of one side.
 
-    The mean is tr K tr L / ((n - 1) |K| |L|) with centred Gram matrices K and L. Raises ValueError where CKA is undefined.
+    The mean is tr K tr L / ((n - 1) |K| |L|) with centred Gram matrices K and L. Raises ValueError where CKA is
+    undefined.
     """
     if len(x) != len(y):
         raise ValueError(f"CKA compares the same lines: got {len(x)} and {len(y)}")
@@ -166,15 +172,15 @@ def biased_cka_with_null(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 
 def pack(matrix: np.ndarray) -> np.ndarray:
-    """Upper triangle of a U-centred matrix [lines, lines] as float32 [lines (lines - 1) / 2]; inner products of packed matrices are half
-    of theirs."""
+    """Upper triangle of a U-centred matrix [lines, lines] as float32 [lines (lines - 1) / 2]; inner products of packed
+    matrices are half of theirs."""
     lines = len(matrix)
     return matrix[np.arange(lines)[:, None] < np.arange(lines)].astype(np.float32)
 
 
 def debiased_cka_of_packed(packed: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-    """Debiased CKA of every pair as one product: packed [k, ...] against itself or `others` [m, ...] -> float64 [k, k] or [k, m]; nan
-    stays nan."""
+    """Debiased CKA of every pair as one product: packed [k, ...] against itself or `others` [m, ...] -> float64 [k, k]
+    or [k, m]; nan stays nan."""
     return 2 * (packed @ (packed if others is None else others).T).astype(np.float64)
 
 
@@ -194,18 +200,18 @@ def debiased_cka_matrix(vectors: np.ndarray) -> np.ndarray:
 
 
 def null_standard_deviation(lines: int) -> float:
-    """Standard deviation of debiased CKA over all permutations of the lines of one side: sqrt(2 / (n (n - 3))), for any two
-    representations.
+    """Standard deviation of debiased CKA over all permutations of the lines of one side: sqrt(2 / (n (n - 3))), for any
+    two representations.
 
-    (The mean over permutations is exactly 0. Both follow from rows that sum to 0: the second moment of sum A_ij B_p(i)p(j) has only the
-    terms with two shared indices, one, and none, which add up to 2 |A|^2 |B|^2 / (n (n - 3)).)
+    (The mean over permutations is exactly 0. Both follow from rows that sum to 0: the second moment of sum A_ij
+    B_p(i)p(j) has only the terms with two shared indices, one, and none, which add up to 2 |A|^2 |B|^2 / (n (n - 3)).)
     """
     return math.sqrt(2 / (lines * (lines - 3)))
 
 
 def permutation_p_value(x: np.ndarray, y: np.ndarray, *, draws: int, generator: np.random.Generator) -> float:
-    """One-sided p of "the lines of x and y are unrelated" for debiased CKA: (1 + draws at least as large) / (1 + draws). Valid at any n >=
-    4."""
+    """One-sided p of "the lines of x and y are unrelated" for debiased CKA: (1 + draws at least as large) / (1 +
+    draws). Valid at any n >= 4."""
     a, b = u_centred(x), u_centred(y)
     observed = np.einsum("ij,ij->", a, b, dtype=np.float64)
     larger = 0

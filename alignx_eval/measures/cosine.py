@@ -1,9 +1,9 @@
 """Cosine similarity of parallel sentences: raw, centred per language, and standardised against random pairs.
 
-Range -1 to 1 (standardised: in standard deviations of random pairs). Chance level of the raw cosine: none; the mean over wrong pairs has
-to be shown beside it. Known failures: in an anisotropic space unrelated sentences reach 0.99 raw, and a constant offset per language hides
-identical content from the raw cosine (centring per language mends both); one huge dimension decides everything (see `largest_dimensions`).
-Reference: Ethayarajh 2019; Timkey and van Schijndel 2021.
+Range -1 to 1 (standardised: in standard deviations of random pairs). Chance level of the raw cosine: none; the mean
+over wrong pairs has to be shown beside it. Known failures: in an anisotropic space unrelated sentences reach 0.99 raw,
+and a constant offset per language hides identical content from the raw cosine (centring per language mends both); one
+huge dimension decides everything (see `largest_dimensions`). Reference: Ethayarajh 2019; Timkey and van Schijndel 2021.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ def centre(vectors: np.ndarray) -> np.ndarray:
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors [..., width] at length 1; a zero vector stays zero and so has cosine 0 with everything (`has_direction` tells)."""
+    """Vectors [..., width] at length 1; a zero vector stays zero and so has cosine 0 with everything (`has_direction`
+    tells)."""
     length = np.sqrt(np.vecdot(vectors, vectors))[
         ..., None
     ]  # np.linalg.norm makes a copy of the vectors, and takes 4 times as long
@@ -25,7 +26,8 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def has_direction(centred: np.ndarray, raw: np.ndarray) -> bool:
-    """Whether no row of `centred` [lines, width] is zero up to rounding, measured against the length of the same rows in `raw`."""
+    """Whether no row of `centred` [lines, width] is zero up to rounding, measured against the length of the same rows
+    in `raw`."""
     return bool((np.linalg.norm(centred, axis=1) > 1e-6 * np.linalg.norm(raw, axis=1)).all() and raw.any(axis=1).all())
 
 
@@ -51,9 +53,9 @@ def wrong_pair_mean(similarity: np.ndarray) -> float:
 def standardised(similarity: np.ndarray, groups: np.ndarray) -> tuple[float, np.ndarray]:
     """Mean similarity of right pairs in standard deviations of wrong pairs, and its leave-group-out values.
 
-    similarity [lines, lines]; groups int [lines], numbered from 0. Returns (z, [groups]) with z = (mean diagonal - mean off it) / standard
-    deviation off it; the second holds the same with one group's rows and columns left out, from sums alone. Raises ValueError where wrong
-    pairs do not vary.
+    similarity [lines, lines]; groups int [lines], numbered from 0. Returns (z, [groups]) with z = (mean diagonal - mean
+    off it) / standard deviation off it; the second holds the same with one group's rows and columns left out, from sums
+    alone. Raises ValueError where wrong pairs do not vary.
     """
     n, count = len(similarity), int(groups.max()) + 1
     diagonal = np.diagonal(similarity).astype(np.float64)
@@ -94,7 +96,8 @@ def _block_sums(matrix: np.ndarray, groups: np.ndarray, count: int) -> np.ndarra
 
 
 def largest_dimensions(*vectors: np.ndarray, count: int) -> np.ndarray:
-    """Numbers of the `count` dimensions with the largest mean square over all given arrays [lines, width], largest first."""
+    """Numbers of the `count` dimensions with the largest mean square over all given arrays [lines, width], largest
+    first."""
     energy = sum((array.astype(np.float64) ** 2).mean(axis=0) for array in vectors)
     return np.argsort(-np.asarray(energy), kind="stable")[:count]
 

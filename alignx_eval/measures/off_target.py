@@ -3,15 +3,19 @@
 Card
   range        0 to 1, lower is better
   formula      outputs in another script or language, and empty outputs, over judged outputs
-  judged       an output is judged when it is empty, or when enough letters are left without code, addresses, numbers and quoted source.
-               Length is counted in letters, never in words, so scripts without spaces are judged like the others. Coverage is judged / all
-  order        an output equal to its reference is on target; else one in another script is off target (see `script`, which also parts
-               Simplified from Traditional Chinese); else the language decides, where the script does not
-  identifier   py3langid, restricted to the labels of `languages.py`; an answer in the target's confusable group counts as on target,
-               except the source language itself where it is written in the target's script
-  chance       none; the rate of the references under the same rule (without the look at the reference) is the identifier's own error and
-               stands beside every rate (0 to 6 % on short interface lines; most for Spanish and Russian, taken for Galician and Bulgarian)
-  failures     short outputs; close relatives inside a confusable group; mixed languages count as one of them; languages py3langid lacks
+  judged       an output is judged when it is empty, or when enough letters are left without code, addresses, numbers
+               and quoted source. Length is counted in letters, never in words, so scripts without spaces are judged
+               like the others. Coverage is judged / all
+  order        an output equal to its reference is on target; else one in another script is off target (see `script`,
+               which also parts Simplified from Traditional Chinese); else the language decides, where the script does
+               not
+  identifier   py3langid, restricted to the labels of `languages.py`; an answer in the target's confusable group counts
+               as on target, except the source language itself where it is written in the target's script
+  chance       none; the rate of the references under the same rule (without the look at the reference) is the
+               identifier's own error and stands beside every rate (0 to 6 % on short interface lines; most for Spanish
+               and Russian, taken for Galician and Bulgarian)
+  failures     short outputs; close relatives inside a confusable group; mixed languages count as one of them; languages
+               py3langid lacks
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ MINIMUM_LETTERS = 10
 
 Judgement = Literal["on", "off", "empty", "unjudged"]
 
-# Printable ASCII and accented Latin: addresses, numbers, identifiers and acronyms end where another script begins, with or without a space.
+# Printable ASCII and accented Latin: addresses, numbers, identifiers and acronyms end where another script begins, with
+# or without a space.
 _LATIN = "!-~\u00c0-\u024f\u1e00-\u1eff"
 _LATIN_WORD = "A-Za-z0-9_\u00c0-\u024f\u1e00-\u1eff"
 _CODE = re.compile(
@@ -46,7 +51,8 @@ _ACRONYM = re.compile(rf"[{_LATIN_WORD}]*[A-Z][{_LATIN_WORD}]*[A-Z][{_LATIN_WORD
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What tells that a text is in the target language: its script (ISO 15924), and the labels of py3langid that count as the language.
+    """What tells that a text is in the target language: its script (ISO 15924), and the labels of py3langid that count
+    as the language.
 
     Without labels the script alone decides.
     """
@@ -87,7 +93,8 @@ def expected_language(source_language: str, target_language: str) -> tuple[Expec
 
 
 def text_to_identify(output: str, source: str) -> str:
-    """`output` without what is not language: code, addresses, numbers, acronyms, and quoted spans that stand in the source verbatim."""
+    """`output` without what is not language: code, addresses, numbers, acronyms, and quoted spans that stand in the
+    source verbatim."""
     text = _QUOTED.sub(
         lambda match: " " if next(part for part in match.groups() if part) in source else match.group(0), output
     )
@@ -103,10 +110,11 @@ def identify(text: str) -> str:
 
 
 def judge(output: str, source: str, expected: Expected, reference: str | None = None) -> tuple[Judgement, str | None]:
-    """Whether one output is in the expected script and language, and what was found: py3langid's label, "not Hant" (or another script)
-    where the script decided against it, None where nothing was looked for.
+    """Whether one output is in the expected script and language, and what was found: py3langid's label, "not Hant" (or
+    another script) where the script decided against it, None where nothing was looked for.
 
-    With `reference`, an output equal to it is on target; without one, as for the identifier's own error, only the text counts.
+    With `reference`, an output equal to it is on target; without one, as for the identifier's own error, only the text
+    counts.
     """
     if not output.strip():
         return "empty", None
@@ -124,7 +132,8 @@ def judge(output: str, source: str, expected: Expected, reference: str | None = 
 
 
 def off_target_items(judgements: Sequence[Judgement]) -> list[tuple[int, int]]:
-    """(off target, judged) of each output; the rate is the sum of the first over the sum of the second. Empty outputs are off target."""
+    """(off target, judged) of each output; the rate is the sum of the first over the sum of the second. Empty outputs
+    are off target."""
     return [(int(judgement in ("off", "empty")), int(judgement != "unjudged")) for judgement in judgements]
 
 

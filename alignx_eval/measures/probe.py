@@ -1,13 +1,15 @@
-"""How well a linear probe reads the language off sentence vectors: shrunken linear discriminant analysis, cross-validated over groups of
-lines.
+"""How well a linear probe reads the language off sentence vectors: shrunken linear discriminant analysis,
+cross-validated over groups of lines.
 
-Range 0 to 1 (balanced accuracy: mean recall over languages); chance 1 / languages. All translations of a line are in one fold, so the
-probe cannot remember content; scaling and fitting see only the training folds. Beside the accuracy stand a control task (random labels:
-what is left of the accuracy is the probe's own doing; Hewitt and Liang 2019), how well the probe can fit those random labels (its
-capacity), a classifier that sees only the script of the text, and the accuracy among languages of one script. Known failures: a probe
-shows that the language can be read, not that the model uses it.
+Range 0 to 1 (balanced accuracy: mean recall over languages); chance 1 / languages. All translations of a line are in
+one fold, so the probe cannot remember content; scaling and fitting see only the training folds. Beside the accuracy
+stand a control task (random labels: what is left of the accuracy is the probe's own doing; Hewitt and Liang 2019), how
+well the probe can fit those random labels (its capacity), a classifier that sees only the script of the text, and the
+accuracy among languages of one script. Known failures: a probe shows that the language can be read, not that the model
+uses it.
 
-The fit needs only sums and scatter matrices per fold, so folds, classes and control task share one pass over the vectors.
+The fit needs only sums and scatter matrices per fold, so folds, classes and control task share one pass over the
+vectors.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ SHRINKAGE = (
 class Probe:
     """Held-out predictions. L = languages, in the order given.
 
-    predicted: int [L, lines], the language predicted for each sentence; within_script: bool [L, lines], right when only languages of the
-    same script compete (None where every script has one language); control: bool [L, lines], right on the random labels; control_fit:
-    share of random labels that the probe gets right on its own training data.
+    predicted: int [L, lines], the language predicted for each sentence; within_script: bool [L, lines], right when only
+    languages of the same script compete (None where every script has one language); control: bool [L, lines], right on
+    the random labels; control_fit: share of random labels that the probe gets right on its own training data.
     """
 
     predicted: np.ndarray
@@ -46,7 +48,8 @@ class Probe:
 
 
 def grouped_folds(groups: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Fold of each line, int [lines] from 0, with every group (int [lines], numbered from 0) in one fold and folds of nearly equal size.
+    """Fold of each line, int [lines] from 0, with every group (int [lines], numbered from 0) in one fold and folds of
+    nearly equal size.
 
     There are fewer folds than `count` where there are fewer groups. Raises ValueError for fewer than 2 groups.
     """
@@ -65,13 +68,14 @@ def grouped_folds(groups: np.ndarray, count: int, generator: np.random.Generator
 
 
 def control_labels(languages: int, lines: int, generator: np.random.Generator) -> np.ndarray:
-    """int [languages, lines]: random labels that are a permutation within each line, so they are as balanced as the real ones."""
+    """int [languages, lines]: random labels that are a permutation within each line, so they are as balanced as the
+    real ones."""
     return generator.permuted(np.tile(np.arange(languages)[:, None], (1, lines)), axis=0)
 
 
 def language_probe(vectors: np.ndarray, folds: np.ndarray, control: np.ndarray, scripts: Sequence[str]) -> Probe:
-    """Cross-validated probe on vectors [languages, lines, width]; folds from `grouped_folds`, control from `control_labels`, a script per
-    language.
+    """Cross-validated probe on vectors [languages, lines, width]; folds from `grouped_folds`, control from
+    `control_labels`, a script per language.
 
     Raises ValueError for fewer than 2 languages and for folds, labels or scripts of another size.
     """
@@ -80,10 +84,12 @@ def language_probe(vectors: np.ndarray, folds: np.ndarray, control: np.ndarray, 
         raise ValueError("a language probe needs at least 2 languages")
     if folds.shape != (lines,) or control.shape != (languages, lines) or len(scripts) != languages:
         raise ValueError("folds, control labels or scripts do not fit the vectors")
-    # Only for the conditioning of float32 sums; the scaling that counts is fitted inside each fold, and undoes this one.
+    # Only for the conditioning of float32 sums; the scaling that counts is fitted inside each fold, and undoes this
+    # one.
     flat = vectors.reshape(-1, width)
     shift, spread = flat.mean(axis=0, dtype=np.float64), flat.std(axis=0, dtype=np.float64)
-    # A dimension that is constant up to rounding has nothing to say; scaling must not turn its rounding errors into a signal.
+    # A dimension that is constant up to rounding has nothing to say; scaling must not turn its rounding errors into a
+    # signal.
     live = spread > 1e-6 * np.abs(flat).max(initial=0)
     scaled = np.where(
         live, (vectors - shift.astype(np.float32)) / np.where(live, spread, 1).astype(np.float32), 0
@@ -122,11 +128,11 @@ def language_probe(vectors: np.ndarray, folds: np.ndarray, control: np.ndarray, 
 
 
 def _discriminants(class_sums: np.ndarray, scatter: np.ndarray, per_class: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [tasks, width, classes] and offsets [tasks, classes] (float32) of the discriminants of several labellings of the same
-    training rows.
+    """Weights [tasks, width, classes] and offsets [tasks, classes] (float32) of the discriminants of several labellings
+    of the same training rows.
 
-    class_sums [tasks, classes, width] and scatter [width, width] are sums over the training rows of x and of x x^T; every class has
-    `per_class` rows.
+    class_sums [tasks, classes, width] and scatter [width, width] are sums over the training rows of x and of x x^T;
+    every class has `per_class` rows.
     """
     tasks, classes, width = class_sums.shape
     rows = classes * per_class
@@ -152,8 +158,8 @@ def _discriminants(class_sums: np.ndarray, scatter: np.ndarray, per_class: int) 
 
 
 def dominant_script(text: str) -> str:
-    """The most frequent script among the letters of `text`, as the first word of their Unicode names ("LATIN", "CJK"); "" without
-    letters."""
+    """The most frequent script among the letters of `text`, as the first word of their Unicode names ("LATIN", "CJK");
+    "" without letters."""
     names = Counter(
         unicodedata.name(character, "").split(" ")[0].split("-")[0] for character in text if character.isalpha()
     )
@@ -161,7 +167,8 @@ def dominant_script(text: str) -> str:
 
 
 def script_only(texts: Sequence[Sequence[str]], folds: np.ndarray) -> np.ndarray:
-    """bool [languages, lines]: right guesses of a classifier that sees only each text's dominant script, trained on the same folds.
+    """bool [languages, lines]: right guesses of a classifier that sees only each text's dominant script, trained on the
+    same folds.
 
     It predicts the language that the script had most often in training (the first such language on a tie).
     """

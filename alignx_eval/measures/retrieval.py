@@ -1,12 +1,13 @@
-"""Cross-lingual retrieval among parallel lines: precision@1, mutual nearest neighbours (MEXA) and the ratio margin (xsim).
+"""Cross-lingual retrieval among parallel lines: precision@1, mutual nearest neighbours (MEXA) and the ratio margin
+(xsim).
 
-Range 0 to 1. Chance: 1 / pool for precision@1, 1 / (2 pool - 1) for mutual nearest neighbours. All depend on the size of the pool: numbers
-of different pools do not compare. Known failures: hubs (points near to everything; the ratio margin divides them out), short duplicate
-sentences.
+Range 0 to 1. Chance: 1 / pool for precision@1, 1 / (2 pool - 1) for mutual nearest neighbours. All depend on the size
+of the pool: numbers of different pools do not compare. Known failures: hubs (points near to everything; the ratio
+margin divides them out), short duplicate sentences.
 
-Right means: the line itself, or a line that has the same text on either side (a duplicate of the right answer is right). A tie with a
-wrong line is never a hit, so a model that gives every sentence the same vector scores 0. Functions take a similarity matrix and leave it
-unchanged.
+Right means: the line itself, or a line that has the same text on either side (a duplicate of the right answer is
+right). A tie with a wrong line is never a hit, so a model that gives every sentence the same vector scores 0. Functions
+take a similarity matrix and leave it unchanged.
 References: Artetxe and Schwenk 2019 (margin), xsim of LASER, MEXA of Kargaran et al. 2025.
 """
 
@@ -23,7 +24,8 @@ NONE_ACCEPTED: Accepted = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """bool [lines] each. forward: the row finds its line among the columns; backward: the column among the rows; mutual: both."""
+    """bool [lines] each. forward: the row finds its line among the columns; backward: the column among the rows;
+    mutual: both."""
 
     forward: np.ndarray
     backward: np.ndarray
@@ -31,7 +33,8 @@ class Hits:
 
 
 def accepted_pairs(x_texts: Sequence[str], y_texts: Sequence[str]) -> Accepted:
-    """(rows, columns) of the pairs i != j that are right too, since line j has the same text as line i in one of the two languages."""
+    """(rows, columns) of the pairs i != j that are right too, since line j has the same text as line i in one of the
+    two languages."""
     accepted: set[tuple[int, int]] = set()
     for texts in (x_texts, y_texts):
         same: dict[str, list[int]] = {}
@@ -48,7 +51,8 @@ def accepted_pairs(x_texts: Sequence[str], y_texts: Sequence[str]) -> Accepted:
 def hits(similarity: np.ndarray, accepted: Accepted = NONE_ACCEPTED) -> Hits:
     """Nearest-neighbour hits both ways of a similarity [lines, lines] whose diagonal holds the right pairs.
 
-    `mutual.mean()` is the score of MEXA where no text is duplicated: the right pair is strictly the largest of its row and of its column.
+    `mutual.mean()` is the score of MEXA where no text is duplicated: the right pair is strictly the largest of its row
+    and of its column.
     """
     rows, columns = accepted
     diagonal = np.diagonal(similarity)
@@ -64,8 +68,8 @@ def hits(similarity: np.ndarray, accepted: Accepted = NONE_ACCEPTED) -> Hits:
 
 
 def margin_hits(similarity: np.ndarray, accepted: Accepted = NONE_ACCEPTED, *, k: int = 4) -> np.ndarray:
-    """Hits [lines] of rows among columns by the ratio margin, as xsim: of the k nearest columns the one with the largest
-    cos / ((mean of the row's k nearest + mean of the column's k nearest) / 2)."""
+    """Hits [lines] of rows among columns by the ratio margin, as xsim: of the k nearest columns the one with the
+    largest cos / ((mean of the row's k nearest + mean of the column's k nearest) / 2)."""
     n = len(similarity)
     k = min(k, n)
     nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
@@ -89,14 +93,14 @@ def chance_precision(lines: int, accepted: Accepted = NONE_ACCEPTED) -> float:
 
 
 def chance_mutual(lines: int) -> float:
-    """Expected share of mutual nearest neighbours for exchangeable similarities: the right pair is the largest of the 2 n - 1 of its row
-    and column."""
+    """Expected share of mutual nearest neighbours for exchangeable similarities: the right pair is the largest of the 2
+    n - 1 of its row and column."""
     return 1 / (2 * lines - 1)
 
 
 def permuted_precision(similarity: np.ndarray, accepted: Accepted = NONE_ACCEPTED, *, axis: int = 1) -> float:
-    """Mean precision@1 over all permutations of the pairing: the share of rows (axis 1) or columns (axis 0) with a unique maximum, over
-    n."""
+    """Mean precision@1 over all permutations of the pairing: the share of rows (axis 1) or columns (axis 0) with a
+    unique maximum, over n."""
     n = len(similarity)
     largest = similarity.max(axis=axis, keepdims=True)
     unique = (similarity == largest).sum(axis=axis) == 1

@@ -1,8 +1,10 @@
-"""In which script a text is written, by the Unicode names of its letters; Simplified and Traditional Chinese by their characters.
+"""In which script a text is written, by the Unicode names of its letters; Simplified and Traditional Chinese by their
+characters.
 
-Python knows no scripts, but the name of a letter begins with its script: CYRILLIC SMALL LETTER ZHE, CJK UNIFIED IDEOGRAPH-4E2D. Most
-Chinese characters belong to both forms. Those of one form alone are the ones that one national standard has and the other lacks: a
-character of GB 2312 that is not in Big5 is Simplified, one of Big5 that is not in GB 2312 is Traditional.
+Python knows no scripts, but the name of a letter begins with its script: CYRILLIC SMALL LETTER ZHE, CJK UNIFIED
+IDEOGRAPH-4E2D. Most Chinese characters belong to both forms. Those of one form alone are the ones that one national
+standard has and the other lacks: a character of GB 2312 that is not in Big5 is Simplified, one of Big5 that is not in
+GB 2312 is Traditional.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from functools import cache
 
 # A wide letter (Han, kana, Hangul) counts as this many letters of an alphabet.
 WIDE_LETTERS = 3
-# Share of the letters. Names, loanwords and code in other letters are normal, and in short lines of an interface may be over half.
+# Share of the letters. Names, loanwords and code in other letters are normal, and in short lines of an interface may be
+# over half.
 LEAST_SHARE = 0.25
 
 _HAN = {"CJK", "IDEOGRAPHIC"}
@@ -60,11 +63,12 @@ def letter_count(text: str) -> int:
 
 
 def is_written_in(text: str, script: str) -> bool:
-    """Whether `text` is in `script` (ISO 15924): at least `LEAST_SHARE` of its letters (wide ones weigh more) are letters of it.
+    """Whether `text` is in `script` (ISO 15924): at least `LEAST_SHARE` of its letters (wide ones weigh more) are
+    letters of it.
 
-    Japanese and Korean also have Han characters, but not those alone. Simplified Chinese (Hans) has no more characters of the
-    Traditional form than of the Simplified one, and the other way round; characters of both forms say nothing. Raises KeyError for an
-    unknown script.
+    Japanese and Korean also have Han characters, but not those alone. Simplified Chinese (Hans) has no more characters
+    of the Traditional form than of the Simplified one, and the other way round; characters of both forms say nothing.
+    Raises KeyError for an unknown script.
     """
     letters = [_letter(character) for character in text]
     names = _NAMES[script]

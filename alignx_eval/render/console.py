@@ -1,4 +1,5 @@
-"""The first screen after a comparison: what changed, what must be known of it, for whom it is worst, the price, and where to read on."""
+"""The first screen after a comparison: what changed, what must be known of it, for whom it is worst, the price, and
+where to read on."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ def render(
     width: int = 80,
     colour: bool = False,
 ) -> str:
-    """Plain text of at most `width` columns (paths and commands are never broken). `NO_COLOR` in the environment beats `colour`."""
+    """Plain text of at most `width` columns (paths and commands are never broken). `NO_COLOR` in the environment beats
+    `colour`."""
     comparison, verdict = report.comparison, report.verdict
     style = _painter(colour and not os.environ.get("NO_COLOR"))
     blocks: list[list[str]] = []
@@ -118,7 +120,10 @@ def _gate(verdict: Verdict, width: int, style: Style) -> list[str]:
 def _gate_row(gated: GateRow, several: bool) -> str:
     level = ("" if gated.level == "block" else f" (level {gated.level})") + (", protected" if gated.protected else "")
     reason = f"; {gated.reason}" if gated.reason and gated.status == "missing" else ""
-    return f"{view.STATUS_WORDS[gated.status]}{level}: {f'{gated.candidate}: ' if several else ''}{describe_row(gated)}{reason}"
+    return (
+        f"{view.STATUS_WORDS[gated.status]}{level}: "
+        f"{f'{gated.candidate}: ' if several else ''}{describe_row(gated)}{reason}"
+    )
 
 
 def _mismatches(comparison: Comparison, width: int, style: Style) -> list[str]:
@@ -167,7 +172,10 @@ def _headlines(report: Report, contrast: Contrast, width: int, style: Style) -> 
         if change.mean is not None:
             values = [view.headline_value(headline, kind) for kind in (contrast.kind, "")]
             word = view.WORDS[change.word] + (f": {change.reason}" if change.word == "no-claim" else "")
-            text = f"  {_padded(title, widest)} {values[0]:>5} -> {values[1]:>5} {view.change_numbers(headline, change)} {word}"
+            text = (
+                f"  {_padded(title, widest)} {values[0]:>5} -> {values[1]:>5} {view.change_numbers(headline, change)} "
+                f"{word}"
+            )
         lines += [style(change.word, line) for line in _wrap_table(_ascii(text), width)]
     return lines + ([f"  ({len(found) - HEADLINES} more in the report)"] if len(found) > HEADLINES else [])
 

@@ -1,4 +1,5 @@
-"""Figures of the report as inline SVG with real text: crisp at any size, coloured by the page's style sheet, readable in print."""
+"""Figures of the report as inline SVG with real text: crisp at any size, coloured by the page's style sheet, readable
+in print."""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ def line_figure(
     marked: Sequence[tuple[str, str]] = (),
     thin: Mapping[str, Sequence[float | None]] | None = None,
 ) -> str:
-    """Curves over layers. `levels` are horizontal reference lines (name, value); `marked` are vertical ones (layer, label); `thin` are
-    lines to compare the curves with.
+    """Curves over layers. `levels` are horizontal reference lines (name, value); `marked` are vertical ones (layer,
+    label); `thin` are lines to compare the curves with.
 
     `styles` gives each series its number: colour, dash and marker hang on the CSS classes s0, s1, ...
     """
@@ -60,7 +61,8 @@ def line_figure(
             text = "+norm" if norm else html.escape(layer)
             # The state after the final norm is no further block: its label stands one line lower.
             out.append(
-                f'<text class="tick x{" norm" if norm else ""}" x="{x:.1f}" y="{HEIGHT - BOTTOM + 20}"{anchor}>{text}</text>'
+                f'<text class="tick x{" norm" if norm else ""}" x="{x:.1f}" '
+                f'y="{HEIGHT - BOTTOM + 20}"{anchor}>{text}</text>'
             )
     out.append(
         f'<text class="axis" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{HEIGHT - 8}">layer (0 = embeddings)</text>'
@@ -119,8 +121,8 @@ def trajectory_figure(
 ) -> str:
     """One number over the steps of a training, evenly spaced; the first is the base, whose value is a horizontal line.
 
-    `intervals` are error bars around the values. Markers have the shape and colour of the step's gate outcome (see `outcome_shape`; None:
-    the base). `failure` is the place and label of a vertical line.
+    `intervals` are error bars around the values. Markers have the shape and colour of the step's gate outcome (see
+    `outcome_shape`; None: the base). `failure` is the place and label of a vertical line.
     """
     numbers = [value for value in values if value is not None] + [end for ends in intervals if ends for end in ends]
     ticks = nice_ticks(min(numbers), max(numbers), 4)
@@ -142,25 +144,29 @@ def trajectory_figure(
     if failure is not None:
         out += vertical_line(x_position(failure[0], len(steps)), failure[1])
     bars = [
-        f"M{x_position(index, len(steps)):.1f} {y_position(ends[0], low, high):.1f}V{y_position(ends[1], low, high):.1f}"
+        f"M{x_position(index, len(steps)):.1f} "
+        f"{y_position(ends[0], low, high):.1f}V{y_position(ends[1], low, high):.1f}"
         for index, ends in enumerate(intervals)
         if ends is not None
     ]
     out.append(
-        f'<path class="bars" d="{"".join(bars)}"/><path class="line s2" d="{line_path(values, low, high)}"/><g class="outcomes">'
+        f'<path class="bars" d="{"".join(bars)}"/><path class="line s2" d="{line_path(values, low, high)}"/><g '
+        'class="outcomes">'
     )
     for index, value in enumerate(values):
         if value is not None:
             x, y = x_position(index, len(steps)), y_position(value, low, high)
             name = outcomes[index] or "base"
             out.append(
-                f'<path class="o-{name}" d="{outcome_shape(name, x, y)}"><title>{html.escape(tips[index])}</title></path>'
+                f'<path class="o-{name}" '
+                f'd="{outcome_shape(name, x, y)}"><title>{html.escape(tips[index])}</title></path>'
             )
     return "".join([*out, "</g></svg>"])
 
 
 def outcome_shape(outcome: str, x: float, y: float) -> str:
-    """Path data of a marker: base a square, pass a circle, inconclusive a triangle, incomplete a diamond, fail a cross."""
+    """Path data of a marker: base a square, pass a circle, inconclusive a triangle, incomplete a diamond, fail a
+    cross."""
     if outcome == "fail":
         arms = "l2.2 -2.2l3.3 3.3l3.3 -3.3l2.2 2.2l-3.3 3.3l3.3 3.3l-2.2 2.2l-3.3 -3.3l-3.3 3.3l-2.2 -2.2l3.3 -3.3z"
         return f"M{x - 5.5:.1f} {y - 3.3:.1f}{arms}"
@@ -180,7 +186,8 @@ def outcome_key(outcome: str) -> str:
 
 
 def loss_mark(low: float | None, loss: float | None, high: float | None, tolerance: float | None, status: str) -> str:
-    """A loss with its interval in units of the tolerance: a line at 0, a dashed one at the tolerance; cut at -1.5 and 2.5 of it."""
+    """A loss with its interval in units of the tolerance: a line at 0, a dashed one at the tolerance; cut at -1.5 and
+    2.5 of it."""
     if loss is None or not tolerance:
         return ""
 
@@ -214,7 +221,8 @@ def scatter_figure(
     points: Sequence[tuple[str, float, float]],
     styles: Mapping[str, int],
 ) -> str:
-    """A projection to two dimensions. Points are (group, x, y); `styles` gives each group its number (see `scatter_shape`)."""
+    """A projection to two dimensions. Points are (group, x, y); `styles` gives each group its number (see
+    `scatter_shape`)."""
     size, margin = 320, 12
     xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
     low_x, low_y = min(xs), min(ys)
@@ -222,8 +230,10 @@ def scatter_figure(
     span = max(max(xs) - low_x, max(ys) - low_y) or 1.0
     pad_x, pad_y = (span - (max(xs) - low_x)) / 2, (span - (max(ys) - low_y)) / 2
     out = [
-        f'<svg class="plot scatter" viewBox="0 0 {size} {size}" role="img" aria-labelledby="{identity}-t {identity}-d">',
-        f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
+        f'<svg class="plot scatter" viewBox="0 0 {size} {size}" role="img" aria-labelledby="{identity}-t '
+        f'{identity}-d">',
+        f'<title id="{identity}-t">{html.escape(title)}</title><desc '
+        f'id="{identity}-d">{html.escape(description)}</desc>',
         f'<rect class="frame" x=".5" y=".5" width="{size - 1}" height="{size - 1}"/>',
     ]
     paths: dict[str, list[str]] = {}
@@ -234,14 +244,16 @@ def scatter_figure(
     for group, shapes in paths.items():
         number = styles[group]
         out.append(
-            f'<path class="g{number % 8}" data-group="{number}" d="{"".join(shapes)}"><title>{html.escape(group)}</title></path>'
+            f'<path class="g{number % 8}" data-group="{number}" '
+            f'd="{"".join(shapes)}"><title>{html.escape(group)}</title></path>'
         )
     out.append("</svg>")
     return "".join(out)
 
 
 def scatter_shape(number: int, x: float, y: float) -> str:
-    """Path data of a point, as short as can be: there are tens of thousands. 8 colours (classes g0 to g7) times 8 shapes tell 64 apart."""
+    """Path data of a point, as short as can be: there are tens of thousands. 8 colours (classes g0 to g7) times 8
+    shapes tell 64 apart."""
     shape = (number // 8 + number) % 8
     if shape == 0:  # circle
         return f"M{x:.0f} {y - 3:.0f}a3 3 0 1 0 1 0z"
@@ -262,7 +274,10 @@ def scatter_shape(number: int, x: float, y: float) -> str:
 
 def scatter_key(number: int) -> str:
     """The marker of a legend entry."""
-    return f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true"><path class="g{number % 8}" d="{scatter_shape(number, 6, 6)}"/></svg>'
+    return (
+        f'<svg class="key" viewBox="0 0 12 12" aria-hidden="true"><path class="g{number % 8}" '
+        f'd="{scatter_shape(number, 6, 6)}"/></svg>'
+    )
 
 
 # Lower ends of the nine darker of ten shades.
@@ -280,8 +295,8 @@ def heat_map(
     shades: Sequence[float],
     axes: tuple[str, str] = ("", ""),
 ) -> str:
-    """A table of cells in ten shades, light to dark, which change at `shades`; undefined cells stay empty. The exact numbers are in the
-    files beside the report. `axes` are titles of the rows and of the columns.
+    """A table of cells in ten shades, light to dark, which change at `shades`; undefined cells stay empty. The exact
+    numbers are in the files beside the report. `axes` are titles of the rows and of the columns.
     """
     cell = max(12, min(34, 420 // max(len(rows), len(columns), 1)))
     # Labels stand at the left and, upright, above; titles of the axes outside of them.
@@ -289,9 +304,11 @@ def heat_map(
     left, top = (axis + 10 + round(7 * max(map(len, names), default=0)) for names in (rows, columns))
     width, height = left + cell * len(columns) + 2, top + cell * len(rows) + 2
     out = [
-        f'<svg class="plot heat" viewBox="0 0 {width} {height}" style="max-width:{width}px;min-width:{0.7 * width:.0f}px" '
+        f'<svg class="plot heat" viewBox="0 0 {width} {height}" '
+        f'style="max-width:{width}px;min-width:{0.7 * width:.0f}px" '
         f'role="img" aria-labelledby="{identity}-t {identity}-d">',
-        f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
+        f'<title id="{identity}-t">{html.escape(title)}</title><desc '
+        f'id="{identity}-d">{html.escape(description)}</desc>',
     ]
     # Neighbours of one shade in a row are one thick stroke: of 51 languages there are thousands of cells.
     strokes: dict[int, list[str]] = {}
@@ -315,11 +332,13 @@ def heat_map(
         if name
     ]
     out += [
-        f'<text class="heat-label" x="{left - 4}" y="{top + (i + 0.5) * cell + 4:g}" style="text-anchor:end">{html.escape(name)}</text>'
+        f'<text class="heat-label" x="{left - 4}" y="{top + (i + 0.5) * cell + 4:g}" '
+        f'style="text-anchor:end">{html.escape(name)}</text>'
         for i, name in enumerate(rows)
     ]
     out += [
-        f'<text class="heat-label" transform="translate({left + (j + 0.5) * cell + 4:g} {top - 4}) rotate(-90)">{html.escape(name)}</text>'
+        f'<text class="heat-label" transform="translate({left + (j + 0.5) * cell + 4:g} {top - 4}) '
+        f'rotate(-90)">{html.escape(name)}</text>'
         for j, name in enumerate(columns)
     ]
     out.append("</svg>")
@@ -338,7 +357,8 @@ def shade_key(identity: str, shades: Sequence[float]) -> str:
     cell = 34
     ranges = ", ".join(shade_range(shade, shades) for shade in range(len(shades) + 1))
     out = [
-        f'<svg class="plot shades" viewBox="0 0 {cell * (len(shades) + 1)} 30" role="img" aria-labelledby="{identity}">',
+        f'<svg class="plot shades" viewBox="0 0 {cell * (len(shades) + 1)} 30" role="img" '
+        f'aria-labelledby="{identity}">',
         f'<title id="{identity}">Shades from light to dark: {ranges}</title>',
     ]
     out += [

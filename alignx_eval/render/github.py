@@ -1,4 +1,5 @@
-"""The verdict, the warnings and the worst rows as workflow commands, which GitHub shows as annotations of a run and of a pull request."""
+"""The verdict, the warnings and the worst rows as workflow commands, which GitHub shows as annotations of a run and of
+a pull request."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ MAXIMUM_MESSAGE = 4000  # characters
 
 
 def render(report: Report, *, strict: bool = False) -> str:
-    """At most ten lines: the verdict, the warnings, the allowed mismatches, how the checkpoints were opened, the worst rows.
+    """At most ten lines: the verdict, the warnings, the allowed mismatches, how the checkpoints were opened, the worst
+    rows.
 
-    The report must have a verdict. `strict`: what is not settled is an error too. Where the exit code does not follow the verdict,
-    nothing is an error.
+    The report must have a verdict. `strict`: what is not settled is an error too. Where the exit code does not follow
+    the verdict, nothing is an error.
     """
     comparison, verdict = report.comparison, report.verdict
     assert verdict is not None

@@ -1,8 +1,9 @@
 """The verdict as JUnit XML: each gated row a test case, and one test case for the verdict on each candidate.
 
-A red row of level block is a failure, a missing one an error, one that is not settled or not judged is skipped; under `strict` the latter
-two are failures of type "inconclusive". Rows of level warn and info never fail: they are skipped with their status. The test case of the
-verdict fails or errs with the candidate's outcome, so that a CI system shows red exactly where the exit code is not 0.
+A red row of level block is a failure, a missing one an error, one that is not settled or not judged is skipped; under
+`strict` the latter two are failures of type "inconclusive". Rows of level warn and info never fail: they are skipped
+with their status. The test case of the verdict fails or errs with the candidate's outcome, so that a CI system shows
+red exactly where the exit code is not 0.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A summary for a job page or a comment: what changed, the price, the verdict of the gate, the diagnosis; everything else folded away."""
+"""A summary for a job page or a comment: what changed, the price, the verdict of the gate, the diagnosis; everything
+else folded away."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def render(report: Report) -> str:
 
 
 def _head(report: Report) -> list[str]:
-    """What is never left out: the outcome where it is enforced, warnings, mismatches, what was compared, how checkpoints were opened."""
+    """What is never left out: the outcome where it is enforced, warnings, mismatches, what was compared, how
+    checkpoints were opened."""
     comparison, verdict = report.comparison, report.verdict
     lines = [f"# {_text(_title(comparison))}", ""]
     if verdict is not None and verdict.enforced:
@@ -123,7 +125,8 @@ def _findings(report: Report) -> list[str]:
             unjudged = f"not to be judged: {each.row.unjudged}" if each.row.unjudged else ""
             beside = "; ".join(filter(None, (each.beside, unjudged)))
             lines.append(
-                f"| {_text(each.title)} | {_text(value)} | {f'[{interval}' if interval else ''} | {each.row.n} | {_text(beside)} |"
+                f"| {_text(each.title)} | {_text(value)} | {f'[{interval}' if interval else ''} | {each.row.n} | "
+                f"{_text(beside)} |"
             )
         lines.append("")
     others = [f"- {_text(finding)}" for finding in view.other_findings(report)]
@@ -205,7 +208,8 @@ def _gate(verdict: Verdict) -> list[str]:
 
 def _gate_table(rows: Iterable[GateRow]) -> list[str]:
     lines = [
-        "| status | level | candidate | metric | language | loss | tolerance | loss, one-sided bound | difference, 95 % interval "
+        "| status | level | candidate | metric | language | loss | tolerance | loss, one-sided bound | difference, 95 "
+        "% interval "
         "| adj. p | n | clusters | why |",
         "|---|---|---|---|---|---:|---:|---:|---|---:|---:|---:|---|",
     ]

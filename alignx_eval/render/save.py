@@ -10,7 +10,8 @@ from alignx_eval.judgement.report import Report
 
 
 def rendered(report: Report, suffix: str, *, strict: bool = False) -> str:
-    """The report as text: ".html", ".md", ".xml" (JUnit), ".json" or ".csv". `strict`: what is not settled fails in JUnit too.
+    """The report as text: ".html", ".md", ".xml" (JUnit), ".json" or ".csv". `strict`: what is not settled fails in
+    JUnit too.
 
     Raises InputError for another suffix, and for JUnit where one checkpoint alone was measured.
     """

@@ -72,13 +72,15 @@ def frame(identity: str, title: str, description: str, low: float, high: float, 
     out = [
         f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{identity}-t {identity}-d" '
         f'data-figure="{html.escape(identity)}" data-low="{low}" data-high="{high}">',
-        f'<title id="{identity}-t">{html.escape(title)}</title><desc id="{identity}-d">{html.escape(description)}</desc>',
+        f'<title id="{identity}-t">{html.escape(title)}</title><desc '
+        f'id="{identity}-d">{html.escape(description)}</desc>',
         '<g class="grid" aria-hidden="true">',
     ]
     for tick in ticks:
         y = y_position(tick, low, high)
         out.append(
-            f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/><text class="tick y" x="{LEFT - 8}" y="{y:.1f}">{tick_text(tick, ticks)}</text>'
+            f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/><text class="tick y" x="{LEFT - 8}" '
+            f'y="{y:.1f}">{tick_text(tick, ticks)}</text>'
         )
     return [*out, "</g>"]
 

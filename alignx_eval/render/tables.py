@@ -64,7 +64,8 @@ GATE_COLUMNS = (
 
 
 def render_json(report: Report) -> str:
-    """The verdict and the comparison as JSON: counts, rows, and the rows of every checkpoint. Undefined is null, never NaN."""
+    """The verdict and the comparison as JSON: counts, rows, and the rows of every checkpoint. Undefined is null, never
+    NaN."""
     comparison = report.comparison
     document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -131,11 +132,13 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _gate_row(gated: GateRow) -> dict[str, Any]:
-    """All of a gated row, with what identifies its comparison row and says how sure it is (null where nothing was measured)."""
+    """All of a gated row, with what identifies its comparison row and says how sure it is (null where nothing was
+    measured)."""
     own = {field.name: getattr(gated, field.name) for field in dataclasses.fields(gated) if field.name != "row"}
     names = ("suite", "metric", "layer", "difference", "ci_low", "ci_high", "n", "clusters")
     row = {name: getattr(gated.row, name, None) for name in names}
-    # `language` is the one that the row is judged as; these two are those of the comparison row, source and target of a direction.
+    # `language` is the one that the row is judged as; these two are those of the comparison row, source and target of a
+    # direction.
     pair = {f"row_{name}": getattr(gated.row, name, None) for name in ("language", "other_language")}
     return {"key": gated.key, **own, **row, **pair}
 
@@ -158,9 +161,10 @@ def _diagnosis(diagnosis: Diagnosis) -> dict[str, Any]:
 def render_csv(report: Report) -> str:
     """Comparison rows as CSV (RFC 4180, header line); of a single checkpoint, its rows. Undefined is an empty field.
 
-    `gate_status` and the other gate columns are those of the row itself, and empty where the policy does not gate it; no column repeats
-    the verdict on the whole. What the policy wants and nobody measured has a line of its own at the end, with the status "missing"; so
-    has a candidate without any gated row, with no status and the verdict's sentence as the reason.
+    `gate_status` and the other gate columns are those of the row itself, and empty where the policy does not gate it;
+    no column repeats the verdict on the whole. What the policy wants and nobody measured has a line of its own at the
+    end, with the status "missing"; so has a candidate without any gated row, with no status and the verdict's sentence
+    as the reason.
     """
     comparison = report.comparison
     out = io.StringIO()

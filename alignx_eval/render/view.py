@@ -1,4 +1,5 @@
-"""What every renderer says: contrasts, counts, order, wording and number formats. One place, so that no two outputs can disagree."""
+"""What every renderer says: contrasts, counts, order, wording and number formats. One place, so that no two outputs can
+disagree."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ LEVEL_MEANING = {"block": "a regression fails the gate", "warn": "only shown", "
 
 
 HEADLINE_RULE = (
-    "Better and worse: p below alpha after adjustment for all results of the suite. The intervals are not adjusted: one that does not hold "
+    "Better and worse: p below alpha after adjustment for all results of the suite. The intervals are not adjusted: "
+    "one that does not hold "
     "0 can stand beside no evidence. No evidence is not equality: all in the interval is compatible with the data."
 )
 
@@ -89,7 +91,8 @@ def count_verdicts(rows: Iterable[ComparisonRow]) -> dict[str, int]:
 
 
 def signed_difference(row: ComparisonRow) -> float | None:
-    """The difference with its sign turned so that positive is good; None where there is no difference or no good direction."""
+    """The difference with its sign turned so that positive is good; None where there is no difference or no good
+    direction."""
     if row.difference is None or row.higher_is_better is None:
         return None
     return row.difference if row.higher_is_better else -row.difference
@@ -112,8 +115,8 @@ def headline_rows(comparison: Comparison, contrast: Contrast) -> list[Comparison
 def worst_languages(comparison: Comparison, contrast: Contrast, count: int = 3) -> list[tuple[str, ComparisonRow]]:
     """The languages with the largest losses, each with its worst row: (FLORES code, row).
 
-    What a user meets is ranked: translation, language modelling, tasks, and retrieval at the align layer. Losses of different metrics are
-    ranked in standard errors. A language that lost nowhere is left out.
+    What a user meets is ranked: translation, language modelling, tasks, and retrieval at the align layer. Losses of
+    different metrics are ranked in standard errors. A language that lost nowhere is left out.
     """
     worst: dict[str, tuple[float, ComparisonRow]] = {}
     for row in headline_rows(comparison, contrast):
@@ -143,7 +146,8 @@ def row_key(row: ComparisonRow | Row) -> str:
 
 
 def checkpoint_warnings(comparison: Comparison) -> list[str]:
-    """Those of `comparison.warnings` that are about a checkpoint's own numbers; the others are about how the checkpoints were measured."""
+    """Those of `comparison.warnings` that are about a checkpoint's own numbers; the others are about how the
+    checkpoints were measured."""
     own = {
         f"{label}: {warning}"
         for label, suites in comparison.results.items()
@@ -154,7 +158,8 @@ def checkpoint_warnings(comparison: Comparison) -> list[str]:
 
 
 def opening_notes(comparison: Comparison) -> list[str]:
-    """How the checkpoints were opened (an adapter merged, tensors left out), each note once, under the names of those it is about."""
+    """How the checkpoints were opened (an adapter merged, tensors left out), each note once, under the names of those
+    it is about."""
     found: dict[str, list[str]] = {}
     for label in labels(comparison):
         for note in comparison.checkpoints.get(label, {}).get("notes") or []:
@@ -167,12 +172,15 @@ def no_control_sentence(comparison: Comparison) -> str | None:
     if comparison.control or not comparison.candidates:
         return None
     return (
-        "No control was given: these differences are what all of the training changed, more text included, and they are not evidence "
-        "for an effect of alignment. Compare with a checkpoint that saw the same tokens without alignment (--control) to separate the two."
+        "No control was given: these differences are what all of the training changed, more text included, and they "
+        "are not evidence "
+        "for an effect of alignment. Compare with a checkpoint that saw the same tokens without alignment (--control) "
+        "to separate the two."
     )
 
 
-# --- the gate and the diagnosis --------------------------------------------------------------------------------------------------
+# --- the gate and the diagnosis
+# --------------------------------------------------------------------------------------------------
 def verdict_line(verdict: Verdict) -> str:
     """The verdict's sentence, which starts with the word of its outcome."""
     word = OUTCOME_WORDS[verdict.outcome]
@@ -252,7 +260,10 @@ def similarity_sentence(similarity: LayerSimilarity) -> str:
     size = f"mean of {len(similarity.languages)} languages, n = {similarity.n}, {similarity.clusters} clusters"
     defined = [entry for entry in similarity.same_layer if entry["value"] is not None]
     if not similarity.same_layer:
-        return f"The layers of {similarity.candidate} are not those of {similarity.reference}, so no layer has a counterpart ({size})."
+        return (
+            f"The layers of {similarity.candidate} are not those of {similarity.reference}, so no layer has a "
+            f"counterpart ({size})."
+        )
     if not defined:
         return f"No layer has a defined similarity to the same layer of {similarity.reference} ({size})."
     lowest = min(defined, key=lambda entry: entry["value"])
@@ -267,7 +278,8 @@ def similarity_sentence(similarity: LayerSimilarity) -> str:
     )
 
 
-# --- headline numbers ------------------------------------------------------------------------------------------------------------
+# --- headline numbers
+# ------------------------------------------------------------------------------------------------------------
 def changes_of(report: Report, contrast: Contrast) -> list[tuple[Headline, Change]]:
     """The headlines of a contrast."""
     return [

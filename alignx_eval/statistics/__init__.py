@@ -1,1 +1,2 @@
-"""Paired, clustered statistics over plain arrays: one noun a module, float64, explicit random generators, no model code."""
+"""Paired, clustered statistics over plain arrays: one noun a module, float64, explicit random generators, no model
+code."""

@@ -1,4 +1,5 @@
-"""Means and ratios of clustered items: cluster-robust standard errors, intervals and one-sided p values that heed skewness."""
+"""Means and ratios of clustered items: cluster-robust standard errors, intervals and one-sided p values that heed
+skewness."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ PSEUDO_ITEMS = 4
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number with its uncertainty. `se`, the interval and `degrees_of_freedom` are None where fewer than two clusters leave them
-    undefined.
+    """A number with its uncertainty. `se`, the interval and `degrees_of_freedom` are None where fewer than two clusters
+    leave them undefined.
 
-    `skewness` is that of the sampling distribution of the value; with `value`, `se` and `degrees_of_freedom` it makes any further bound or
-    p value (`lower_bound`, `one_sided_p`). Of -value it is -skewness.
+    `skewness` is that of the sampling distribution of the value; with `value`, `se` and `degrees_of_freedom` it makes
+    any further bound or p value (`lower_bound`, `one_sided_p`). Of -value it is -skewness.
     """
 
     value: float
@@ -38,14 +39,15 @@ class Estimate:
 def one_sided_p(value: float, margin: float, se: float, degrees_of_freedom: float, skewness: float = 0.0) -> float:
     """p of "the true value is at most `margin`": a t test with the standard error that holds at the margin.
 
-    The mean and the variance of a skewed sample go together, Cov(mean, s^2) = third moment / n. So if the truth lies a distance d below the
-    value, the variance there is not se^2 but se^2 - skewness * se * d: larger for a long tail to the left, where events were few for all
-    they may become. For a count this is the score test (for a proportion, Wilson's). Only an enlargement is used, since the skewness of few
-    clusters is a rough estimate. Without spread (se 0): 0 where the value is above the margin, else 1.
+    The mean and the variance of a skewed sample go together, Cov(mean, s^2) = third moment / n. So if the truth lies a
+    distance d below the value, the variance there is not se^2 but se^2 - skewness * se * d: larger for a long tail to
+    the left, where events were few for all they may become. For a count this is the score test (for a proportion,
+    Wilson's). Only an enlargement is used, since the skewness of few clusters is a rough estimate. Without spread (se
+    0): 0 where the value is above the margin, else 1.
 
-    References: Johnson, Modified t tests and confidence intervals for asymmetrical populations, 1978 (for the covariance); Wilson 1927.
-    Assumes an estimate that is a sum of small independent contributions of clusters. Fails: fewer than about 50 clusters with strongly
-    skewed values (skewness 2), where a nominal 5 % is 6 to 8 %.
+    References: Johnson, Modified t tests and confidence intervals for asymmetrical populations, 1978 (for the
+    covariance); Wilson 1927. Assumes an estimate that is a sum of small independent contributions of clusters. Fails:
+    fewer than about 50 clusters with strongly skewed values (skewness 2), where a nominal 5 % is 6 to 8 %.
     """
     if se == 0:
         return 0.0 if value > margin else 1.0
@@ -56,8 +58,8 @@ def one_sided_p(value: float, margin: float, se: float, degrees_of_freedom: floa
 def lower_bound(
     value: float, se: float, degrees_of_freedom: float, skewness: float = 0.0, *, alpha: float = 0.05
 ) -> float:
-    """One-sided lower confidence bound of the true value at level 1 - `alpha` (0 < alpha < 0.5): above a margin exactly where `one_sided_p`
-    is below alpha. For an upper bound of x give -x and -skewness, and turn the sign."""
+    """One-sided lower confidence bound of the true value at level 1 - `alpha` (0 < alpha < 0.5): above a margin exactly
+    where `one_sided_p` is below alpha. For an upper bound of x give -x and -skewness, and turn the sign."""
     t, tail = float(special.stdtrit(degrees_of_freedom, 1 - alpha)), max(0.0, -skewness)
     return value - se * t * (t * tail / 2 + math.sqrt(1 + (t * tail / 2) ** 2))
 
@@ -65,7 +67,8 @@ def lower_bound(
 def t_interval(
     value: float, se: float, degrees_of_freedom: float, skewness: float = 0.0, *, alpha: float = 0.05
 ) -> tuple[float, float]:
-    """Two-sided interval at level 1 - `alpha`: the two one-sided bounds at alpha / 2; value +- t * se where nothing is skewed."""
+    """Two-sided interval at level 1 - `alpha`: the two one-sided bounds at alpha / 2; value +- t * se where nothing is
+    skewed."""
     return (
         lower_bound(value, se, degrees_of_freedom, skewness, alpha=alpha / 2),
         -lower_bound(-value, se, degrees_of_freedom, -skewness, alpha=alpha / 2),
@@ -84,20 +87,23 @@ def t_test(value: float, se: float, degrees_of_freedom: float, skewness: float =
 
 
 def effective_clusters(sizes: np.ndarray) -> float:
-    """Effective number of clusters of `sizes` [clusters] (items in each): (sum of m^2)^2 / sum of m^4; their number where all are equal.
+    """Effective number of clusters of `sizes` [clusters] (items in each): (sum of m^2)^2 / sum of m^4; their number
+    where all are equal.
 
-    Reference: Carter, Schnepel and Steigerwald 2017, at their worst case, that a cluster moves as one. The variance estimate has that many
-    degrees of freedom, less one (Satterthwaite's approximation); the number of clusters overstates them where sizes are uneven.
+    Reference: Carter, Schnepel and Steigerwald 2017, at their worst case, that a cluster moves as one. The variance
+    estimate has that many degrees of freedom, less one (Satterthwaite's approximation); the number of clusters
+    overstates them where sizes are uneven.
     """
     squares = np.asarray(sizes, dtype=np.float64) ** 2
     return float(squares.sum() ** 2 / (squares**2).sum())
 
 
 def skewness_of_sum(contributions: np.ndarray) -> float:
-    """Skewness of the sum of independent `contributions` [clusters] with mean 0, corrected for small numbers; 0 for fewer than 3.
+    """Skewness of the sum of independent `contributions` [clusters] with mean 0, corrected for small numbers; 0 for
+    fewer than 3.
 
-    The sum of third moments / (sum of variances)^1.5 (cumulants of a sum add up), with the usual factors G^2 / ((G - 1) (G - 2)) and
-    G / (G - 1) of the third and second moment.
+    The sum of third moments / (sum of variances)^1.5 (cumulants of a sum add up), with the usual factors G^2 / ((G - 1)
+    (G - 2)) and G / (G - 1) of the third and second moment.
     """
     count = len(contributions)
     scale = float(np.abs(contributions).max(initial=0.0))
@@ -111,16 +117,17 @@ def skewness_of_sum(contributions: np.ndarray) -> float:
 def clustered_mean(values: np.ndarray, clusters: Sequence[str] | None = None, *, alpha: float = 0.05) -> Estimate:
     """Mean of `values` [n] with its cluster-robust standard error and interval.
 
-    Reference: Liang and Zeger 1986 with the correction G / (G - 1), i.e. ordinary least squares on a constant with clustered covariance;
-    with one item a cluster it is the usual s / sqrt(n). The degrees of freedom are those of `effective_clusters`, less one; the ends of
-    the interval heed skewness (`one_sided_p`).
+    Reference: Liang and Zeger 1986 with the correction G / (G - 1), i.e. ordinary least squares on a constant with
+    clustered covariance; with one item a cluster it is the usual s / sqrt(n). The degrees of freedom are those of
+    `effective_clusters`, less one; the ends of the interval heed skewness (`one_sided_p`).
 
-    Values that are all -1, 0 or 1 are outcomes: their variance is that with `PSEUDO_ITEMS` more items, half of them each way, scaled by
-    the design effect of the clusters (Agresti and Coull 1998). So a rate of which no event was seen has an interval of about 4 / clusters
-    instead of none.
+    Values that are all -1, 0 or 1 are outcomes: their variance is that with `PSEUDO_ITEMS` more items, half of them
+    each way, scaled by the design effect of the clusters (Agresti and Coull 1998). So a rate of which no event was seen
+    has an interval of about 4 / clusters instead of none.
 
-    Assumes independent clusters; within a cluster anything goes. Fails: fewer than about 30 clusters with skewed values; values other than
-    outcomes that are all equal, where the standard error is 0 and says nothing. For a paired difference see `clustered_mean_difference`.
+    Assumes independent clusters; within a cluster anything goes. Fails: fewer than about 30 clusters with skewed
+    values; values other than outcomes that are all equal, where the standard error is 0 and says nothing. For a paired
+    difference see `clustered_mean_difference`.
     """
     values = np.asarray(values, dtype=np.float64)
     unit = float(_are_outcomes(values))
@@ -134,9 +141,9 @@ def clustered_mean_difference(
 ) -> Estimate:
     """Candidate's mean - base's mean over the same items ([n] each), paired by item. See `clustered_mean`.
 
-    The pseudo-items of outcomes (for paired proportions Agresti and Min 2005; Bonett and Price 2012) are added where the items of both
-    sides are outcomes. The differences alone do not tell: those of a model to itself are all 0, whatever was measured, and for anything
-    but outcomes the standard error is then 0.
+    The pseudo-items of outcomes (for paired proportions Agresti and Min 2005; Bonett and Price 2012) are added where
+    the items of both sides are outcomes. The differences alone do not tell: those of a model to itself are all 0,
+    whatever was measured, and for anything but outcomes the standard error is then 0.
     """
     sides = [np.asarray(side, dtype=np.float64) for side in (base, candidate)]
     values = sides[1] - sides[0]
@@ -152,9 +159,10 @@ def _are_outcomes(values: np.ndarray) -> bool:
 def clustered_ratio(values: np.ndarray, clusters: Sequence[str] | None = None, *, alpha: float = 0.05) -> Estimate:
     """sum(numerator) / sum(denominator) of `values` [n, 2], with the standard error of its linearisation.
 
-    Reference: Cochran, Sampling Techniques, 1977, section 6.3 (Taylor linearisation), summed by cluster; the rest as `clustered_mean`, also
-    for outcomes (numerator and denominator both 0 or 1). Assumes: independent clusters, a denominator whose sum varies little (coefficient
-    of variation under about 10 %). Fails: otherwise; there use the jackknife.
+    Reference: Cochran, Sampling Techniques, 1977, section 6.3 (Taylor linearisation), summed by cluster; the rest as
+    `clustered_mean`, also for outcomes (numerator and denominator both 0 or 1). Assumes: independent clusters, a
+    denominator whose sum varies little (coefficient of variation under about 10 %). Fails: otherwise; there use the
+    jackknife.
     """
     values = np.asarray(values, dtype=np.float64)
     point, influence = ratio_influence(values)

@@ -1,8 +1,8 @@
 """BLEU and chrF++ from summed sentence statistics, for many sums at once.
 
-A corpus metric is a function of sums over sentences, so resampling never has to look at text again: sum the statistics of the drawn
-sentences and apply one of these functions (Popel's review of sacreBLEU #70 gives the reason: scoring text anew for each draw is
-unacceptably slow).
+A corpus metric is a function of sums over sentences, so resampling never has to look at text again: sum the statistics
+of the drawn sentences and apply one of these functions (Popel's review of sacreBLEU #70 gives the reason: scoring text
+anew for each draw is unacceptably slow).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ def bleu_from_statistics(statistics: np.ndarray) -> np.ndarray | float:
     """BLEU of summed sentence statistics, in 0..100.
 
     statistics: [..., 10]: hypothesis length, reference length, 4 numbers of correct n-grams, 4 totals, as sacreBLEU's
-    `BLEU._extract_corpus_statistics` gives them for one sentence and as their sum gives them for a corpus. Leading axes are kept; [10]
-    gives a float.
+    `BLEU._extract_corpus_statistics` gives them for one sentence and as their sum gives them for a corpus. Leading axes
+    are kept; [10] gives a float.
 
-    Reference: Papineni et al. 2002 with sacreBLEU's defaults (`exp` smoothing, no effective order); equals `BLEU.corpus_score` bit for
-    bit up to the rounding of exp and log. Assumes: one tokenizer for everything in the sum. Fails: few matching 4-grams; then the
-    smoothing decides, the metric is not a smooth function of the sums and no resampling of it can be trusted.
+    Reference: Papineni et al. 2002 with sacreBLEU's defaults (`exp` smoothing, no effective order); equals
+    `BLEU.corpus_score` bit for bit up to the rounding of exp and log. Assumes: one tokenizer for everything in the sum.
+    Fails: few matching 4-grams; then the smoothing decides, the metric is not a smooth function of the sums and no
+    resampling of it can be trusted.
     """
     statistics = np.asarray(statistics, dtype=np.float64)
     if statistics.shape[-1:] != (2 + 2 * MAX_NGRAM_ORDER,):
@@ -47,11 +48,13 @@ def bleu_from_statistics(statistics: np.ndarray) -> np.ndarray | float:
 def chrf_from_statistics(statistics: np.ndarray) -> np.ndarray | float:
     """chrF++ (character order 6, word order 2, beta 2) of summed sentence statistics, in 0..100.
 
-    statistics: [..., 24]: for each of the 8 orders the n-grams of the hypothesis, of the reference and their matches, as sacreBLEU's
-    `CHRF(word_order=2)._extract_corpus_statistics` gives them. Leading axes are kept; [24] gives a float.
+    statistics: [..., 24]: for each of the 8 orders the n-grams of the hypothesis, of the reference and their matches,
+    as sacreBLEU's `CHRF(word_order=2)._extract_corpus_statistics` gives them. Leading axes are kept; [24] gives a
+    float.
 
-    Reference: Popovic 2017 with sacreBLEU's defaults (effective order, no epsilon smoothing); equals `CHRF.corpus_score`. Assumes: one
-    reference for each hypothesis. Fails: scripts without spaces, where the two word orders hold hardly anything.
+    Reference: Popovic 2017 with sacreBLEU's defaults (effective order, no epsilon smoothing); equals
+    `CHRF.corpus_score`. Assumes: one reference for each hypothesis. Fails: scripts without spaces, where the two word
+    orders hold hardly anything.
     """
     statistics = np.asarray(statistics, dtype=np.float64)
     if statistics.shape[-1:] != (3 * CHRF_ORDERS,):

@@ -14,14 +14,15 @@ def jackknife(
 ) -> Estimate:
     """Estimate of a statistic from `left_out` [groups], its values with one group (line or document) left out each.
 
-    For a paired difference pass the difference of the points and of the left-out values, group by group. `sizes` [groups]: items in each
-    group, for the degrees of freedom (`effective_clusters`, less one); without it groups of one size are assumed. Reference: Tukey 1958;
-    Efron and Stein 1981; centred at the point (no bias correction), ends corrected for skewness (`clustered.one_sided_p`).
+    For a paired difference pass the difference of the points and of the left-out values, group by group. `sizes`
+    [groups]: items in each group, for the degrees of freedom (`effective_clusters`, less one); without it groups of one
+    size are assumed. Reference: Tukey 1958; Efron and Stein 1981; centred at the point (no bias correction), ends
+    corrected for skewness (`clustered.one_sided_p`).
 
-    Assumes: independent groups, a smooth statistic. Fails: non-smooth statistics (medians, ranks); debiased CKA of independent
-    representations, which is degenerate (use a permutation test there). Differences of debiased CKA on a small sample of wide vectors are
-    nearly so: there the interval is too long, never too short. The bootstrap is no substitute: it repeats rows, and repeated rows look
-    aligned.
+    Assumes: independent groups, a smooth statistic. Fails: non-smooth statistics (medians, ranks); debiased CKA of
+    independent representations, which is degenerate (use a permutation test there). Differences of debiased CKA on a
+    small sample of wide vectors are nearly so: there the interval is too long, never too short. The bootstrap is no
+    substitute: it repeats rows, and repeated rows look aligned.
     """
     left_out = np.asarray(left_out, dtype=np.float64)
     groups = len(left_out)
@@ -46,8 +47,8 @@ def leave_one_out(
 ) -> tuple[float, np.ndarray]:
     """A statistic of summed sufficient statistics, and its values with one cluster left out each.
 
-    cluster_statistics: [clusters, k], the sums of each cluster (see `pairing.cluster_sums`); statistic: maps [..., k] to [...], for
-    instance `bleu_from_statistics`. Returns the full value and [clusters].
+    cluster_statistics: [clusters, k], the sums of each cluster (see `pairing.cluster_sums`); statistic: maps [..., k]
+    to [...], for instance `bleu_from_statistics`. Returns the full value and [clusters].
     """
     cluster_statistics = np.asarray(cluster_statistics, dtype=np.float64)
     total = cluster_statistics.sum(axis=0)

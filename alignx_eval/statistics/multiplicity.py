@@ -9,10 +9,12 @@ from scipy import stats
 
 
 def benjamini_hochberg(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Adjusted p values [m] that control the false discovery rate: of the rows below alpha, at most a share alpha is false on average.
+    """Adjusted p values [m] that control the false discovery rate: of the rows below alpha, at most a share alpha is
+    false on average.
 
-    Reference: Benjamini and Hochberg 1995. Assumes: valid p values that are independent or positively dependent (layers and languages of
-    one model are). Fails: strong negative dependence (then Benjamini-Yekutieli), and where the family was chosen after looking.
+    Reference: Benjamini and Hochberg 1995. Assumes: valid p values that are independent or positively dependent (layers
+    and languages of one model are). Fails: strong negative dependence (then Benjamini-Yekutieli), and where the family
+    was chosen after looking.
     """
     p = _checked(p)
     m = len(p)
@@ -25,7 +27,8 @@ def benjamini_hochberg(p: Sequence[float] | np.ndarray) -> np.ndarray:
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     """Adjusted p values [m] that control the chance of any false rejection, under any dependence.
 
-    Reference: Holm 1979. Assumes valid p values only. Fails: never in size; its power falls with the size of the family.
+    Reference: Holm 1979. Assumes valid p values only. Fails: never in size; its power falls with the size of the
+    family.
     """
     p = _checked(p)
     m = len(p)
@@ -45,9 +48,10 @@ def fcr_intervals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper ends [number selected] of intervals for the rows of a family [m] that were selected by a test.
 
-    Each interval has level 1 - alpha * (number selected) / m, so that of the intervals shown at most alpha miss their target on average.
-    Reference: Benjamini and Yekutieli 2005 (false coverage rate), for selection by Benjamini-Hochberg at alpha. Assumes: independent or
-    positively dependent estimates, the whole family in `value`. Fails: selection by anything not in the family.
+    Each interval has level 1 - alpha * (number selected) / m, so that of the intervals shown at most alpha miss their
+    target on average. Reference: Benjamini and Yekutieli 2005 (false coverage rate), for selection by
+    Benjamini-Hochberg at alpha. Assumes: independent or positively dependent estimates, the whole family in `value`.
+    Fails: selection by anything not in the family.
     """
     value, se = np.asarray(value, dtype=np.float64), np.asarray(se, dtype=np.float64)
     selected = np.asarray(selected, dtype=bool)

@@ -11,8 +11,8 @@ import numpy as np
 def cluster_codes(clusters: Sequence[str] | None, n: int) -> tuple[np.ndarray, int]:
     """Code of the cluster of each item, [n] integers in order of first appearance, and the number of clusters.
 
-    `None` or an empty sequence makes each item a cluster of its own. Raises ValueError where the lengths differ: a missing cluster must
-    never become a silent singleton, which would shrink the standard error.
+    `None` or an empty sequence makes each item a cluster of its own. Raises ValueError where the lengths differ: a
+    missing cluster must never become a silent singleton, which would shrink the standard error.
     """
     if clusters is None or len(clusters) == 0:
         return np.arange(n), n
@@ -42,7 +42,8 @@ def cluster_sums(values: np.ndarray, codes: np.ndarray, count: int) -> np.ndarra
 
 
 def wins_ties_losses(base: np.ndarray, candidate: np.ndarray) -> tuple[float, float, float]:
-    """Shares of items on which the candidate is above, at and below the base; they sum to 1, so a tie is never counted as a win.
+    """Shares of items on which the candidate is above, at and below the base; they sum to 1, so a tie is never counted
+    as a win.
 
     Assumes that larger is better. Fails to show by how much; it is a description and no test.
     """

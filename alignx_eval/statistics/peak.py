@@ -21,11 +21,13 @@ def peak(values: np.ndarray) -> int:
 def peak_interval(
     values: np.ndarray, clusters: Sequence[str] | None, *, seed: int = 0, draws: int = DRAWS, alpha: float = 0.05
 ) -> Estimate:
-    """`peak` of `values` [items, columns] with an interval, in columns. No standard error: a place among a few columns has no t interval.
+    """`peak` of `values` [items, columns] with an interval, in columns. No standard error: a place among a few columns
+    has no t interval.
 
-    Clusters are drawn with replacement, which is valid for means of outcomes that are fixed beforehand (hits of queries in a pool that
-    stays as it is), and for nothing that is computed from pairs of drawn lines. The percentile interval is that of Efron 1979; ends are
-    whole columns, and columns that tie in a draw all count. Assumes one maximum; of columns with the same true mean it holds most.
+    Clusters are drawn with replacement, which is valid for means of outcomes that are fixed beforehand (hits of queries
+    in a pool that stays as it is), and for nothing that is computed from pairs of drawn lines. The percentile interval
+    is that of Efron 1979; ends are whole columns, and columns that tie in a draw all count. Assumes one maximum; of
+    columns with the same true mean it holds most.
     """
     sums = _sums(values, clusters)
     if len(sums) < 2:
@@ -43,7 +45,8 @@ def peak_difference(
     draws: int = DRAWS,
     alpha: float = 0.05,
 ) -> Estimate:
-    """Peak of `candidate` - peak of `base` (values [items, columns] of the same items), as `peak_interval`: both see the same draws."""
+    """Peak of `candidate` - peak of `base` (values [items, columns] of the same items), as `peak_interval`: both see
+    the same draws."""
     both = [_sums(values, clusters) for values in (base, candidate)]
     value = peak(candidate) - peak(base)
     if len(both[0]) < 2:

@@ -1,4 +1,5 @@
-"""Randomization tests for paired results: flip the sign of a cluster's difference, or swap the two systems in a cluster."""
+"""Randomization tests for paired results: flip the sign of a cluster's difference, or swap the two systems in a
+cluster."""
 
 from __future__ import annotations
 
@@ -14,15 +15,17 @@ TOLERANCE = 1e-10  # relative; makes ties of rounded sums ties, which count agai
 
 
 def draws_for_family(rows: int, *, alpha: float = 0.05) -> int:
-    """Draws that let the smallest p get below alpha / rows / 2, so that one strong row in a large family can survive the adjustment."""
+    """Draws that let the smallest p get below alpha / rows / 2, so that one strong row in a large family can survive
+    the adjustment."""
     return max(DEFAULT_DRAWS, int(np.ceil(2 * rows / alpha)) - 1)
 
 
 def mcnemar_exact(gains: int, losses: int) -> float:
-    """Exact two-sided McNemar test from the numbers of items that only the candidate, and only the base, got right. 1 where both are 0.
+    """Exact two-sided McNemar test from the numbers of items that only the candidate, and only the base, got right. 1
+    where both are 0.
 
-    Reference: McNemar 1947, binomial form. Assumes: independent items with a 0/1 outcome. Fails: clustered items, for which use
-    `sign_flip_test`.
+    Reference: McNemar 1947, binomial form. Assumes: independent items with a 0/1 outcome. Fails: clustered items, for
+    which use `sign_flip_test`.
     """
     return min(1.0, 2 * float(special.bdtr(min(gains, losses), gains + losses, 0.5)))
 
@@ -32,15 +35,15 @@ def sign_flip_test(
 ) -> np.ndarray | float:
     """Two-sided p of "candidate and base are exchangeable within each cluster", for sums of paired differences.
 
-    differences: [clusters] or [clusters, rows], the candidate's minus the base's values summed by cluster (`pairing.cluster_sums`). The
-    statistic is the absolute total. Rows share one matrix of random signs, so a family costs one matrix product. Returns a float, or
-    [rows].
+    differences: [clusters] or [clusters, rows], the candidate's minus the base's values summed by cluster
+    (`pairing.cluster_sums`). The statistic is the absolute total. Rows share one matrix of random signs, so a family
+    costs one matrix product. Returns a float, or [rows].
 
-    Clusters without a difference do not matter and are dropped. The p is exact where all differences have one magnitude (binomial:
-    McNemar) or where all sign patterns are no more than `draws`; otherwise (b + 1) / (draws + 1) with b of the random totals at least as
-    large, ties included. Reference: Fisher 1935; Phipson and Smyth 2010 for the + 1. Assumes: independent clusters whose differences are
-    symmetric around 0 under the null; with many clusters a mean of 0 suffices. Size is at most alpha. Fails: fewer than 6 clusters that
-    differ cannot reach p < 0.05.
+    Clusters without a difference do not matter and are dropped. The p is exact where all differences have one magnitude
+    (binomial: McNemar) or where all sign patterns are no more than `draws`; otherwise (b + 1) / (draws + 1) with b of
+    the random totals at least as large, ties included. Reference: Fisher 1935; Phipson and Smyth 2010 for the + 1.
+    Assumes: independent clusters whose differences are symmetric around 0 under the null; with many clusters a mean of
+    0 suffices. Size is at most alpha. Fails: fewer than 6 clusters that differ cannot reach p < 0.05.
     """
     differences = np.asarray(differences, dtype=np.float64)
     if not np.isfinite(differences).all():
@@ -76,15 +79,16 @@ def swap_test(
     generator: np.random.Generator,
     draws: int = DEFAULT_DRAWS,
 ) -> float:
-    """Two-sided p of "candidate and base are exchangeable within each cluster", for a statistic of summed sufficient statistics.
+    """Two-sided p of "candidate and base are exchangeable within each cluster", for a statistic of summed sufficient
+    statistics.
 
-    base, candidate: [clusters, k], sentence statistics summed by cluster; statistic: maps [..., k] to [...], for instance
-    `bleu_from_statistics`. Each draw swaps the two systems in a random half of the clusters; the statistic is the absolute difference of
-    the two pseudo systems. Exact where all swaps are no more than `draws`, otherwise (b + 1) / (draws + 1); ties count, so identical
-    systems have p = 1.
+    base, candidate: [clusters, k], sentence statistics summed by cluster; statistic: maps [..., k] to [...], for
+    instance `bleu_from_statistics`. Each draw swaps the two systems in a random half of the clusters; the statistic is
+    the absolute difference of the two pseudo systems. Exact where all swaps are no more than `draws`, otherwise (b + 1)
+    / (draws + 1); ties count, so identical systems have p = 1.
 
-    Reference: approximate randomization (Noreen 1989; Riezler and Maxwell 2005; Clark et al. 2011), as sacreBLEU's `--paired-ar`, which
-    differs in not counting ties. Assumes: independent clusters. Fails: a handful of clusters.
+    Reference: approximate randomization (Noreen 1989; Riezler and Maxwell 2005; Clark et al. 2011), as sacreBLEU's
+    `--paired-ar`, which differs in not counting ties. Assumes: independent clusters. Fails: a handful of clusters.
     """
     base, candidate = np.asarray(base, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
     if not (np.isfinite(base).all() and np.isfinite(candidate).all()):

@@ -1,1 +1,2 @@
-"""Suites: a checkpoint and a corpus in, rows and their per-item statistics out. One module each, one function `run` each."""
+"""Suites: a checkpoint and a corpus in, rows and their per-item statistics out. One module each, one function `run`
+each."""

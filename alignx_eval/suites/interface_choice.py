@@ -14,11 +14,13 @@ CHOICES = 4
 
 
 def interface_choice(language: str, **_metadata: Any) -> dict[str, Any]:
-    """Documents of `interface_choice` in `language`, as lm-eval's `custom_dataset` wants them: {"test": datasets.Dataset}.
+    """Documents of `interface_choice` in `language`, as lm-eval's `custom_dataset` wants them: {"test":
+    datasets.Dataset}.
 
-    Each has `id`, `group`, `source` (English), `choices` (4 lines of the language) and `gold` (index of the translation). The wrong choices
-    are translations of other test lines of similar length, the same lines in every language, so the documents of two languages are
-    parallel. They are read from the bundled text in memory: no file is written, so a read-only installation without network will do.
+    Each has `id`, `group`, `source` (English), `choices` (4 lines of the language) and `gold` (index of the
+    translation). The wrong choices are translations of other test lines of similar length, the same lines in every
+    language, so the documents of two languages are parallel. They are read from the bundled text in memory: no file is
+    written, so a read-only installation without network will do.
     """
     import datasets
 
@@ -41,11 +43,12 @@ def interface_choice(language: str, **_metadata: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def choice_lines() -> tuple[tuple[int, ...], ...]:
-    """For each test line of `interface` the 4 lines to choose from, itself among them: a pure function of the bundled text.
+    """For each test line of `interface` the 4 lines to choose from, itself among them: a pure function of the bundled
+    text.
 
-    Wrong choices are nearest in the length of their English side; ties and the order of the choices are decided by a hash of the ids. A
-    line that equals the right one in any language, or that shares half of its English words with it, is never a wrong choice: it might be
-    right.
+    Wrong choices are nearest in the length of their English side; ties and the order of the choices are decided by a
+    hash of the ids. A line that equals the right one in any language, or that shares half of its English words with it,
+    is never a wrong choice: it might be right.
     """
     corpus = load_corpus("interface")
     english = corpus.sentences["eng_Latn"]

@@ -1,5 +1,5 @@
-"""Suite `language_id`: how well a linear probe reads the language off each layer, and how much of that is script or the probe's own
-doing."""
+"""Suite `language_id`: how well a linear probe reads the language off each layer, and how much of that is script or the
+probe's own doing."""
 
 from __future__ import annotations
 
@@ -35,21 +35,24 @@ def run(
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> SuiteResult:
-    """Language probe at every layer, five folds; all lines of a group (document) and all their translations are in one fold.
+    """Language probe at every layer, five folds; all lines of a group (document) and all their translations are in one
+    fold.
 
-    Folds and random labels depend on the corpus and the seed only, so every checkpoint is probed in the same way and differences are
-    paired.
-    `pivot` has no part in it. Rows (kind of items in brackets); none has a direction, as alignment wants less in the middle and more at
-    the end:
+    Folds and random labels depend on the corpus and the seed only, so every checkpoint is probed in the same way and
+    differences are paired.
+    `pivot` has no part in it. Rows (kind of items in brackets); none has a direction, as alignment wants less in the
+    middle and more at the end:
       probe_balanced_accuracy   per layer: mean recall over languages [mean]; null: the accuracy on random labels
       probe_recall              per layer and language [mean]
       probe_selectivity         per layer: accuracy - accuracy on random labels, held out [mean]
       probe_control_fit         per layer: accuracy on random labels in training, i.e. what the probe can memorise
-      probe_within_script       per layer: accuracy when only languages of the same script compete, over languages that share theirs [mean]
+      probe_within_script       per layer: accuracy when only languages of the same script compete, over languages that
+                                share theirs [mean]
       probe_divergence          at "L" and "L+norm": accuracy there - mean over the middle half of the layers [mean]
-      probe_majority, probe_script_only   without layer: always the same language; the dominant script of the text alone, same folds [mean]
-    extras: `maps` with the confusion matrix (shares) at up to three layers. Raises InputError for fewer than two languages or groups of
-    lines, and for sentences that are longer than the model's context.
+      probe_majority, probe_script_only   without layer: always the same language; the dominant script of the text
+                                          alone, same folds [mean]
+    extras: `maps` with the confusion matrix (shares) at up to three layers. Raises InputError for fewer than two
+    languages or groups of lines, and for sentences that are longer than the model's context.
     """
     started = time.perf_counter()
     check(engine, corpus)
@@ -154,7 +157,8 @@ def check(engine: Engine, corpus: ParallelCorpus) -> None:
     """Raise InputError for what `run` could not measure, without measuring."""
     if len(corpus.languages) < 2:
         raise InputError(
-            f"suite {SUITE}: a language probe needs at least two languages, the corpus has {', '.join(corpus.languages)}"
+            f"suite {SUITE}: a language probe needs at least two languages, the corpus has "
+            f"{', '.join(corpus.languages)}"
         )
     if len(set(corpus.groups)) < 2:
         raise InputError(

@@ -20,8 +20,9 @@ from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fi
 SUITE = "language_modelling"
 
 
-# Share of a language's bytes that the tokenizer may not know. They are paid for by few tokens or none, so bits per byte is too low by about
-# this share of itself: 0.001 to 0.004 at 1 to 4 bits per byte, a fraction of the 0.02 that the default policy tolerates.
+# Share of a language's bytes that the tokenizer may not know. They are paid for by few tokens or none, so bits per byte
+# is too low by about this share of itself: 0.001 to 0.004 at 1 to 4 bits per byte, a fraction of the 0.02 that the
+# default policy tolerates.
 MOST_UNKNOWN = 0.001
 
 
@@ -41,20 +42,24 @@ def run(
 ) -> SuiteResult:
     """Bits per byte of every language of `corpus`, with what its tokenizer makes of it.
 
-    Every line stands alone: -log2 p of all its tokens, over all its UTF-8 bytes, in the windows of `rolling_windows`. Each window begins
-    with the BOS token. Where the tokenizer has none, the EOS token stands in its place (it ends the document before); where it has neither,
-    nothing does, and the first token of a line costs log2(vocabulary). The end of the sentence is not scored.
+    Every line stands alone: -log2 p of all its tokens, over all its UTF-8 bytes, in the windows of `rolling_windows`.
+    Each window begins with the BOS token. Where the tokenizer has none, the EOS token stands in its place (it ends the
+    document before); where it has neither, nothing does, and the first token of a line costs log2(vocabulary). The end
+    of the sentence is not scored.
 
     Rows, per language (kind of items in brackets):
-      bits_per_byte         sum of bits / sum of bytes over the lines [ratio]; lower is better. Not judged where more than `MOST_UNKNOWN` of
-                            the bytes are unknown, as it is then a lower bound; undefined where the lines have no token
-      tokens_per_character  tokens / characters (Unicode code points, spaces included), without special tokens; a fact about the tokenizer
+      bits_per_byte         sum of bits / sum of bytes over the lines [ratio]; lower is better. Not judged where more
+                            than `MOST_UNKNOWN` of the bytes are unknown, as it is then a lower bound; undefined where
+                            the lines have no token
+      tokens_per_character  tokens / characters (Unicode code points, spaces included), without special tokens; a fact
+                            about the tokenizer
       tokens_per_word       tokens / words between spaces; undefined in scripts that write without spaces
       unknown_rate          share of the bytes that the unknown token, or no token, stands for
     and over all languages:
-      bits_per_byte         mean of the languages' values, all languages alike [mean of linearised values: see `_mean_of_ratios`]; judged
-                            only where all of them are
-    Intervals treat a cluster of lines as one observation. Raises InputError as `check`, and for tokens that the model does not have.
+      bits_per_byte         mean of the languages' values, all languages alike [mean of linearised values: see
+                            `_mean_of_ratios`]; judged only where all of them are
+    Intervals treat a cluster of lines as one observation. Raises InputError as `check`, and for tokens that the model
+    does not have.
     """
     started = time.perf_counter()
     check(engine, corpus, window=window)
@@ -80,7 +85,8 @@ def run(
     result.rows.append(_summary_row(engine.name, corpus, costs, result.items))
     if named := unknown_languages({code: own for code, own in costs.items() if not _nothing_to_score(own)}):
         result.warnings.append(
-            "the tokenizer does not know all of the text, and an unknown token costs once whatever it stands for: bits per byte is a lower "
+            "the tokenizer does not know all of the text, and an unknown token costs once whatever it stands for: "
+            "bits per byte is a lower "
             f"bound, and not judged, in {', '.join(named.values())}."
         )
     result.seconds = time.perf_counter() - started
@@ -88,8 +94,8 @@ def run(
 
 
 def check(engine: Engine, corpus: ParallelCorpus, *, window: int = WINDOW) -> None:
-    """Raise InputError for what `run` could not measure, without measuring: lines that need more positions than the model has, and a model
-    that padding on the right disturbs."""
+    """Raise InputError for what `run` could not measure, without measuring: lines that need more positions than the
+    model has, and a model that padding on the right disturbs."""
     engine.check_score()
     if window < 2:
         raise InputError(f"a window of {window} tokens has no context; at least 2 are needed")
@@ -107,14 +113,15 @@ def check(engine: Engine, corpus: ParallelCorpus, *, window: int = WINDOW) -> No
     )
     if named:
         raise InputError(
-            f"{engine.name} has a context of {limit} tokens, and bits per byte in windows of {window} needs more in {named}: "
+            f"{engine.name} has a context of {limit} tokens, and bits per byte in windows of {window} needs more in "
+            f"{named}: "
             f"leave these languages out with --languages, or measure every checkpoint with --window {limit} or less"
         )
 
 
 def unknown_languages(costs: Mapping[str, SentenceCosts]) -> dict[str, str]:
-    """Those whose text the tokenizer does not know, so that their bits per byte must decide nothing, each with its share of unknown bytes
-    in words."""
+    """Those whose text the tokenizer does not know, so that their bits per byte must decide nothing, each with its
+    share of unknown bytes in words."""
     shares = {code: own.unknown_share() for code, own in costs.items()}
     return {code: f"{code} ({_percent(share)} of the bytes)" for code, share in shares.items() if share > MOST_UNKNOWN}
 
@@ -200,11 +207,11 @@ def _percent(share: float) -> str:
 def _mean_of_ratios(ratios: list[np.ndarray]) -> np.ndarray:
     """Linearised values [lines] of the mean of several languages' ratios (each [lines, 2], the same parallel lines).
 
-    The pooled ratio, all bits over all bytes, would weigh a language by the bytes its script takes. The mean over languages is no ratio of
-    sums, but to first order it is a mean over lines: with r_l the ratio of language l and D_l its bytes, line i counts
-    mean_l [r_l + n (bits_il - r_l bytes_il) / D_l]. Their mean is exactly the mean of the r_l, and their clustered standard error is that
-    of Taylor linearisation (Cochran 1977, 6.3) with all languages of a line taken together. So they pair across checkpoints as any mean
-    does.
+    The pooled ratio, all bits over all bytes, would weigh a language by the bytes its script takes. The mean over
+    languages is no ratio of sums, but to first order it is a mean over lines: with r_l the ratio of language l and D_l
+    its bytes, line i counts mean_l [r_l + n (bits_il - r_l bytes_il) / D_l]. Their mean is exactly the mean of the r_l,
+    and their clustered standard error is that of Taylor linearisation (Cochran 1977, 6.3) with all languages of a line
+    taken together. So they pair across checkpoints as any mean does.
     """
     values = np.zeros(len(ratios[0]))
     for ratio in ratios:

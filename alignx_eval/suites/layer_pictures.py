@@ -20,8 +20,8 @@ FEWEST_POINTS = 100  # below, the neighbours are most of the picture, and PCA sh
 
 
 def shown_layers(vectors: CorpusVectors, align_layer: int | None) -> list[str]:
-    """Three layers for pictures: the first, the one of alignment (else the middle one), the last. Not the peak: pictures of checkpoints
-    that are compared should be of the same layers."""
+    """Three layers for pictures: the first, the one of alignment (else the middle one), the last. Not the peak:
+    pictures of checkpoints that are compared should be of the same layers."""
     names = vectors.layer_names
     middle = str(align_layer)
     return list(dict.fromkeys((names[0], middle if middle in names else str((len(names) - 2) // 2), names[-2])))
@@ -56,7 +56,8 @@ def maps(all_pairs: dict[str, np.ndarray], corpus: ParallelCorpus, layers: Seque
 def projections(
     vectors: CorpusVectors, corpus: ParallelCorpus, layers: Sequence[str], seed: int, notes: list[str]
 ) -> list[dict[str, Any]]:
-    """PCA and UMAP of all languages together at a few layers, the same lines of every language; never an input of a number.
+    """PCA and UMAP of all languages together at a few layers, the same lines of every language; never an input of a
+    number.
 
     PCA is of all lines and shows some; UMAP is of those shown. What could not be drawn is added to `notes`.
     """
@@ -97,7 +98,8 @@ def projections(
 
 
 def neighbour_map(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
-    """UMAP of vectors [points, width] by cosine -> points [points, 2], and its trustworthiness (Venna and Kaski 2001), 0 to 1.
+    """UMAP of vectors [points, width] by cosine -> points [points, 2], and its trustworthiness (Venna and Kaski 2001),
+    0 to 1.
 
     Coordinates repeat on one machine with one seed, not across machines: they are for the eye only.
     """
@@ -122,9 +124,9 @@ def neighbour_map(vectors: np.ndarray, seed: int) -> tuple[np.ndarray, float]:
 def principal_components(stack: np.ndarray, lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First two principal components of all sentences of stack [languages, lines, width].
 
-    Returns the points [languages * chosen lines, 2] of the given lines, language by language, scaled so that the first component has
-    standard deviation 1, and the share of variance [2] that each explains. The sign is fixed (the largest weight is positive), so pictures
-    repeat.
+    Returns the points [languages * chosen lines, 2] of the given lines, language by language, scaled so that the first
+    component has standard deviation 1, and the share of variance [2] that each explains. The sign is fixed (the largest
+    weight is positive), so pictures repeat.
     """
     languages, _, width = stack.shape
     flat = stack.reshape(-1, width)

@@ -46,9 +46,9 @@ FEWEST_TOKENS = 8  # of a sentence that says whether one token outweighs the oth
 LARGEST_TOKEN_SHARE = 0.5  # above, one token is more than all others together
 
 
-# Debiased CKA of unrelated representations has mean 0 and a known spread over permutations, but a skewed distribution whose worst case (one
-# shared dimension) is a chi-square with one degree of freedom. Beyond 4 spreads p is below 0.01 in that case too; nearer to 0 no interval
-# is valid.
+# Debiased CKA of unrelated representations has mean 0 and a known spread over permutations, but a skewed distribution
+# whose worst case (one shared dimension) is a chi-square with one degree of freedom. Beyond 4 spreads p is below 0.01
+# in that case too; nearer to 0 no interval is valid.
 CKA_SPREADS = 4
 
 
@@ -60,7 +60,8 @@ NEAR_INDEPENDENCE = "too close to independence, where the statistic is degenerat
 
 @dataclass(slots=True)
 class _Measured:
-    """One metric of one language at one layer: what becomes a row, and what summaries average. Undefined: `items` None and a `reason`."""
+    """One metric of one language at one layer: what becomes a row, and what summaries average. Undefined: `items` None
+    and a `reason`."""
 
     metric: str
     language: str | None
@@ -86,37 +87,44 @@ def run(
 ) -> SuiteResult:
     """Similarity of each language of `corpus` to `pivot`, at every layer of a checkpoint.
 
-    Rows per layer and pair (kind of items in brackets); `language` is the query and `other_language` the pool where a direction matters:
+    Rows per layer and pair (kind of items in brackets); `language` is the query and `other_language` the pool where a
+    direction matters:
       cosine                      mean cosine of translations [mean]; null: mean cosine of all wrong pairs
       cosine_centred              the same after taking each language's mean vector away [mean]
       cosine_z                    the same, raw, in standard deviations of wrong pairs [jackknife]
-      cka_debiased                debiased linear CKA [jackknife]; null 0 is exact; an interval only away from independence
+      cka_debiased                debiased linear CKA [jackknife]; null 0 is exact; an interval only away from
+                                  independence
       precision_at_1              nearest neighbour by raw cosine is the translation, both directions [mean]
       precision_at_1_centred      the same with centred vectors, both directions [mean]
       ratio_margin                the same by the ratio margin of xsim, k = 4, raw cosine, both directions [mean]
       mutual_nearest_neighbour    MEXA: both directions at once, raw cosine [mean]
     Rows without a direction of good, to read the others by:
-      cka_biased                  CKA with the biased HSIC that papers print; no interval; null: its mean over all pairings
-      largest_token_share         per layer, language None: max_t |h_t|^2 / sum_t |h_t|^2 over the states h_t of a sentence's content
-                                  tokens t, mean over the sentences of all languages with at least 8 of them; a warning above 0.5
-      precision_at_1_without_largest, cka_debiased_without_largest   without the 3 largest dimensions of the layer [mean, jackknife]: a
+      cka_biased                  CKA with the biased HSIC that papers print; no interval; null: its mean over all
+                                  pairings
+      largest_token_share         per layer, language None: max_t |h_t|^2 / sum_t |h_t|^2 over the states h_t of a
+                                  sentence's content tokens t, mean over the sentences of all languages with at least 8
+                                  of them; a warning above 0.5
+      precision_at_1_without_largest, cka_debiased_without_largest   without the 3 largest dimensions of the layer
+      [mean, jackknife]: a
                                   number that falls or rises much is one of a few dimensions
-    Rows per layer, over languages (language None): the plain mean of the rows of a metric, with the interval of that mean (lines stay
-    together).
+    Rows per layer, over languages (language None): the plain mean of the rows of a metric, with the interval of that
+    mean (lines stay together).
     Summaries of precision_at_1, precision_at_1_centred and cka_debiased, of those means:
-      {metric}_peak               largest value over layers 0 to L [mean, jackknife]: its layer is `peak_layer`, which counts as fixed in
-                                  the interval
+      {metric}_peak               largest value over layers 0 to L [mean, jackknife]: its layer is `peak_layer`, which
+                                  counts as fixed in the interval
       {metric}_middle_gain        mean over the middle half of the layers - layer 0
       {metric}_divergence         peak - last state, at layer "L" and at "L+norm"; divergence is real where both show it
-      peak_layer, peak_layer_centred   number of the layer where precision_at_1 (centred) peaks [peak]; bootstrap interval
-    Baselines without a model's layers: precision_at_1_token_overlap (cosine of bags of tokens) and precision_at_1_length (number of
-    characters).
-    The last states and these baselines have no direction (`higher_is_better` None): AlignX wants languages to part again at the end.
+      peak_layer, peak_layer_centred   number of the layer where precision_at_1 (centred) peaks [peak]; bootstrap
+                                       interval
+    Baselines without a model's layers: precision_at_1_token_overlap (cosine of bags of tokens) and
+    precision_at_1_length (number of characters).
+    The last states and these baselines have no direction (`higher_is_better` None): AlignX wants languages to part
+    again at the end.
 
-    extras: `pairs` (columns; debiased CKA of all pairs of languages), `projections` (PCA, UMAP), `maps`, `largest_dimension_share`,
-    `recommended_align_layer` (only where one is, see `_recommendation`), `vectors` (where the cache keeps the vectors of each language).
-    Raises InputError for a pivot that the corpus lacks, for fewer than two languages or lines, for sentences that are longer than the
-    model's context, and as `engine.encode`.
+    extras: `pairs` (columns; debiased CKA of all pairs of languages), `projections` (PCA, UMAP), `maps`,
+    `largest_dimension_share`, `recommended_align_layer` (only where one is, see `_recommendation`), `vectors` (where
+    the cache keeps the vectors of each language). Raises InputError for a pivot that the corpus lacks, for fewer than
+    two languages or lines, for sentences that are longer than the model's context, and as `engine.encode`.
     """
     started = time.perf_counter()
     check(engine, corpus, pivot=pivot)
@@ -244,8 +252,8 @@ def measure_layer(
 ) -> tuple[list[_Measured], np.ndarray]:
     """All pivot metrics of one layer, and debiased CKA of all pairs [languages, languages] (nan where undefined).
 
-    stack [languages, lines, width], groups int [lines] numbered from 0. Each U-centred Gram matrix is formed once, and only the packed
-    halves of those of all languages are held.
+    stack [languages, lines, width], groups int [lines] numbered from 0. Each U-centred Gram matrix is formed once, and
+    only the packed halves of those of all languages are held.
     """
     lines = stack.shape[1]
     packed = np.full((len(stack), lines * (lines - 1) // 2), np.nan, dtype=np.float32)
@@ -374,7 +382,8 @@ def _biased(vectors: np.ndarray, pivot_vectors: np.ndarray, language: str, pivot
 
 
 def _sensitivity(similarity: np.ndarray, language: str, pivot: str, accepted: retrieval.Accepted) -> list[_Measured]:
-    """Retrieval without the largest dimensions. `similarity` is all zero where nothing else is there, and ties are no hits."""
+    """Retrieval without the largest dimensions. `similarity` is all zero where nothing else is there, and ties are no
+    hits."""
     hits = retrieval.hits(similarity, accepted)
     chance = retrieval.chance_precision(len(similarity), accepted)
     return [
@@ -538,11 +547,12 @@ def _token_bags(engine: Engine, sentences: Sequence[str]) -> Any:
 
 
 def _recommendation(peaks: dict[str, Row], rows: Sequence[Row], depth: int) -> tuple[int | None, str]:
-    """(layer to align at or None, why) from the rows `peak_layer` and `peak_layer_centred`; to be read by whoever trains next.
+    """(layer to align at or None, why) from the rows `peak_layer` and `peak_layer_centred`; to be read by whoever
+    trains next.
 
-    No rule has been validated, so the peaks of raw and centred precision@1 must agree: both in layers 1 to `depth` - 1 (states that are
-    neither the embeddings nor the last ones), and no further apart than `PEAKS_AGREE` of the depth. Then it is the centred one: a mean
-    vector of its own hides the content of each language from the raw cosine.
+    No rule has been validated, so the peaks of raw and centred precision@1 must agree: both in layers 1 to `depth` - 1
+    (states that are neither the embeddings nor the last ones), and no further apart than `PEAKS_AGREE` of the depth.
+    Then it is the centred one: a mean vector of its own hides the content of each language from the raw cosine.
     """
     found: dict[str, int] = {}
     named = []
@@ -557,7 +567,8 @@ def _recommendation(peaks: dict[str, Row], rows: Sequence[Row], depth: int) -> t
             row for row in rows if row.metric == curve and row.layer == str(found[metric]) and row.language is None
         )
         named.append(
-            f"{name} is highest in layer {found[metric]}{_interval(peak, 0)}, with {height.value:.3f}{_interval(height, 3)}"
+            f"{name} is highest in layer {found[metric]}{_interval(peak, 0)}, with "
+            f"{height.value:.3f}{_interval(height, 3)}"
         )
     reasons = f"{'; '.join(named)} (means over pairs, 95 % intervals, n = {rows[0].n})."
     reasons = reasons[0].upper() + reasons[1:]
@@ -566,12 +577,14 @@ def _recommendation(peaks: dict[str, Row], rows: Sequence[Row], depth: int) -> t
     if any(not 0 < layer < depth for layer in found.values()):
         return (
             None,
-            f"No align layer is recommended: layer 0 and the last layer are no candidates, and a peak is there. {reasons}",
+            "No align layer is recommended: layer 0 and the last layer are no candidates, and a peak is there. "
+            f"{reasons}",
         )
     if abs(found["peak_layer"] - found["peak_layer_centred"]) > PEAKS_AGREE * depth:
         return (
             None,
-            f"No align layer is recommended: the two peaks are more than a fifth of the {depth} layers apart. {reasons}",
+            f"No align layer is recommended: the two peaks are more than a fifth of the {depth} layers apart. "
+            f"{reasons}",
         )
     return found["peak_layer_centred"], f"Recommended align layer: {found['peak_layer_centred']}. {reasons}"
 
@@ -608,7 +621,8 @@ def _largest_token_shares(checkpoint: str, vectors: CorpusVectors, lines: int) -
 
 
 def _dominant_token(rows: Sequence[Row]) -> list[str]:
-    """The warning about layers where one token outweighs all others of its sentence; `rows` are those of `largest_token_share`."""
+    """The warning about layers where one token outweighs all others of its sentence; `rows` are those of
+    `largest_token_share`."""
     shares = [0.0 if row.value is None else row.value for row in rows]
     dominated = [index for index, share in enumerate(shares) if share > LARGEST_TOKEN_SHARE]
     if not dominated:
@@ -620,6 +634,7 @@ def _dominant_token(rows: Sequence[Row]) -> list[str]:
         runs[-1].append(str(rows[index].layer))
     places = ", ".join(run[0] if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
     return [
-        f"In layer{'s' if len(dominated) > 1 else ''} {places} one token holds on average {'up to ' if len(dominated) > 1 else ''}"
+        f"In layer{'s' if len(dominated) > 1 else ''} {places} one token holds on average "
+        f"{'up to ' if len(dominated) > 1 else ''}"
         f"{max(shares):.1%} of a sentence's squared norm: what is measured there is that token more than the sentence."
     ]

@@ -38,6 +38,7 @@ def start_notes(engine: Engine) -> list[str]:
     if engine.start != "none":
         return []
     return [
-        f"The tokenizer of {engine.name} has neither a BOS nor an EOS token: no start token stands before a sentence, and the first "
+        f"The tokenizer of {engine.name} has neither a BOS nor an EOS token: no start token stands before a sentence, "
+        "and the first "
         "token of a sentence may hold most of what is pooled."
     ]

@@ -1,6 +1,8 @@
-"""The table of suites: what each is run with, and what decides its numbers. A new suite is a module with `run` and `check`, and one entry.
+"""The table of suites: what each is run with, and what decides its numbers. A new suite is a module with `run` and
+`check`, and one entry.
 
-A suite's module, and with it what it depends on (scikit-learn, sacreBLEU, lm-eval), is imported only where the suite is asked for.
+A suite's module, and with it what it depends on (scikit-learn, sacreBLEU, lm-eval), is imported only where the suite is
+asked for.
 """
 
 from __future__ import annotations
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
 class Options:
     """What the suites may be told.
 
-    `languages` are those that were asked for, None for all of the corpus; the corpus may hold the pivot besides, for the suites that cannot
-    do without it. `limit` caps the documents of each task; `window` is that of bits per byte, in tokens. `tasks` None stands for our own
-    task in the `languages` asked for, or in all of its languages where none were named (or none of them has it).
+    `languages` are those that were asked for, None for all of the corpus; the corpus may hold the pivot besides, for
+    the suites that cannot do without it. `limit` caps the documents of each task; `window` is that of bits per byte, in
+    tokens. `tasks` None stands for our own task in the `languages` asked for, or in all of its languages where none
+    were named (or none of them has it).
     """
 
     languages: tuple[str, ...] | None = None
@@ -41,9 +44,10 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suite:
-    """One entry. `version` is part of every result's key and fingerprint: raise it with each change that moves the suite's numbers or what
-    they mean. `deciding` are the options that decide its numbers, and `further` those that it takes besides; `checked` those of `check`.
-    `paired`: every language is paired with the pivot, so the suite cannot do without it. `own_text`: it does not read the corpus.
+    """One entry. `version` is part of every result's key and fingerprint: raise it with each change that moves the
+    suite's numbers or what they mean. `deciding` are the options that decide its numbers, and `further` those that it
+    takes besides; `checked` those of `check`. `paired`: every language is paired with the pivot, so the suite cannot do
+    without it. `own_text`: it does not read the corpus.
     """
 
     version: int
@@ -80,7 +84,8 @@ def resolved(name: str, options: Options) -> Options:
 def identity(name: str, engine: Engine, corpus: ParallelCorpus, options: Options) -> dict[str, Any]:
     """What decides the numbers of a suite besides the checkpoint's content, as plain JSON; `options` must be resolved.
 
-    A pivot stands there where it is not the default one, so that what was measured before there was a choice is known again.
+    A pivot stands there where it is not the default one, so that what was measured before there was a choice is known
+    again.
     """
     environment = engine.environment()
     found: dict[str, Any] = {

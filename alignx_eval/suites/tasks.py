@@ -45,22 +45,24 @@ _TASK_OF_LANGUAGE = re.compile(r"(?P<family>.+)_(?P<code>[a-z]{3}_[A-Z][a-z]{3})
 def run(
     engine: Engine, *, tasks: Sequence[str] | None = None, limit: int | None = None, progress: Progress | None = None
 ) -> SuiteResult:
-    """Run lm-eval tasks: ours under `tasks/`, or any other that lm-eval knows; the default is `interface_choice` in all its languages.
+    """Run lm-eval tasks: ours under `tasks/`, or any other that lm-eval knows; the default is `interface_choice` in all
+    its languages.
 
-    `tasks` are names of tasks, groups and tags, and patterns of task names (`interface_choice_*`). `limit` is the number of documents of
-    each task, the first ones (`DEFAULT_LIMIT` for None).
+    `tasks` are names of tasks, groups and tags, and patterns of task names (`interface_choice_*`). `limit` is the
+    number of documents of each task, the first ones (`DEFAULT_LIMIT` for None).
 
-    Prompts start as lm-eval starts them, unlike the texts of the other suites: with what the tokenizer adds by itself; an empty prompt with
-    BOS, else EOS, else a line break. Where a document is longer than the model's context, lm-eval cuts its beginning: such a task decides
-    nothing (its rows are `unjudged`, and a warning names it).
+    Prompts start as lm-eval starts them, unlike the texts of the other suites: with what the tokenizer adds by itself;
+    an empty prompt with BOS, else EOS, else a line break. Where a document is longer than the model's context, lm-eval
+    cuts its beginning: such a task decides nothing (its rows are `unjudged`, and a warning names it).
 
-    Rows: metric `TASK.METRIC` in lm-eval's names, such as `interface_choice.acc` and `interface_choice.acc_norm` (log-likelihood divided by
-    the answer's characters). A task called FAMILY_xxx_Yyyy gives rows of its family with `language` xxx_Yyyy, and where all tasks of a
-    family have the same documents also their mean over the languages (no `language`). Metrics that are means over documents have items
-    [mean]; lm-eval's other metrics (perplexity, corpus BLEU) have a value alone. `chance` is 1 / choices for accuracies of multiple choice.
+    Rows: metric `TASK.METRIC` in lm-eval's names, such as `interface_choice.acc` and `interface_choice.acc_norm`
+    (log-likelihood divided by the answer's characters). A task called FAMILY_xxx_Yyyy gives rows of its family with
+    `language` xxx_Yyyy, and where all tasks of a family have the same documents also their mean over the languages (no
+    `language`). Metrics that are means over documents have items [mean]; lm-eval's other metrics (perplexity, corpus
+    BLEU) have a value alone. `chance` is 1 / choices for accuracies of multiple choice.
 
-    Raises InputError for an unknown task and for a context that has no room for an answer, MissingAssetError where a task's data cannot
-    be had.
+    Raises InputError for an unknown task and for a context that has no room for an answer, MissingAssetError where a
+    task's data cannot be had.
     """
     started = time.perf_counter()
     check(engine, tasks=tasks, limit=limit)
@@ -135,7 +137,8 @@ def run(
 
 
 def chosen_tasks(tasks: Sequence[str] | None, languages: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The tasks that were asked for, else our own in the `languages` asked for; None for the default, where that leaves none."""
+    """The tasks that were asked for, else our own in the `languages` asked for; None for the default, where that leaves
+    none."""
     if tasks is not None:
         return tuple(tasks)
     wanted = [f"{family}_{code}" for family in DEFAULT_TASKS for code in languages or ()]
@@ -143,8 +146,8 @@ def chosen_tasks(tasks: Sequence[str] | None, languages: Sequence[str] | None) -
 
 
 def check(engine: Engine, *, tasks: Sequence[str] | None = None, limit: int | None = None) -> None:
-    """Raise what `run` would raise later, without asking the engine: InputError for an unknown task, MissingAssetError for data that is
-    not at hand.
+    """Raise what `run` would raise later, without asking the engine: InputError for an unknown task, MissingAssetError
+    for data that is not at hand.
 
     The tasks are loaded for that, and kept for `run`.
     """
@@ -201,8 +204,8 @@ def _is_pattern(name: str) -> bool:
 
 
 def _matches(name: str, manager: Any) -> list[str]:
-    """The names that `name` stands for. A pattern stands for single tasks; for groups and tags only where no task matches, as they would
-    bring the same tasks again."""
+    """The names that `name` stands for. A pattern stands for single tasks; for groups and tags only where no task
+    matches, as they would bring the same tasks again."""
     if name in manager.all_tasks:
         return [name]
     found = []
@@ -277,7 +280,8 @@ def _metric_row(
 def _family_row(
     name: str, metric: str, higher_is_better: bool, members: list[tuple[Row, tuple[str, ...]]], result: SuiteResult
 ) -> Row | None:
-    """Mean over the languages of a family whose documents are the same in all, with all languages of a document taken together."""
+    """Mean over the languages of a family whose documents are the same in all, with all languages of a document taken
+    together."""
     first, ids = members[0]
     if len(members) < 2 or any(other != ids for _, other in members):
         return None
@@ -286,9 +290,15 @@ def _family_row(
     fields = interval_fields(clustered_mean(values, clusters))
     fields["method"] = f"mean of {len(members)} languages; {fields['method']}"
     row = Row(
-        suite=SUITE, metric=metric, checkpoint=name, n=len(values), chance=first.chance, higher_is_better=higher_is_better,
-        unjudged=next((f"{row.language}: {row.unjudged}" for row, _ in members if row.unjudged), None), **fields,
-    )  # fmt: skip
+        suite=SUITE,
+        metric=metric,
+        checkpoint=name,
+        n=len(values),
+        chance=first.chance,
+        higher_is_better=higher_is_better,
+        unjudged=next((f"{row.language}: {row.unjudged}" for row, _ in members if row.unjudged), None),
+        **fields,
+    )
     result.items[row.key] = Items("mean", values)
     result.clusters[row.key] = clusters
     return row

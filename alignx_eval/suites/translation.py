@@ -1,4 +1,5 @@
-"""Translation between the pivot language and each other language: greedy, stopped, scored with BLEU, chrF++ and off-target rate."""
+"""Translation between the pivot language and each other language: greedy, stopped, scored with BLEU, chrF++ and
+off-target rate."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ MAX_NEW_TOKENS = 256
 JACKKNIFE_GROUPS = 100
 
 
-# Share of the outputs behind a score; above it the score says how the model fails to answer, not how well it translates.
+# Share of the outputs behind a score; above it the score says how the model fails to answer, not how well it
+# translates.
 MOST_UNUSABLE = 0.5
 
 
@@ -50,7 +52,8 @@ _WHAT = f"{', '.join(UNUSABLE[:-1])} or {UNUSABLE[-1]}"
 Pair = tuple[str, str]  # source and target language
 
 
-# Per direction, a statistic and its values with one jackknife group left out; None where it could have been measured but is undefined.
+# Per direction, a statistic and its values with one jackknife group left out; None where it could have been measured
+# but is undefined.
 LeftOut = dict[Pair, tuple[float, np.ndarray] | None]
 
 
@@ -87,26 +90,28 @@ def run(
 ) -> SuiteResult:
     """Translate `corpus` (its first `limit` lines) from the pivot into every other language and back, and score it.
 
-    Decoding is greedy and written out here, so no sampling option of the checkpoint's generation config can change it. An output ends at
-    EOS, at the first line break after visible text, or at its cap: `LENGTH_FACTOR` times the source's tokens times the ratio of the
-    corpus's tokens in the two languages (by the checkpoint's own tokenizer), plus `LENGTH_ALLOWANCE`, at most `max_new_tokens`. Line breaks
-    and spaces before the first visible text are skipped, and count towards the cap. What would follow a later line break is never scored.
+    Decoding is greedy and written out here, so no sampling option of the checkpoint's generation config can change it.
+    An output ends at EOS, at the first line break after visible text, or at its cap: `LENGTH_FACTOR` times the source's
+    tokens times the ratio of the corpus's tokens in the two languages (by the checkpoint's own tokenizer), plus
+    `LENGTH_ALLOWANCE`, at most `max_new_tokens`. Line breaks and spaces before the first visible text are skipped, and
+    count towards the cap. What would follow a later line break is never scored.
 
     Rows, per direction (`language` the source, `other_language` the target; kind of items in brackets):
-      bleu [bleu], chrf++ [chrf]     corpus scores; `null` is the score of the outputs against the references of other lines
-      off_target_rate [ratio]        off-target and empty outputs over judged outputs; see `measures.off_target`. `null` is the rate of the
-                                     references under the same rule: the identifier's own error
+      bleu [bleu], chrf++ [chrf]     corpus scores; `null` is the score of the outputs against the references of other
+                                     lines
+      off_target_rate [ratio]        off-target and empty outputs over judged outputs; see `measures.off_target`. `null`
+                                     is the rate of the references under the same rule: the identifier's own error
       over_length_rate [mean]        share of outputs that had to be cut
       empty_rate [mean]              share of outputs without text
       copied_rate [mean]             share of outputs that repeat the source where the reference does not
-    floors beside them, without items: bleu_floor_copy, chrf++_floor_copy (the source as the output), bleu_floor_empty, chrf++_floor_empty
-    (nothing as the output), off_target_rate_reference (the `null` of off_target_rate, with its interval), off_target_coverage (judged over
-    all). Means of bleu, chrf++ and off_target_rate [jackknife] and of off_target_rate_reference over all directions (no language), out of
-    the pivot (`language` the pivot) and into it (`other_language` the pivot); BLEU's tokenizers differ between targets, so its means are a
-    footnote.
+    floors beside them, without items: bleu_floor_copy, chrf++_floor_copy (the source as the output), bleu_floor_empty,
+    chrf++_floor_empty (nothing as the output), off_target_rate_reference (the `null` of off_target_rate, with its
+    interval), off_target_coverage (judged over all). Means of bleu, chrf++ and off_target_rate [jackknife] and of
+    off_target_rate_reference over all directions (no language), out of the pivot (`language` the pivot) and into it
+    (`other_language` the pivot); BLEU's tokenizers differ between targets, so its means are a footnote.
 
-    bleu, chrf++ and off_target_rate are not to be judged where more than `MOST_UNUSABLE` of the outputs behind them are empty, copied, off
-    target or cut; their means neither where this is so over all directions. A warning then says so.
+    bleu, chrf++ and off_target_rate are not to be judged where more than `MOST_UNUSABLE` of the outputs behind them are
+    empty, copied, off target or cut; their means neither where this is so over all directions. A warning then says so.
 
     Raises what `check` raises, before any decoding.
     """
@@ -164,8 +169,9 @@ def check(
     pivot: str = DEFAULT_PIVOT,
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> None:
-    """Raise what `run` would raise, without decoding: InputError where the pivot is missing or alone, for an unknown template, and where
-    prompt and output do not fit the model's context; MissingAssetError where a target's BLEU tokenizer is not installed."""
+    """Raise what `run` would raise, without decoding: InputError where the pivot is missing or alone, for an unknown
+    template, and where prompt and output do not fit the model's context; MissingAssetError where a target's BLEU
+    tokenizer is not installed."""
     _checked_requests(engine, corpus, template, pivot, max_new_tokens)
 
 
@@ -216,8 +222,8 @@ def _requests(
 def _refuse_long(engine: Engine, requests: _Requests, others: list[str]) -> None:
     """Raise InputError where prompt and cap need more positions than the model has.
 
-    The cap is never lowered to what the context leaves: of two models, the one with the shorter context would then be measured on other
-    terms.
+    The cap is never lowered to what the context leaves: of two models, the one with the shorter context would then be
+    measured on other terms.
     """
     limit = engine.context
     if limit is None:
@@ -235,7 +241,8 @@ def _refuse_long(engine: Engine, requests: _Requests, others: list[str]) -> None
     )
     if named:
         raise InputError(
-            f"{engine.name} has a context of {limit} tokens, and prompt and output of a translation need more in {named}: leave these "
+            f"{engine.name} has a context of {limit} tokens, and prompt and output of a translation need more in "
+            f"{named}: leave these "
             "languages out with --languages, take a corpus of shorter lines, or leave out the suite translation"
         )
 
@@ -274,7 +281,8 @@ def _score(
     left_out: dict[str, LeftOut],
     identified: dict[str, dict[str, int]],
 ) -> np.ndarray:
-    """Rows, items and samples of one direction, added to `result`; leave-one-out values for the means, added to `left_out`.
+    """Rows, items and samples of one direction, added to `result`; leave-one-out values for the means, added to
+    `left_out`.
 
     Returns which outputs cannot be used and why: bool [len(UNUSABLE), lines].
     """
@@ -286,8 +294,12 @@ def _score(
     )
     outputs = [prepare(output.text) for output in direction.outputs]
     common: dict[str, Any] = {
-        "suite": SUITE, "checkpoint": name, "language": source_language, "other_language": target_language, "n": len(corpus)
-    }  # fmt: skip
+        "suite": SUITE,
+        "checkpoint": name,
+        "language": source_language,
+        "other_language": target_language,
+        "n": len(corpus),
+    }
 
     sentence_chrf = np.zeros(len(outputs))
     scores: tuple[tuple[str, Kind, str, Callable[..., Any], Callable[..., np.ndarray]], ...] = (
@@ -416,7 +428,8 @@ def _ratio_row(
 def _mean_rows(
     name: str, metric: str, left_out: dict[str, LeftOut], pivot: str, sizes: np.ndarray, items: dict[str, Items]
 ) -> list[Row]:
-    """Means over all directions, out of the pivot and into it. A line is left out of all directions at once, as they share their lines."""
+    """Means over all directions, out of the pivot and into it. A line is left out of all directions at once, as they
+    share their lines."""
     rows = []
     better = {"off_target_rate": False, "off_target_rate_reference": None}.get(metric, True)
     for group in ((None, None), (pivot, None), (None, pivot)):
@@ -455,7 +468,8 @@ def _belongs(pair: Pair, group: tuple[str | None, str | None]) -> bool:
 
 
 def _withhold_verdicts(result: SuiteResult, unusable: dict[Pair, np.ndarray]) -> None:
-    """Mark the scores that stand on outputs which are mostly no translation, and warn of them; unusable: see `_score`."""
+    """Mark the scores that stand on outputs which are mostly no translation, and warn of them; unusable: see
+    `_score`."""
 
     def share(group: tuple[str | None, str | None]) -> float:
         return float(np.mean([flags.any(axis=0) for pair, flags in unusable.items() if _belongs(pair, group)]))
@@ -477,7 +491,9 @@ def _withhold_verdicts(result: SuiteResult, unusable: dict[Pair, np.ndarray]) ->
     kinds = np.mean([unusable[pair].mean(axis=1) for pair in concerned], axis=0)
     parts = ", ".join(f"{kind} {part:.0%}" for kind, part in zip(UNUSABLE, kinds, strict=True) if part)
     result.warnings.append(
-        f"{overall:.0%} of the translations are {_WHAT}; over half of them in {len(concerned)} of {len(unusable)} directions ({parts}), "
-        f"most of all {worst[0]} to {worst[1]} ({shares[worst]:.0%}). BLEU, chrF++ and off-target rate are shown there without a verdict: "
+        f"{overall:.0%} of the translations are {_WHAT}; over half of them in {len(concerned)} of {len(unusable)} "
+        f"directions ({parts}), "
+        f"most of all {worst[0]} to {worst[1]} ({shares[worst]:.0%}). BLEU, chrF++ and off-target rate are shown "
+        "there without a verdict: "
         "look at the samples, and whether the prompt suits the model (--template)."
     )

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # A first look: did alignment help, where, and at what price?
 #
-# Three checkpoints come with the package: a base, the same base after AlignX training, and a control that saw as many tokens without
-# alignment. Everything here runs on a laptop without a network, in about a minute. Run it as a script, or cell by cell as a notebook.
+# Three checkpoints come with the package: a base, the same base after AlignX training, and a control that saw as many
+# tokens without alignment. Everything here runs on a laptop without a network, in about a minute. Run it as a script,
+# or cell by cell as a notebook.
 
 # %%
 import sys

@@ -1,4 +1,5 @@
-"""Every causal architecture of the installed transformers as a tiny random model, for the test and the tool that try them all."""
+"""Every causal architecture of the installed transformers as a tiny random model, for the test and the tool that try
+them all."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ from alignx_eval.errors import InputError
 from helpers import tiny_models
 from helpers.engines import language_modelling
 
-# Sizes by the names that configurations use for them; a name that a family does not have, or that it leaves at 0, is left alone.
+# Sizes by the names that configurations use for them; a name that a family does not have, or that it leaves at 0, is
+# left alone.
 _NAMES: dict[float, str] = {
     600: "vocab_size vocab_size_per_layer_input decoder_vocab_size unpadded_vocab_size",
     512: "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions context_length model_max_length "
@@ -27,14 +29,17 @@ _NAMES: dict[float, str] = {
     "output_embedding_size adapter_in_dim adapter_input_size pronunciation_embed_dim shape_embed_dim",
     64: "intermediate_size moe_intermediate_size decoder_ffn_dim encoder_ffn_dim ffn_dim dff d_inner dim_ff ffn_hidden_size "
     "shared_expert_intermediate_size expert_ffn_hidden_size intermediate_size_mlp shared_experts_intermediate_size "
-    "moe_shared_expert_intermediate_size dense_intermediate_size feed_forward_size shared_intermediate_size shape_vocab_size",
+    "moe_shared_expert_intermediate_size dense_intermediate_size feed_forward_size shared_intermediate_size "
+    "shape_vocab_size",
     8: "head_dim dim_head d_head attention_head_size kv_channels qk_rope_head_dim v_head_dim qk_nope_head_dim mamba_d_head mamba_headdim "
-    "mamba_head_dim linear_key_head_dim linear_value_head_dim linear_head_dim swa_head_dim state_size ssm_state_size mamba_d_state "
+    "mamba_head_dim linear_key_head_dim linear_value_head_dim linear_head_dim swa_head_dim state_size ssm_state_size "
+    "mamba_d_state "
     "index_head_dim rotary_dim mamba_dt_rank time_step_rank sliding_window sliding_window_size attention_window_size "
     "attention_chunk_size hidden_size_per_layer_input n_mamba_heads mamba_n_heads mamba_num_heads",
     16: "kv_lora_rank q_lora_rank o_lora_rank chunk_size mamba_chunk_size hc_lowrank",
     4: "num_attention_heads n_head n_heads attention_heads decoder_attention_heads encoder_attention_heads num_heads "
-    "num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads linear_num_heads num_experts n_routed_experts "
+    "num_encoder_attention_heads num_decoder_attention_heads swa_num_attention_heads linear_num_heads num_experts "
+    "n_routed_experts "
     "num_local_experts moe_num_experts linear_num_value_heads index_n_heads zero_expert_num",
     2: "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_encoder_layers num_decoder_layers num_blocks "
     "num_key_value_heads num_kv_heads swa_num_key_value_heads num_experts_per_tok num_experts_per_token moe_topk moe_k "
@@ -42,7 +47,7 @@ _NAMES: dict[float, str] = {
     1: "n_group num_expert_group topk_group n_shared_experts num_shared_experts moe_num_shared_experts mamba_n_groups n_groups "
     "mamba_ngroups o_groups first_k_dense_replace",
     0.3: "initializer_range init_std",
-}  # fmt: skip
+}
 
 
 SIZES = {name: size for size, names in _NAMES.items() for name in names.split()}
@@ -58,7 +63,9 @@ LAYER_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type")
 CHANGES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "cohere_compass_text": {
-        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}},
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+        },
     },
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
@@ -69,8 +76,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "dots3_note_text": {
         "per_layer_config": {
             "1": {
-                "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "head_dim": 16,
-                "qk_nope_head_dim": 8, "v_head_dim": 8, "qk_rope_head_dim": 8,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 4,
+                "q_lora_rank": 16,
+                "kv_lora_rank": 16,
+                "head_dim": 16,
+                "qk_nope_head_dim": 8,
+                "v_head_dim": 8,
+                "qk_rope_head_dim": 8,
             }
         }
     },
@@ -83,7 +96,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 8},
     "nemotron": {"num_key_value_heads": 2},
     "qwen4_exp_text": {
-        "indexer_n_heads": 4, "indexer_kv_heads": 1, "indexer_head_dim": 8, "indexer_budget": 16, "indexer_compress_ratio": 4
+        "indexer_n_heads": 4,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 4,
     },
     "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "lsh"]},
@@ -91,7 +108,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "xmod": {"default_language": "en_XX"},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zaya": {"num_experts_per_tok": 1},
-}  # fmt: skip
+}
 
 
 # Not tried, and why: the one kind of "not supported" that is not found out.
@@ -166,9 +183,20 @@ def tiny_model(model_type: str, seed: int = 0) -> Any:
 def tiny_checkpoint(model_type: str) -> Checkpoint:
     """`tiny_model` with the tokenizer of `tiny_models`."""
     return Checkpoint(
-        name=model_type, reference=model_type, model=tiny_model(model_type), tokenizer=tiny_models.tokenizer(), prompt_template="plain",
-        heads=None, stage=None, step=None, align_layer=None, provenance={}, recipe={}, content_hash=model_type, format="pt",
-    )  # fmt: skip
+        name=model_type,
+        reference=model_type,
+        model=tiny_model(model_type),
+        tokenizer=tiny_models.tokenizer(),
+        prompt_template="plain",
+        heads=None,
+        stage=None,
+        step=None,
+        align_layer=None,
+        provenance={},
+        recipe={},
+        content_hash=model_type,
+        format="pt",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +216,8 @@ def lines(count: int = 4) -> list[str]:
 
 
 def support(model_type: str) -> Support:
-    """Try an architecture. Every answer in a batch must be the one that a text gets alone; AssertionError where it is not."""
+    """Try an architecture. Every answer in a batch must be the one that a text gets alone; AssertionError where it is
+    not."""
     checkpoint = tiny_checkpoint(model_type)
     if not _is_causal(checkpoint.model):
         reason = "not causal: a later token changes what the model says before it"
@@ -234,7 +263,8 @@ def _try_language_modelling(checkpoint: Checkpoint) -> None:
 
 
 def _try_translation(checkpoint: Checkpoint) -> None:
-    """Batched greedy decoding with rows that end at different times, against the plain forward pass over one text at a time."""
+    """Batched greedy decoding with rows that end at different times, against the plain forward pass over one text at a
+    time."""
     import torch
 
     prompts = [[0, *ids] for ids in checkpoint.tokenizer(lines(3), add_special_tokens=False)["input_ids"]]

@@ -38,7 +38,8 @@ def refused(reference, *words: str, kind=InputError, **options) -> str:
     return message
 
 
-# --- folders, adapters, the hub, GGUF ---------------------------------------------------------------------------------------------
+# --- folders, adapters, the hub, GGUF
+# ---------------------------------------------------------------------------------------------
 @pytest.fixture
 def tiny_folder(tmp_path) -> Path:
     folder = tmp_path / "tiny-folder"
@@ -63,14 +64,24 @@ def hub_cache(cache: Path, folder: Path, commit: str) -> None:
 
 
 GGUF_NAMES = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "model.layers": "blk", "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
-}  # fmt: skip
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "model.layers": "blk",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
 
 
 def write_gguf(path: Path, model, tokenizer, quantisation: str) -> None:
-    """A tied Llama as llama.cpp stores it: its own names, and in query and key the two halves of a rotary pair side by side."""
+    """A tied Llama as llama.cpp stores it: its own names, and in query and key the two halves of a rotary pair side by
+    side."""
     import gguf
 
     config, kind = model.config, gguf.GGMLQuantizationType[quantisation]

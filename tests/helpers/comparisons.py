@@ -1,4 +1,5 @@
-"""A realistic comparison without a model: synthetic results of three checkpoints in all five suites, judged by the real `compare`."""
+"""A realistic comparison without a model: synthetic results of three checkpoints in all five suites, judged by the real
+`compare`."""
 
 from __future__ import annotations
 
@@ -128,7 +129,8 @@ def synthetic_results(
     with_items: bool = True,
     hostile: str = "",
 ) -> dict[str, SuiteResult]:
-    """All five suites of one checkpoint, in the shape that the suites give them. `hostile` is put into every model output."""
+    """All five suites of one checkpoint, in the shape that the suites give them. `hostile` is put into every model
+    output."""
     noise = np.random.default_rng(7)  # the same for every checkpoint: their items are paired
     own = np.random.default_rng(sum(map(ord, name)))
     height, gain = STRENGTH[name]
@@ -358,21 +360,30 @@ def similarity(
         1 - 0.12 * float(np.exp(-(((index - blocks // 2) / (0.3 * blocks)) ** 2))) for index in range(len(layers))
     ]
     return LayerSimilarity(
-        reference=reference, candidate=candidate, contrast=contrast, languages=languages, n=lines, clusters=lines // 2,
-        layers=layers, candidate_layers=layers,
-        values=[[diagonal[i] * float(np.exp(-abs(i - j) / blocks)) for j in range(len(layers))] for i in range(len(layers))],
+        reference=reference,
+        candidate=candidate,
+        contrast=contrast,
+        languages=languages,
+        n=lines,
+        clusters=lines // 2,
+        layers=layers,
+        candidate_layers=layers,
+        values=[
+            [diagonal[i] * float(np.exp(-abs(i - j) / blocks)) for j in range(len(layers))] for i in range(len(layers))
+        ],
         same_layer=[
             {"layer": layer, "value": value, "ci_low": value - 0.01, "ci_high": min(1.0, value + 0.01)}
             for layer, value in zip(layers, diagonal, strict=True)
         ],
-    )  # fmt: skip
+    )
 
 
 @cache
 def small_comparison(
     *, control: bool = True, languages: tuple[str, ...] = INTERFACE, lines: int = 60, hostile: str = ""
 ) -> Comparison:
-    """base, alignx and (by default) the control tuned, judged by the real `compare`; read-only, tests that change it copy it."""
+    """base, alignx and (by default) the control tuned, judged by the real `compare`; read-only, tests that change it
+    copy it."""
     names = ["base", "alignx"] + (["tuned"] if control else [])
     return compare(
         {name: synthetic_results(name, languages, lines=lines, hostile=hostile) for name in names},

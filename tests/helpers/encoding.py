@@ -121,8 +121,9 @@ def corpus_of(sentences: dict[str, list[str]]) -> SimpleNamespace:
     )
 
 
-# --- the start token -------------------------------------------------------------------------------------------------------------
-# What a tokenizer has, and what it adds to a text by itself -> the name of the start token.
+# --- the start token
+# ------------------------------------------------------------------------------------------------------------- What a
+# tokenizer has, and what it adds to a text by itself -> the name of the start token.
 STARTS = [
     ({"bos": True}, "BOS <s>"),
     ({"bos": False}, "BOS <s>"),

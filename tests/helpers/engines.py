@@ -1,4 +1,5 @@
-"""The suites over checkpoints: tests that are about one model name the checkpoint, and the engine over transformers is put under it."""
+"""The suites over checkpoints: tests that are about one model name the checkpoint, and the engine over transformers is
+put under it."""
 
 from __future__ import annotations
 

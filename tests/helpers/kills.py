@@ -22,7 +22,8 @@ import pytest
 # Processes
 @pytest.fixture(scope="module")
 def fresh() -> Iterator[Callable[..., Any]]:
-    """`fresh(function, *arguments)` calls a function of this module in the fresh process; what it raises is raised here."""
+    """`fresh(function, *arguments)` calls a function of this module in the fresh process; what it raises is raised
+    here."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "HF_HUB_OFFLINE"):
             patch.setenv(name, "1")
@@ -72,9 +73,9 @@ def forked(function: Callable[..., object], *arguments: object) -> int:
 class Operations:
     """Counts this process's operations on files, and ends it by SIGKILL before operation `kill_at` (None: never).
 
-    The state after an operation is the state before the next one. Each write is two operations, one for each half of its bytes, which
-    reach the file at once. `written` holds the bytes that went through here, by path; a file that is renamed with any other size was
-    written in a way that is not counted, and ends the process with 97.
+    The state after an operation is the state before the next one. Each write is two operations, one for each half of
+    its bytes, which reach the file at once. `written` holds the bytes that went through here, by path; a file that is
+    renamed with any other size was written in a way that is not counted, and ends the process with 97.
     """
 
     def __init__(self, kill_at: int | None):

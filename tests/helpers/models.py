@@ -14,7 +14,8 @@ TEXT = (
 
 
 def tiny_tokenizer(vocabulary: int = 320):
-    """A byte-level BPE tokenizer with BOS in front of every text, EOS and no padding token, trained on a handful of sentences."""
+    """A byte-level BPE tokenizer with BOS in front of every text, EOS and no padding token, trained on a handful of
+    sentences."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -15,9 +15,20 @@ def example_result(
     for layer in ("0", "1", "1+norm"):
         for number, language in enumerate(("deu_Latn", "zho_Hans")):
             row = Row(
-                suite=suite, metric="precision_at_1", checkpoint=label, layer=layer, language=language, other_language="eng_Latn",
-                value=float(generator.random()), se=0.1, ci_low=-1 / 3, ci_high=1e-300, n=5, chance=0.2, method="cluster-robust",
-            )  # fmt: skip
+                suite=suite,
+                metric="precision_at_1",
+                checkpoint=label,
+                layer=layer,
+                language=language,
+                other_language="eng_Latn",
+                value=float(generator.random()),
+                se=0.1,
+                ci_low=-1 / 3,
+                ci_high=1e-300,
+                n=5,
+                chance=0.2,
+                method="cluster-robust",
+            )
             rows.append(row)
             items[row.key] = Items(kind="mean", values=generator.random(5))
             if number:

@@ -65,7 +65,17 @@ def model(family: str = "llama", *, vocabulary: int = 600, positions: int = 512,
 def checkpoint(family: str = "llama", *, name: str = "tiny", tokens: Any = None, **settings: Any) -> Checkpoint:
     """A checkpoint around `model(family, ...)`."""
     return Checkpoint(
-        name=name, reference=name, model=model(family, **settings), tokenizer=tokenizer() if tokens is None else tokens,
-        prompt_template="plain", heads=None, stage=None, step=None, align_layer=None, provenance={}, recipe={}, content_hash=name,
+        name=name,
+        reference=name,
+        model=model(family, **settings),
+        tokenizer=tokenizer() if tokens is None else tokens,
+        prompt_template="plain",
+        heads=None,
+        stage=None,
+        step=None,
+        align_layer=None,
+        provenance={},
+        recipe={},
+        content_hash=name,
         format="pt",
-    )  # fmt: skip
+    )

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from alignx_trainer.config import Recipe, Source
 
-WORDS = "house river garden window table letter water mountain bridge school winter summer market doctor music flower".split()
+WORDS = (
+    "house river garden window table letter water mountain bridge school winter summer market doctor music flower"
+).split()
 
 
 @pytest.fixture(scope="module")

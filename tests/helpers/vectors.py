@@ -31,7 +31,8 @@ def by_key(result):
 
 
 def as_vectors(stacks: dict[str, np.ndarray], token_counts=9, shares=0.2) -> CorpusVectors:
-    """What encoding gives for the vectors layer name -> [languages, lines, width], tokens of each line and largest share of each layer."""
+    """What encoding gives for the vectors layer name -> [languages, lines, width], tokens of each line and largest
+    share of each layer."""
     names, lines = tuple(stacks), next(iter(stacks.values())).shape[1]
     counts = np.broadcast_to(token_counts, lines)
     shares = np.broadcast_to(np.reshape(shares, (-1, 1)), (len(names), lines))

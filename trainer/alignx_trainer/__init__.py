@@ -1,5 +1,5 @@
-"""The two-stage AlignX trainer (arXiv 2509.24338): contrastive alignment at a middle layer, language matching at the last, then
-instruction tuning.
+"""The two-stage AlignX trainer (arXiv 2509.24338): contrastive alignment at a middle layer, language matching at the
+last, then instruction tuning.
 
     from alignx_trainer import load_recipe, train
 

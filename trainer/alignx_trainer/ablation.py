@@ -1,4 +1,5 @@
-"""Which loss does what: the arms of one recipe at equal samples and seeds, compared with the arm that has the next-token loss alone."""
+"""Which loss does what: the arms of one recipe at equal samples and seeds, compared with the arm that has the
+next-token loss alone."""
 
 from __future__ import annotations
 
@@ -51,8 +52,9 @@ def ablate(
 ) -> Path:
     """Train every arm with every seed, compare the arms of each seed, and write `folder`/ablation.md; returns its path.
 
-    `options`: those of `alignx_eval.compare`. What is done is not done again. `folder` gets ARM-seedN/ (a run each), comparison-seedN/
-    (reports) and ablation.json (the table's numbers). Raises InputError for a recipe without both losses or without `init`, and as `train`.
+    `options`: those of `alignx_eval.compare`. What is done is not done again. `folder` gets ARM-seedN/ (a run each),
+    comparison-seedN/ (reports) and ablation.json (the table's numbers). Raises InputError for a recipe without both
+    losses or without `init`, and as `train`.
     """
     if recipe.contrastive_weight == 0 or recipe.matching_weight == 0 or recipe.init is None:
         raise InputError(
@@ -91,7 +93,8 @@ def ablate(
 
 
 def numbers_of(comparison: Comparison, seed: int) -> dict[str, Any]:
-    """{"seed", "measures": {name: {"base", "next_token", ARM: {"value", "difference", "ci_low", "ci_high", "n"}}}} of one comparison."""
+    """{"seed", "measures": {name: {"base", "next_token", ARM: {"value", "difference", "ci_low", "ci_high", "n"}}}} of
+    one comparison."""
     found: dict[str, Any] = {"seed": seed, "measures": {}}
     rows = [row for row in comparison.rows if row.language is None and row.other_language is None]
     recorded = (facts.get("align_layer") for facts in comparison.checkpoints.values())
@@ -117,9 +120,11 @@ def numbers_of(comparison: Comparison, seed: int) -> dict[str, Any]:
 
 
 def table_of(numbers: Sequence[dict[str, Any]]) -> str:
-    """Markdown: for each measure one line a seed; differences are arm - next_token of the same seed, intervals over lines."""
+    """Markdown: for each measure one line a seed; differences are arm - next_token of the same seed, intervals over
+    lines."""
     lines = [
-        "Value of each arm; in brackets its difference to `next_token` of the same seed with the 95 % interval over lines of the text "
+        "Value of each arm; in brackets its difference to `next_token` of the same seed with the 95 % interval over "
+        "lines of the text "
         "(one training each: the spread over seeds is what the lines of a measure show).",
         "",
         f"| measure | seed | base | {' | '.join(ARMS)} |",

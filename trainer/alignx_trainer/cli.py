@@ -29,7 +29,8 @@ app = typer.Typer(
 
 @app.callback()
 def alignx_train(version: entry.VersionOption = False) -> None:
-    """Train by a recipe, look at a recipe's data, export a checkpoint. `alignx-train RECIPE` is short for `alignx-train train RECIPE`.
+    """Train by a recipe, look at a recipe's data, export a checkpoint. `alignx-train RECIPE` is short for `alignx-train
+    train RECIPE`.
 
     \b
     Examples:
@@ -38,8 +39,8 @@ def alignx_train(version: entry.VersionOption = False) -> None:
       alignx-train ls
 
     \b
-    Exit codes: 0 done; 1 training cannot go on, or an unexpected error; 2 wrong usage or input; 6 something is missing and the network is
-    off; 130 interrupted. An error is one line; --debug shows where it came from.
+    Exit codes: 0 done; 1 training cannot go on, or an unexpected error; 2 wrong usage or input; 6 something is missing
+    and the network is off; 130 interrupted. An error is one line; --debug shows where it came from.
     """
 
 
@@ -65,8 +66,8 @@ def train(
 ) -> None:
     """Train by RECIPE and write OUT/model.pt, OUT/log.jsonl and OUT/report.html.
 
-    Interrupted, it goes on from the last saved step when the same command is given again. A finished run is not done again. An override
-    of one of two keys that exclude each other, as `steps` and `epochs`, replaces the other one.
+    Interrupted, it goes on from the last saved step when the same command is given again. A finished run is not done
+    again. An override of one of two keys that exclude each other, as `steps` and `epochs`, replaces the other one.
 
     \b
     Examples:
@@ -75,8 +76,8 @@ def train(
       accelerate launch --num_processes 4 -m alignx_trainer paper_stage1 init=my_model.pt
 
     \b
-    Exit codes: 0 done; 1 training cannot go on, as where a loss is not finite or the disk is full; 2 wrong usage or input, or a damaged
-    file of the run; 6 something is missing and the network is off; 130 interrupted.
+    Exit codes: 0 done; 1 training cannot go on, as where a loss is not finite or the disk is full; 2 wrong usage or
+    input, or a damaged file of the run; 6 something is missing and the network is off; 130 interrupted.
     """
     from alignx_trainer.config import load_recipe
 
@@ -161,9 +162,11 @@ def ablate(
     ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Which loss does what: train RECIPE with the next-token loss alone, + contrastive, + matching, and both; compare the four.
+    """Which loss does what: train RECIPE with the next-token loss alone, + contrastive, + matching, and both; compare
+    the four.
 
-    All arms see the same samples in the same order. Writes OUT/ablation.md and, for each seed, a report in OUT/comparison-seedN.
+    All arms see the same samples in the same order. Writes OUT/ablation.md and, for each seed, a report in
+    OUT/comparison-seedN.
 
     \b
     Examples:
@@ -203,7 +206,8 @@ def ablate(
 
 @app.command(name="ls")
 def list_recipes(debug: DebugOption = False) -> None:
-    """The shipped recipes and configurations for `accelerate launch`, and what each is for: a table on a terminal, tab-separated in a pipe.
+    """The shipped recipes and configurations for `accelerate launch`, and what each is for: a table on a terminal,
+    tab-separated in a pipe.
 
     \b
     Examples:
@@ -262,7 +266,8 @@ def export(
     ] = True,
     debug: DebugOption = False,
 ) -> None:
-    """Write CHECKPOINT as a folder that transformers opens with `from_pretrained`: adapters merged, blocks of a .gguf unpacked.
+    """Write CHECKPOINT as a folder that transformers opens with `from_pretrained`: adapters merged, blocks of a .gguf
+    unpacked.
 
     \b
     Examples:

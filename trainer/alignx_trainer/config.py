@@ -50,7 +50,8 @@ def _languages(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else () if value is None else value
 
 
-# Types are strict: nothing becomes a number, a text or a truth value that was none. A whole number does where a number is wanted.
+# Types are strict: nothing becomes a number, a text or a truth value that was none. A whole number does where a number
+# is wanted.
 Whole = Annotated[int, BeforeValidator(_without_fraction)]
 Number = Annotated[float, AfterValidator(_no_nan)]
 Languages = Annotated[tuple[str, ...], BeforeValidator(_languages)]
@@ -67,8 +68,8 @@ class Source:
 
     kind: SourceKind
     # A bundled corpus, a folder of line-aligned files, hub:Helsinki-NLP/opus-100@COMMIT; for instructions a JSONL file,
-    # `bundled`, or hub:MBZUAI/Bactrian-X@COMMIT. `languages` have to be named for these two data sets, and for folders in
-    # their layout.
+    # `bundled`, or hub:MBZUAI/Bactrian-X@COMMIT. `languages` have to be named for these two data sets, and for folders
+    # in their layout.
     path: str = "interface"
     split: str | None = None  # null: `train` of a bundled corpus, the one split of a folder
     languages: Languages = ()  # FLORES codes; empty: all of the corpus
@@ -94,7 +95,8 @@ class Source:
 class Recipe:
     """Everything that decides a training run. Sizes are in samples, lengths in tokens.
 
-    Raises InputError for a key that there is none of, a wrong type, a value out of range, and keys that contradict each other.
+    Raises InputError for a key that there is none of, a wrong type, a value out of range, and keys that contradict each
+    other.
     """
 
     stage: str  # free text that the checkpoint carries: "pretrain", "stage1", "stage2", "tuned"
@@ -153,8 +155,8 @@ class Recipe:
     eval_split: str | None = None  # null: `validation` of a bundled corpus, the one split of a folder
     eval_languages: Languages = ()  # empty: all of the corpus
     eval_lines: Whole = 100
-    # Over-alignment: stop when the loss since step 0 is above this with 95 % confidence, and keep the last measured state
-    # before that.
+    # Over-alignment: stop when the loss since step 0 is above this with 95 % confidence, and keep the last measured
+    # state before that.
     stop_bits_per_byte: Number | None = None  # rise of the mean bits per byte
     stop_language_identity: Number | None = None  # fall of the language probe's balanced accuracy in the last layer
 
@@ -279,8 +281,8 @@ def load_recipe(
 ) -> Recipe:
     """Read a recipe and apply `key=value` overrides (values are YAML; `sources.0.path=...` reaches inside).
 
-    An override of one of two keys that exclude each other replaces the other key of the file, and `say` is told so. Raises InputError
-    with the offending key.
+    An override of one of two keys that exclude each other replaces the other key of the file, and `say` is told so.
+    Raises InputError with the offending key.
     """
     path = find_recipe(name)
     try:

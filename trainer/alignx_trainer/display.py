@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Display:
-    """Context manager. `say` writes a line, `step` shows a step; of several processes the main one alone does, and none with `quiet`."""
+    """Context manager. `say` writes a line, `step` shows a step; of several processes the main one alone does, and none
+    with `quiet`."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._silent = quiet or not processes.is_main()

@@ -29,8 +29,8 @@ def is_opus(path: str) -> bool:
 def short_code(language: str) -> str:
     """The two-letter code (ISO 639-1) that data sets use for a FLORES code or whatever `resolve_language` takes.
 
-    Bokmål is `nb` (OPUS-100 also has `no`, which does not say which Norwegian), Serbian `sr`, Chinese in simplified characters `zh`;
-    traditional characters and other second scripts have none. Raises InputError where there is none.
+    Bokmål is `nb` (OPUS-100 also has `no`, which does not say which Norwegian), Serbian `sr`, Chinese in simplified
+    characters `zh`; traditional characters and other second scripts have none. Raises InputError where there is none.
     """
     code = resolve_language(language)
     for spelling, owner in SPELLINGS.items():  # the first of several is the one in use: `he`, not the retired `iw`
@@ -46,7 +46,8 @@ def column_values(table: Any, name: str) -> Iterator[Any]:
 
 
 def pinned(source: Source) -> tuple[str, str | None]:
-    """Name and revision of a data set of the hub, or a local folder and None. Raises InputError without revision or languages."""
+    """Name and revision of a data set of the hub, or a local folder and None. Raises InputError without revision or
+    languages."""
     name, _, revision = source.path.removeprefix(HUB_PREFIX).partition("@")
     if not source.languages:
         raise InputError(
@@ -56,7 +57,8 @@ def pinned(source: Source) -> tuple[str, str | None]:
         return name, None
     if not name or not revision:
         raise InputError(
-            f"source {source.path!r}: give the revision too, as in {HUB_PREFIX}owner/name@COMMIT, or the text may change"
+            f"source {source.path!r}: give the revision too, as in {HUB_PREFIX}owner/name@COMMIT, or the text may "
+            "change"
         )
     return name, revision
 
@@ -76,7 +78,8 @@ def open_pair(path: str, name: str, revision: str | None, configuration: str, sp
 
 
 def open_language(path: str, name: str, revision: str | None, short: str) -> Any:
-    """One file of Bactrian-X, by its name: the repository holds a loading script, which `datasets` refuses to run or to pass by.
+    """One file of Bactrian-X, by its name: the repository holds a loading script, which `datasets` refuses to run or to
+    pass by.
 
     Raises InputError and MissingAssetError.
     """

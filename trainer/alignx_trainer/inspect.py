@@ -49,10 +49,11 @@ def marked(sample: Sample, tokenizer: Any, colour: bool) -> str:
 def inspect(
     recipe: Recipe, *, samples: int, colour: bool, checked: int = CHECKED, measure: bool = True, offline: bool = True
 ) -> Iterator[str]:
-    """Line by line: the resolved recipe, its data source by source, `samples` samples of the first steps, memory and time.
+    """Line by line: the resolved recipe, its data source by source, `samples` samples of the first steps, memory and
+    time.
 
-    Of each source up to `checked` records (0: all) are tokenized to count what is truncated. Raises InputError and MissingAssetError as
-    training would.
+    Of each source up to `checked` records (0: all) are tokenized to count what is truncated. Raises InputError and
+    MissingAssetError as training would.
     """
     streams = [Stream(source, recipe.prompt_template) for source in recipe.sources]
     model, tokenizer, _ = open_model(recipe, streams, offline)
@@ -69,14 +70,16 @@ def inspect(
     yield "\n# data"
     for stream, quota in zip(streams, order.quota, strict=True):
         share, passes = quota / (WINDOW * recipe.batch_size), quota / WINDOW * order.steps / len(stream)
-        yield f"{stream.source.kind} from {stream.source.path}: {len(stream):,} records; {share:.0%} of the samples, {passes:.2f} passes"
+        source = f"{stream.source.kind} from {stream.source.path}"
+        yield f"{source}: {len(stream):,} records; {share:.0%} of the samples, {passes:.2f} passes"
         yield f"  dropped when read: {_dropped(stream)}"
         yield f"  shares: {_shares(stream, passes)}"
         yield f"  {_checked_records(stream, tokenizer, recipe, checked)}"
     tokens = round(sum(len(sample.input_ids) for sample in window) / WINDOW * order.steps)
     trained = sum(sum(sample.trained) for sample in window) / sum(len(sample.input_ids) for sample in window)
     yield (
-        f"all: {order.steps:,} steps of {recipe.batch_size} samples, about {tokens / 1e6:.2f} million tokens, {trained:.0%} of them with a "
+        f"all: {order.steps:,} steps of {recipe.batch_size} samples, about {tokens / 1e6:.2f} million tokens, "
+        f"{trained:.0%} of them with a "
         f"next-token loss (computed from the first {WINDOW} steps)"
     )
     if recipe.max_tokens is not None and recipe.max_tokens < tokens:
@@ -140,7 +143,8 @@ def _shares(stream: Stream, passes: float) -> str:
 
 
 def _checked_records(stream: Stream, tokenizer: Any, recipe: Recipe, limit: int) -> str:
-    """How many of the records, or of a random part of them, are truncated, have no tokens in source or target, or are there twice."""
+    """How many of the records, or of a random part of them, are truncated, have no tokens in source or target, or are
+    there twice."""
     everything = limit == 0 or len(stream) <= limit
     chosen = (
         range(len(stream))
@@ -172,10 +176,11 @@ def memory_parts(
 ) -> dict[str, int]:
     """Bytes that one process needs beside activations, by part.
 
-    weights: 4 a parameter (float32), and for dtype bfloat16 2 more a weight of a matrix, for the copy that autocast keeps for a micro-batch
-    gradients: 4 a trained parameter
+    weights: 4 a parameter (float32), and for dtype bfloat16 2 more a weight of a matrix, for the copy that autocast
+    keeps for a micro-batch gradients: 4 a trained parameter
     optimizer: 8 a parameter of AdamW (two moments), 4 of Muon (one)
-    logits: rows x vocabulary x 4 (and 2 more for bfloat16), rows being what `LOGITS_AT_ONCE` allows of the batch's tokens with a loss
+    logits: rows x vocabulary x 4 (and 2 more for bfloat16), rows being what `LOGITS_AT_ONCE` allows of the batch's
+    tokens with a loss
     """
     modules = [model] if matcher is None else [model, matcher]
     parameters = [parameter for module in modules for parameter in module.parameters()]
@@ -212,7 +217,8 @@ def _measure(
     steps: int,
     tokens: int,
 ) -> Iterator[str]:
-    """Forward and backward pass of two micro-batches and one step of the optimizer, as in training; the model is spoilt by it."""
+    """Forward and backward pass of two micro-batches and one step of the optimizer, as in training; the model is spoilt
+    by it."""
     if device == "cpu":
         model.set_attn_implementation("eager")  # as in training
     if recipe.activation_checkpointing:

@@ -13,7 +13,8 @@ from alignx_trainer.config import Contrastive
 
 
 def mean_pool(states: Tensor, mask: Tensor) -> Tensor:
-    """Float32 mean of `states` [rows, positions, width] over the positions where `mask` [rows, positions] holds; zero where none does."""
+    """Float32 mean of `states` [rows, positions, width] over the positions where `mask` [rows, positions] holds; zero
+    where none does."""
     weights = mask.to(torch.float32)
     return (states.float() * weights[..., None]).sum(1) / weights.sum(1, keepdim=True).clamp(min=1)
 
@@ -27,10 +28,11 @@ def contrastive_loss(
     same_source: Tensor | None = None,
     same_target: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """InfoNCE over cosine similarities of `source` [n, width] and `target` [n, width]; row i of one belongs to row i of the other.
+    """InfoNCE over cosine similarities of `source` [n, width] and `target` [n, width]; row i of one belongs to row i of
+    the other.
 
-    "paper_formula": -mean_i log softmax_j(cos(source_i, target_j) / temperature)_i, sources as anchors (arXiv 2509.24338).
-    "official_code": half of that, as the public implementation computes it.
+    "paper_formula": -mean_i log softmax_j(cos(source_i, target_j) / temperature)_i, sources as anchors (arXiv
+    2509.24338). "official_code": half of that, as the public implementation computes it.
     "symmetric": the mean of both directions.
     `same_source`, `same_target` [n, n] mark equal texts: off the diagonal they are no negatives.
     Returns the loss and the share of anchors (sources) whose own target is strictly the nearest.
@@ -56,13 +58,15 @@ def contrastive_loss(
     return loss, accuracy
 
 
-# States of pairs of sentences exist in pieces of at most this many numbers (float32: 16 MB) and are made again for the backward pass: 256
-# samples have 262,144 pairs. One micro-batch of the paper's 16 is one piece, of which nothing is made twice.
+# States of pairs of sentences exist in pieces of at most this many numbers (float32: 16 MB) and are made again for the
+# backward pass: 256 samples have 262,144 pairs. One micro-batch of the paper's 16 is one piece, of which nothing is
+# made twice.
 PAIR_STATES_AT_ONCE = 2**22
 
 
 class LanguageMatcher(nn.Module):
-    """Gated two-layer classifier over pairs of sentence vectors: same language or not (the language-matching head of AlignX).
+    """Gated two-layer classifier over pairs of sentence vectors: same language or not (the language-matching head of
+    AlignX).
 
     A pair [a; b] of width 2d goes through silu(W_gate [a; b]) * (W_up [a; b]) and W_down to two logits, no biases.
     W [a; b] = W_a a + W_b b, so every vector is projected once and pairs only cost additions in the inner width.
@@ -126,9 +130,11 @@ LOGITS_AT_ONCE = 2**25
 
 
 class _SummedCrossEntropy(torch.autograd.Function):
-    """The gradients are made beside the loss, while a piece of the logits exists: no logits are kept, and none are computed twice.
+    """The gradients are made beside the loss, while a piece of the logits exists: no logits are kept, and none are
+    computed twice.
 
-    For logits z = states W^T the gradient of the loss is softmax(z) - one-hot, times 1 - (z / cap)^2 where the logits are capped.
+    For logits z = states W^T the gradient of the loss is softmax(z) - one-hot, times 1 - (z / cap)^2 where the logits
+    are capped.
     """
 
     @staticmethod
@@ -151,7 +157,8 @@ class _SummedCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias) if needs_bias and bias is not None else None
         total = hidden.new_zeros((), dtype=torch.float32)
         rows = max(1, LOGITS_AT_ONCE // len(weight))
-        # All pieces of logits in one place: on a CPU fresh pages would cost a tenth of the time of the product that fills them.
+        # All pieces of logits in one place: on a CPU fresh pages would cost a tenth of the time of the product that
+        # fills them.
         room = states.new_empty(min(rows, len(states)), len(weight))
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(states), rows):
@@ -195,11 +202,11 @@ class _SummedCrossEntropy(torch.autograd.Function):
 
 
 def summed_cross_entropy(hidden: Tensor, labels: Tensor, head: nn.Module, softcap: float | None) -> Tensor:
-    """Sum over tokens of -log p(labels) for final states `hidden` [tokens, width]; float32 []. The logits are `head`'s, with
-    `softcap` as in Gemma 2: cap * tanh(logits / cap).
+    """Sum over tokens of -log p(labels) for final states `hidden` [tokens, width]; float32 []. The logits are `head`'s,
+    with `softcap` as in Gemma 2: cap * tanh(logits / cap).
 
-    The logits are made piece by piece (`LOGITS_AT_ONCE`) and their gradient at once, as in the fused kernels of Liger (Hsu et al. 2024):
-    the memory does not grow with tokens x vocabulary. Can be differentiated once.
+    The logits are made piece by piece (`LOGITS_AT_ONCE`) and their gradient at once, as in the fused kernels of Liger
+    (Hsu et al. 2024): the memory does not grow with tokens x vocabulary. Can be differentiated once.
     """
     weight, bias = head.weight, getattr(head, "bias", None)
     assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))

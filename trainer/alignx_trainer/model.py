@@ -15,7 +15,8 @@ from alignx_trainer.step import check_logits
 
 
 def train_tokenizer(streams: Sequence[Stream], vocabulary_size: int) -> Any:
-    """A byte-level BPE tokenizer with `<s>`, `</s>` and `<pad>` from all monolingual text and a sample of the prompts of the streams.
+    """A byte-level BPE tokenizer with `<s>`, `</s>` and `<pad>` from all monolingual text and a sample of the prompts
+    of the streams.
 
     Deterministic: it depends on the texts and the size alone.
     """
@@ -34,8 +35,8 @@ def train_tokenizer(streams: Sequence[Stream], vocabulary_size: int) -> Any:
                     yield before.replace("{instruction}", record.instruction or "") + after
 
     tokenizer = Tokenizer(models.BPE())
-    # Digits apart: numbers are copied, not learnt by heart. Chinese and other unspaced text has no blanks, so merges grow into words by
-    # themselves.
+    # Digits apart: numbers are copied, not learnt by heart. Chinese and other unspaced text has no blanks, so merges
+    # grow into words by themselves.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -64,7 +65,8 @@ def train_tokenizer(streams: Sequence[Stream], vocabulary_size: int) -> Any:
 
 
 def open_model(recipe: Recipe, streams: list[Stream], offline: bool) -> tuple[Any, Any, dict[str, Any]]:
-    """Model in float32 on the CPU, tokenizer, and the provenance so far: those of `init`, or new ones. Raises InputError."""
+    """Model in float32 on the CPU, tokenizer, and the provenance so far: those of `init`, or new ones. Raises
+    InputError."""
     provenance: dict[str, Any] = {"stages": []}
     if recipe.init is not None:
         start = open_checkpoint(recipe.init, device="cpu", dtype="float32", offline=offline)
@@ -100,7 +102,8 @@ def open_model(recipe: Recipe, streams: list[Stream], offline: bool) -> tuple[An
 
 
 def add_adapters(model: Any, recipe: Recipe) -> Any:
-    """`model` with low-rank adapters (Hu et al. 2021) on the linear layers of its blocks, all else frozen; a peft model around it."""
+    """`model` with low-rank adapters (Hu et al. 2021) on the linear layers of its blocks, all else frozen; a peft model
+    around it."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
@@ -113,7 +116,8 @@ def add_adapters(model: Any, recipe: Recipe) -> Any:
         task_type="CAUSAL_LM",
     )
     adapted = get_peft_model(model, settings)
-    # What the adapter's folder names as its base: a model opened from a .pt does not know its place, one of the hub only that in the cache.
+    # What the adapter's folder names as its base: a model opened from a .pt does not know its place, one of the hub
+    # only that in the cache.
     assert recipe.init is not None
     base, revision = Path(recipe.init).expanduser(), None
     name = str(base.resolve()) if base.exists() else recipe.init
@@ -127,9 +131,9 @@ def add_adapters(model: Any, recipe: Recipe) -> Any:
 def flops_per_token(model: Any, recipe: Recipe) -> tuple[int, int]:
     """Floating-point operations a token, and more a token with a next-token loss.
 
-    2 a weight forward, 2 for the gradients of the states, 2 for those of weights that are trained (Kaplan et al. 2020), 2 more each for
-    the second forward pass of gradient caching and for activation checkpointing. The output embeddings work for the tokens with a
-    next-token loss. Attention's own products and the embeddings' look-up are not counted.
+    2 a weight forward, 2 for the gradients of the states, 2 for those of weights that are trained (Kaplan et al. 2020),
+    2 more each for the second forward pass of gradient caching and for activation checkpointing. The output embeddings
+    work for the tokens with a next-token loss. Attention's own products and the embeddings' look-up are not counted.
     """
     table = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     weights = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in table)

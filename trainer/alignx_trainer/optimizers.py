@@ -21,8 +21,8 @@ def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
 
 
 def build_optimizers(model: Any, matcher: LanguageMatcher | None, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """AdamW for everything, or Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest; the matcher's own AdamW
-    comes last."""
+    """AdamW for everything, or Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest; the
+    matcher's own AdamW comes last."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     matrices = [parameter for _, parameter in named if parameter.ndim == 2 and id(parameter) not in embeddings]

@@ -32,10 +32,11 @@ def apportion(shares: np.ndarray, total: int) -> np.ndarray:
 
 
 def tempered_pass(groups: Sequence[np.ndarray], temperature: float, key: list[int], number: int) -> np.ndarray:
-    """Record indices of pass `number` over a source, as many as it has records, the languages' shares evened out by `temperature`.
+    """Record indices of pass `number` over a source, as many as it has records, the languages' shares evened out by
+    `temperature`.
 
-    Every language is walked on its own in one fresh permutation after another: all its records come up before one comes up again, across
-    passes too. A pure function of its arguments; `key` is seed and stream.
+    Every language is walked on its own in one fresh permutation after another: all its records come up before one comes
+    up again, across passes too. A pure function of its arguments; `key` is seed and stream.
     """
     counts = [len(group) for group in groups]
     chosen = []
@@ -52,10 +53,11 @@ def tempered_pass(groups: Sequence[np.ndarray], temperature: float, key: list[in
 
 
 class Order:
-    """Which record of which stream is where in training: a pure function of (seed, step), so there is no loader state to save.
+    """Which record of which stream is where in training: a pure function of (seed, step), so there is no loader state
+    to save.
 
-    Each stream is walked in a new permutation on every pass (with a temperature, see `tempered_pass`). Within a window of steps samples are
-    sorted by length and the batches shuffled.
+    Each stream is walked in a new permutation on every pass (with a temperature, see `tempered_pass`). Within a window
+    of steps samples are sorted by length and the batches shuffled.
     """
 
     def __init__(self, streams: Sequence[Stream], recipe: Recipe, tokenizer: Any) -> None:

@@ -45,7 +45,8 @@ class Parallel:
         micro_batches = recipe.batch_size // recipe.micro_batch_size
         if micro_batches % self.count:
             raise InputError(
-                f"batch_size / micro_batch_size gives {micro_batches} micro-batches, which {self.count} processes cannot share"
+                f"batch_size / micro_batch_size gives {micro_batches} micro-batches, which {self.count} processes "
+                "cannot share"
             )
 
     def prepare(self, forward: Forward, optimizers: list[torch.optim.Optimizer]) -> tuple[Any, list[Any]]:
@@ -76,7 +77,8 @@ class Parallel:
         return total
 
     def model_state(self, forward: Any, names: Collection[str]) -> dict[str, Any]:
-        """Tensors of the model by the name they have in one process, those of `names` alone. Sharded: whole in the main process only."""
+        """Tensors of the model by the name they have in one process, those of `names` alone. Sharded: whole in the main
+        process only."""
         if not self.sharded:
             inner = self.accelerator.unwrap_model(forward) if self.accelerator is not None else forward
             return {name: tensor for name, tensor in inner.state_dict().items() if name in names}

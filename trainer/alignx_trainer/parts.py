@@ -101,7 +101,8 @@ class Parts:
 
 
 def prepare(recipe: Recipe, parallel: Parallel, offline: bool) -> Parts:
-    """Data, model, losses and optimizers of the recipe, on their device. The random numbers drawn here are those of its seed.
+    """Data, model, losses and optimizers of the recipe, on their device. The random numbers drawn here are those of its
+    seed.
 
     Raises InputError and MissingAssetError for what the recipe names and is not there, or does not fit.
     """

@@ -44,8 +44,8 @@ class Record:
 class Stream:
     """The records of one source, by index, without holding them all.
 
-    `description` is their provenance, in plain JSON types; `dropped` in it says how many records were left out, and why. Raises InputError
-    for a source that is wrong, MissingAssetError for a data set of the hub that is not at hand.
+    `description` is their provenance, in plain JSON types; `dropped` in it says how many records were left out, and
+    why. Raises InputError for a source that is wrong, MissingAssetError for a data set of the hub that is not at hand.
     """
 
     def __init__(self, source: Source, template: str) -> None:
@@ -65,12 +65,14 @@ class Stream:
         return self.records[index]
 
     def groups(self) -> dict[str, np.ndarray]:
-        """Indices of the records of each language; for translation of each pair of languages, both directions together."""
+        """Indices of the records of each language; for translation of each pair of languages, both directions
+        together."""
         return self.records.groups()
 
 
 class ParallelRecords:
-    """The lines of a parallel corpus in each of `directions`; index = line * directions + direction. `template` None: plain text."""
+    """The lines of a parallel corpus in each of `directions`; index = line * directions + direction. `template` None:
+    plain text."""
 
     def __init__(self, corpus: ParallelCorpus, directions: Sequence[tuple[str, str]], template: str | None) -> None:
         self.corpus, self.directions, self.template = corpus, list(directions), template
@@ -99,7 +101,8 @@ class ParallelRecords:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A table of translations {"translation": {short code: text}} between two languages, and which of its rows are used."""
+    """A table of translations {"translation": {short code: text}} between two languages, and which of its rows are
+    used."""
 
     languages: tuple[str, str]  # FLORES codes
     short: tuple[str, str]
@@ -108,7 +111,8 @@ class Pair:
 
 
 class PairRecords:
-    """Translations that line up within a pair of languages only, in both directions; pair after pair, index = row * 2 + direction."""
+    """Translations that line up within a pair of languages only, in both directions; pair after pair, index = row * 2 +
+    direction."""
 
     def __init__(self, pairs: Sequence[Pair], template: str) -> None:
         self.pairs, self.template = list(pairs), template
@@ -185,12 +189,14 @@ def _pair_name(one: str, two: str) -> str:
 
 
 def default_split(path: str, wanted: str) -> str:
-    """`wanted` of a bundled corpus (whose name wins over a folder's) and of the hub; of a folder "test", which stands for its one split."""
+    """`wanted` of a bundled corpus (whose name wins over a folder's) and of the hub; of a folder "test", which stands
+    for its one split."""
     return "test" if path not in BUNDLED and Path(path).expanduser().is_dir() else wanted
 
 
 def open_parallel(source: Source, template: str) -> tuple[ParallelRecords, dict[str, Any]]:
-    """Records and provenance of line-aligned text: every line in every direction, or as plain text in every language."""
+    """Records and provenance of line-aligned text: every line in every direction, or as plain text in every
+    language."""
     split = source.split or default_split(source.path, "train")
     corpus = load_corpus(source.path, split=split, languages=list(source.languages) or None)
     languages = list(corpus.languages)
@@ -222,7 +228,8 @@ def open_parallel(source: Source, template: str) -> tuple[ParallelRecords, dict[
 
 
 def open_pairs(source: Source, template: str) -> tuple[PairRecords, dict[str, Any]]:
-    """Records and provenance of OPUS-100: one table a pair of languages, named by the two-letter codes in alphabetical order.
+    """Records and provenance of OPUS-100: one table a pair of languages, named by the two-letter codes in alphabetical
+    order.
 
     Rows with an empty side are dropped. Every side is stripped of surrounding blanks.
     """
@@ -266,7 +273,8 @@ def open_pairs(source: Source, template: str) -> tuple[PairRecords, dict[str, An
 
 
 def open_instructions(source: Source) -> tuple[InstructionRecords, dict[str, Any]]:
-    """Records and provenance of a JSONL file, of Bactrian-X, or of a folder in its layout with `data/de.json.gz` for each language.
+    """Records and provenance of a JSONL file, of Bactrian-X, or of a folder in its layout with `data/de.json.gz` for
+    each language.
 
     Rows without an output are dropped.
     """
@@ -288,7 +296,8 @@ def open_instructions(source: Source) -> tuple[InstructionRecords, dict[str, Any
         missing = {"instruction", "output"} - set(table.column_names)
         if missing:
             raise InputError(
-                f"{source.path}, {short}: no column `{sorted(missing)[0]}`; its columns: {', '.join(table.column_names)}"
+                f"{source.path}, {short}: no column `{sorted(missing)[0]}`; its columns: "
+                f"{', '.join(table.column_names)}"
             )
         inputs = column_values(table, "input") if "input" in table.column_names else [None] * len(table)
         kept = []
@@ -314,11 +323,13 @@ def open_instructions(source: Source) -> tuple[InstructionRecords, dict[str, Any
 
 
 def read_instructions(path: str, languages: Sequence[str] = ()) -> tuple[list[dict[str, Any]], int]:
-    """Records of a JSONL file in the shape of Alpaca and Bactrian-X, and how many were dropped because their output is empty.
+    """Records of a JSONL file in the shape of Alpaca and Bactrian-X, and how many were dropped because their output is
+    empty.
 
-    Keys: `instruction`, `output`, optionally `input` (missing, null and empty are the same) and `language`, which is read by
-    `resolve_language` and becomes a FLORES code; others are ignored. With `languages`, only theirs; a dropped record of another language is
-    not counted. `bundled` names the shipped file. Raises InputError with the line's number.
+    Keys: `instruction`, `output`, optionally `input` (missing, null and empty are the same) and `language`, which is
+    read by `resolve_language` and becomes a FLORES code; others are ignored. With `languages`, only theirs; a dropped
+    record of another language is not counted. `bundled` names the shipped file. Raises InputError with the line's
+    number.
     """
     if path == "bundled":
         text = (resources.files("alignx_eval") / "bundled" / "text" / "instructions" / "train.jsonl").read_text(

@@ -1,4 +1,5 @@
-"""The report of a training run: one self-contained HTML file of its log, its recipe and, once it has finished, its provenance."""
+"""The report of a training run: one self-contained HTML file of its log, its recipe and, once it has finished, its
+provenance."""
 
 from __future__ import annotations
 
@@ -139,7 +140,8 @@ def _cell(found: Measure | None, with_size: bool) -> dict[str, str]:
     return {"value": wording.number(found.value), "interval": interval_text(found), "n": size}
 
 
-# --- words and tables -------------------------------------------------------------------------------------------------------------
+# --- words and tables
+# -------------------------------------------------------------------------------------------------------------
 def planned(run: Run) -> str:
     """Where the recipe ends, in words."""
     ends = []
@@ -242,7 +244,8 @@ def _brief(found: Measure) -> str:
 
 
 def loss_table(run: Run) -> dict[str, Any]:
-    """First step, last step and median of the last tenth of the steps (of five, if that is more), of every loss that was on."""
+    """First step, last step and median of the last tenth of the steps (of five, if that is more), of every loss that
+    was on."""
     tail = min(len(run.lines), max(5, len(run.lines) // 10))
     names = {
         "lm": "next-token loss",

@@ -80,7 +80,8 @@ def measure_text(found: Measure | None) -> str:
 
 
 def thin_out(values: Sequence[float | None], limit: int = DRAWN_POINTS) -> list[int]:
-    """At most `limit` places of `values` to draw, in order: the first, the last, and the extremes of equal stretches between them."""
+    """At most `limit` places of `values` to draw, in order: the first, the last, and the extremes of equal stretches
+    between them."""
     count = len(values)
     if count <= limit:
         return list(range(count))
@@ -137,7 +138,8 @@ def highest_in_frame(values: Sequence[float]) -> float:
 
 
 def contrastive_chance(run: Run) -> Values:
-    """Share of anchors whose own target would be the nearest by chance: 1 / pairs that are contrasted with each other."""
+    """Share of anchors whose own target would be the nearest by chance: 1 / pairs that are contrasted with each
+    other."""
     batch, micro = run.recipe.get("batch_size") or 1, run.recipe.get("micro_batch_size") or 1
     pools = max(1, batch // micro) if run.recipe.get("negatives") == "micro" else 1
     return [pools / pairs if pairs else None for pairs in run.values("pairs")]
@@ -166,7 +168,8 @@ def ignorant_matching_loss(run: Run) -> Values:
 
 
 def _path(points: Sequence[tuple[int, float | None]], last: int, low: float, high: float) -> str:
-    """Path data of a line through (step, value); an undefined value breaks it, what is beyond the frame lies on its edge."""
+    """Path data of a line through (step, value); an undefined value breaks it, what is beyond the frame lies on its
+    edge."""
     parts, pen_down = [], False
     for step, value in points:
         if value is not None:
@@ -197,7 +200,8 @@ def curve_figure(
     from_zero: bool = False,
     smooth: bool = True,
 ) -> dict[str, Any] | None:
-    """A number of the log over the steps; None where the log has none. `level` is a line to read it against, a value a step.
+    """A number of the log over the steps; None where the log has none. `level` is a line to read it against, a value a
+    step.
 
     The result has the figure's `title`, `note` and `figure`.
     """
@@ -358,7 +362,8 @@ def validation_figure(run: Run, shown: Sequence[tuple[int, dict[str, Any]]], num
         ]
         line = "L".join(f"{x:.1f} {svg.y_position(found.value, low, high):.1f}" for x, found in places)
         out.append(
-            f'<path class="bars s{style}" d="{"".join(bars)}"/><path class="line s{style}" d="M{line}"/><g class="dots s{style}">'
+            f'<path class="bars s{style}" d="{"".join(bars)}"/><path class="line s{style}" d="M{line}"/><g '
+            f'class="dots s{style}">'
         )
         for (x, found), (step, _) in zip(places, points, strict=True):
             tip = f"{measure_title(name, shown[-1][1])}, {step_title(step)}: {measure_text(found)}"

@@ -8,8 +8,8 @@
     adapter/          of a run with adapters, in peft's format
     report.html       by `alignx_trainer.report`
 
-Any of these can have been cut, changed or exchanged since it was written. That is told before anything in the folder is touched.
-A report reads the log and needs no torch, so torch is imported where weights are written or read.
+Any of these can have been cut, changed or exchanged since it was written. That is told before anything in the folder is
+touched. A report reads the log and needs no torch, so torch is imported where weights are written or read.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def is_marked(folder: Path, recipe: Recipe) -> bool:
         raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
     except (ValueError, KeyError, TypeError):
         raise InputError(
-            f"{file}: is damaged or no file of a run; put back a copy of it, or delete it to go on from a state.pt of this recipe, "
+            f"{file}: is damaged or no file of a run; put back a copy of it, or delete it to go on from a state.pt of "
+            "this recipe, "
             "or choose another output folder"
         ) from None
     # A recipe that ended before it had begun, by an error in it, can be mended.
@@ -146,15 +147,17 @@ def _entry(line: str) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) and type(entry.get("step")) is int else None
 
 
-# There are two readers, since there are two uses. A run goes on from its log and writes it anew, so every line has to be one that
-# it wrote, and only a part without the end of a line can be a kill's. A report shows what there is, of a copied or edited log too:
-# the last line counts where it is whole, a step that is there twice counts once, and a log that is missing is an error.
+# There are two readers, since there are two uses. A run goes on from its log and writes it anew, so every line has to
+# be one that it wrote, and only a part without the end of a line can be a kill's. A report shows what there is, of a
+# copied or edited log too: the last line counts where it is whole, a step that is there twice counts once, and a log
+# that is missing is an error.
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The whole lines of the log of a run that goes on, in their order; none where there is no file.
 
-    A killed run or a full disk leaves a part of a line at the end, which is left out. Raises InputError where a line is no step.
+    A killed run or a full disk leaves a part of a line at the end, which is left out. Raises InputError where a line is
+    no step.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1] if path.is_file() else []
@@ -165,7 +168,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         entry = _entry(line)
         if entry is None:
             raise InputError(
-                f"{path}: line {number} is damaged; put back a copy of the file, or move it away to go on with a new log from the last "
+                f"{path}: line {number} is damaged; put back a copy of the file, or move it away to go on with a new "
+                "log from the last "
                 "saved step"
             )
         entries.append(entry)
@@ -243,7 +247,8 @@ def save_state(path: Path, recipe: Recipe, state: State) -> None:
 
 
 def read_state(path: Path, recipe: Recipe) -> State:
-    """The content of state.pt, on the CPU. Raises InputError where it is damaged, of another recipe or of another version."""
+    """The content of state.pt, on the CPU. Raises InputError where it is damaged, of another recipe or of another
+    version."""
     import torch
 
     content = _load(path)
@@ -308,7 +313,8 @@ def damaged(path: Path, reason: object) -> InputError:
     text = " ".join(str(reason).split())[:120]
     state = path if path.name == STATE else path.with_name(STATE)
     return InputError(
-        f"{path}: is damaged ({text}); put back a copy of it, or delete {'it' if path == state else state} to begin the run again at its "
+        f"{path}: is damaged ({text}); put back a copy of it, or delete {'it' if path == state else state} to begin "
+        "the run again at its "
         "first step"
     )
 
@@ -342,7 +348,8 @@ def _check_parts(path: Path, content: Mapping[str, Any], parts: Mapping[str, Any
 
 
 def check_tensors(path: Path, saved: Mapping[str, Any], expected: Mapping[str, torch.Size]) -> None:
-    """Raises InputError unless `saved` has tensors of these names and shapes; load_state_dict would take what is there."""
+    """Raises InputError unless `saved` has tensors of these names and shapes; load_state_dict would take what is
+    there."""
     import torch
 
     for name in sorted(expected.keys() | saved.keys(), key=str):
@@ -427,10 +434,12 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """The run in `folder`. Raises InputError where that is no folder of a run, holds no step yet, or a file in it is damaged."""
+    """The run in `folder`. Raises InputError where that is no folder of a run, holds no step yet, or a file in it is
+    damaged."""
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: {'is no folder' if folder.exists() else 'does not exist'}; give the output folder of a training run"
+            f"{folder}: {'is no folder' if folder.exists() else 'does not exist'}; give the output folder of a "
+            "training run"
         )
     entries = logged_steps(folder / LOG)
     mark = _read_object(folder / MARK)

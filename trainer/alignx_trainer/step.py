@@ -44,7 +44,8 @@ class Forward(nn.Module):
         self.middle = output[0] if isinstance(output, tuple) else output
 
     def forward(self, batch: Batch, with_features: bool, with_lm: bool) -> tuple[Tensor | None, Tensor | None]:
-        """Features [rows, 4, width] float32 (None unless asked), summed cross-entropy over the batch's labels (None unless asked)."""
+        """Features [rows, 4, width] float32 (None unless asked), summed cross-entropy over the batch's labels (None
+        unless asked)."""
         device = next(self.model.parameters()).device
         outputs = self.model.get_decoder()(
             input_ids=batch.input_ids.to(device), attention_mask=batch.attention_mask.to(device), use_cache=False
@@ -84,7 +85,8 @@ def checkpoint_activations(model: Any) -> None:
 
 
 def check_logits(model: Any) -> None:
-    """Final states through the output embeddings must be the model's own logits, or the next-token loss would be another one.
+    """Final states through the output embeddings must be the model's own logits, or the next-token loss would be
+    another one.
 
     Raises ValueError for models that change the logits in a way this trainer does not know.
     """
@@ -182,7 +184,8 @@ def alignment_loss(
 
 
 def seed_micro_batch(recipe: Recipe, step: int, number: int) -> None:
-    """Set the random state that dropout draws from as a function of seed, step and the micro-batch's number in the step.
+    """Set the random state that dropout draws from as a function of seed, step and the micro-batch's number in the
+    step.
 
     So it is replayed by setting it again, no random state needs saving, and the number of processes does not matter.
     """
@@ -201,14 +204,14 @@ def accumulate_gradients(
 ) -> StepLosses:
     """Run one step's forward and backward passes; gradients are left on the parameters.
 
-    `micro_batches` are those of all processes, of equal size; each process works on its own run of them and leaves the same gradients as
-    one process working on all. `forward` is a `Forward`, or that as `accelerator` has wrapped it.
+    `micro_batches` are those of all processes, of equal size; each process works on its own run of them and leaves the
+    same gradients as one process working on all. `forward` is a `Forward`, or that as `accelerator` has wrapped it.
 
-    The next-token loss is a mean over the tokens of the step, whichever micro-batch they are in. With `negatives: batch` and several
-    micro-batches the contrast spans all of them, and all processes, by gradient caching (Gao et al. 2021, "Scaling Deep Contrastive
-    Learning Batch Size under Memory Limited Setup"): features first without a graph, the loss's gradient with respect to them once, then
-    each micro-batch again with that gradient as a linear surrogate. The random state is replayed, so that dropout agrees between the two
-    passes.
+    The next-token loss is a mean over the tokens of the step, whichever micro-batch they are in. With `negatives:
+    batch` and several micro-batches the contrast spans all of them, and all processes, by gradient caching (Gao et al.
+    2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"): features first without a graph,
+    the loss's gradient with respect to them once, then each micro-batch again with that gradient as a linear surrogate.
+    The random state is replayed, so that dropout agrees between the two passes.
     """
     number, processes = (accelerator.process_index, accelerator.num_processes) if accelerator is not None else (0, 1)
     count = len(micro_batches) // processes
@@ -242,7 +245,8 @@ def accumulate_gradients(
     for index in own:
         batch = micro_batches[index]
         seed_micro_batch(recipe, step, index)
-        # Gradients are exchanged once, with the last micro-batch. They are averaged then, hence `processes` times the loss.
+        # Gradients are exchanged once, with the last micro-batch. They are averaged then, hence `processes` times the
+        # loss.
         waits = accelerator.no_sync(forward) if processes > 1 and index != own[-1] else nullcontext()
         with waits:
             with precision:
@@ -267,7 +271,8 @@ def accumulate_gradients(
 
 
 def _share(losses: StepLosses, matcher: LanguageMatcher | None, accelerator: Any, *, same_everywhere: bool) -> None:
-    """Sum over processes what each knows of its own micro-batches only; average the gradients of the matcher, which nothing wraps."""
+    """Sum over processes what each knows of its own micro-batches only; average the gradients of the matcher, which
+    nothing wraps."""
     names = ["lm"] if same_everywhere else ["lm", *MEANS, "pairs"]
     values = [getattr(losses, name) for name in names]
     own = torch.tensor([[float(value or 0), float(value is not None)] for value in values], device=accelerator.device)

@@ -17,7 +17,8 @@ from alignx_trainer.records import Record
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Token ids of one record, which of them the next-token loss is on, and the half-open token spans of source and target."""
+    """Token ids of one record, which of them the next-token loss is on, and the half-open token spans of source and
+    target."""
 
     identity: str
     input_ids: list[int]
@@ -34,15 +35,16 @@ class Sample:
 def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, lm_on: str) -> Sample:
     """Ids, labels and spans of one record, at most `max_length` tokens.
 
-    Every sample begins with the start token that the evaluator puts before a text (`alignx_eval.engine.batches.start_token`).
-    The prompt is tokenized once, as for generation, and the source located in it by character offsets: its span is the shortest run of
-    tokens that covers the source without its surrounding blanks. A token that also holds what follows (".\\n\\n" in the pre-tokenizers of
-    Llama 3 and Qwen) belongs to the span. The target is tokenized alone and appended with the end token, so its span is exact and the same
-    as in generation. A record with an empty source has the template's form without input, and an empty source span.
+    Every sample begins with the start token that the evaluator puts before a text
+    (`alignx_eval.engine.batches.start_token`). The prompt is tokenized once, as for generation, and the source located
+    in it by character offsets: its span is the shortest run of tokens that covers the source without its surrounding
+    blanks. A token that also holds what follows (".\\n\\n" in the pre-tokenizers of Llama 3 and Qwen) belongs to the
+    span. The target is tokenized alone and appended with the end token, so its span is exact and the same as in
+    generation. A record with an empty source has the template's form without input, and an empty source span.
 
-    Source and target are truncated, each on its own; so is an instruction within one language that leaves its answer less than half of the
-    room. The template and the instruction to translate never are. Raises InputError if they alone leave no room, or if the tokenizer gives
-    no offsets.
+    Source and target are truncated, each on its own; so is an instruction within one language that leaves its answer
+    less than half of the room. The template and the instruction to translate never are. Raises InputError if they alone
+    leave no room, or if the tokenizer gives no offsets.
     """
     end = [tokenizer.eos_token_id]
     target = tokenizer(record.target, add_special_tokens=False)["input_ids"]
@@ -80,7 +82,8 @@ def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, 
             truncated = True
     if room < 2:
         raise InputError(
-            f"max_length {max_length} leaves no room for a source and a target beside the template's {max_length - room - 1} tokens"
+            f"max_length {max_length} leaves no room for a source and a target beside the template's "
+            f"{max_length - room - 1} tokens"
         )
     target_room = max(room // 2, room - (span[1] - span[0])) if source else room
     if len(target) > target_room:
@@ -109,8 +112,8 @@ def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, 
 def _prompt(
     before: str, text: str, after: str, tokenizer: Any
 ) -> tuple[list[int], tuple[int, int], Callable[[int], str]]:
-    """Ids of the whole with its start token, the span of `text` in them, and a function that shortens `text` by about so many tokens (at
-    least a character)."""
+    """Ids of the whole with its start token, the span of `text` in them, and a function that shortens `text` by about
+    so many tokens (at least a character)."""
     try:
         encoded = tokenizer(before + text + after, add_special_tokens=False, return_offsets_mapping=True)
     except NotImplementedError:

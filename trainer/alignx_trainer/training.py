@@ -49,12 +49,12 @@ def train(
 ) -> Path:
     """Train by the recipe and return the path of the checkpoint, `folder`/model.pt.
 
-    `folder` also gets `log.jsonl` (one line a step, every loss apart), `report.html`, with adapters `adapter/` (peft's format), and, while
-    training, `state.pt`. A run that was interrupted goes on from `state.pt` if the recipe is the same, and ends on the CPU with the same
-    bits. A finished run is not done again. `say` is told of both, a line each. Under a launcher every process calls this, and the main one
-    alone says and shows.
-    Raises InputError for wrong input and for damaged files of the run, TrainingError when a loss or gradient is not finite or a file
-    cannot be written.
+    `folder` also gets `log.jsonl` (one line a step, every loss apart), `report.html`, with adapters `adapter/` (peft's
+    format), and, while training, `state.pt`. A run that was interrupted goes on from `state.pt` if the recipe is the
+    same, and ends on the CPU with the same bits. A finished run is not done again. `say` is told of both, a line each.
+    Under a launcher every process calls this, and the main one alone says and shows.
+    Raises InputError for wrong input and for damaged files of the run, TrainingError when a loss or gradient is not
+    finite or a file cannot be written.
     """
     parallel = Parallel(recipe, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if not parallel.main:
@@ -64,7 +64,8 @@ def train(
         if finished.is_file():
             parallel.wait()
             say(
-                f"{_description(finished)}; nothing was trained. To train anew, remove {folder} or choose another output folder"
+                f"{_description(finished)}; nothing was trained. To train anew, remove {folder} or choose another "
+                "output folder"
             )
         else:
             parts, counters, start, lines = _begin(recipe, folder, parallel, marked, say, offline)
@@ -83,7 +84,8 @@ def _train(
     progress: Progress | None,
     say: Say,
 ) -> dict[str, Any]:
-    """From what was done before, `counters` and the `lines` of its log, to the last step; returns the provenance of this stage."""
+    """From what was done before, `counters` and the `lines` of its log, to the last step; returns the provenance of
+    this stage."""
     recipe, parallel, order = parts.recipe, parts.parallel, parts.order
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = time.perf_counter() - counters.seconds - counters.validating
@@ -162,7 +164,8 @@ def _description(finished: Path) -> str:
 def _begin(
     recipe: Recipe, folder: Path, parallel: Parallel, marked: bool, say: Say, offline: bool
 ) -> tuple[Parts, Counters, Measured | None, list[dict[str, Any]]]:
-    """All that takes part, as the steps that were done before left it: with what was done, the first measurement, and the log so far.
+    """All that takes part, as the steps that were done before left it: with what was done, the first measurement, and
+    the log so far.
 
     What is in the folder is read, and refused where it is damaged, before anything there is changed.
     """
@@ -198,7 +201,8 @@ def _cut_log(path: Path, lines: list[dict[str, Any]], steps: int, main: bool, sa
 
 
 def _stop_if_not_finite(losses: StepLosses, norm: float, samples: list[Sample], step: int, parallel: Parallel) -> None:
-    """Raises TrainingError, in every process, with the samples of the micro-batches that are to blame, where that is known."""
+    """Raises TrainingError, in every process, with the samples of the micro-batches that are to blame, where that is
+    known."""
     if all(math.isfinite(value) for value in (norm, losses.lm, losses.contrastive or 0.0, losses.matching or 0.0)):
         return
     named = losses.not_finite
@@ -209,7 +213,8 @@ def _stop_if_not_finite(losses: StepLosses, norm: float, samples: list[Sample], 
     identities = list(dict.fromkeys(named)) or [sample.identity for sample in samples]
     shown = ", ".join(identities[:16]) + (f" and {len(identities) - 16} more" if len(identities) > 16 else "")
     raise TrainingError(
-        f"step {step}: the loss or its gradient is not finite; lower the learning rate, or look at these samples: {shown}. "
+        f"step {step}: the loss or its gradient is not finite; lower the learning rate, or look at these samples: "
+        f"{shown}. "
         "Nothing of this step was kept."
     )
 
@@ -262,7 +267,8 @@ def _take_back(parts: Parts, counters: Counters, stopped: str, folder: Path) -> 
     """Back to the last weights that were measured within the limits. Raises TrainingError where there are none."""
     if not counters.kept_step:
         raise TrainingError(
-            f"over-alignment by the first measurement, at step {counters.steps}: {stopped}. Nothing was written; lower the learning rate "
+            f"over-alignment by the first measurement, at step {counters.steps}: {stopped}. Nothing was written; "
+            "lower the learning rate "
             "or the weights of the alignment losses, or measure more often (eval_every)"
         )
     kept = run_folder.read_within_limits(folder / run_folder.WITHIN_LIMITS)
@@ -273,7 +279,8 @@ def _take_back(parts: Parts, counters: Counters, stopped: str, folder: Path) -> 
 
 
 def _stage(parts: Parts, counters: Counters, last: dict[str, Any], stopped: str | None, started: str) -> dict[str, Any]:
-    """What the checkpoint says of how it was made: amounts, data, machine, versions. `last` is the last step's line of the log."""
+    """What the checkpoint says of how it was made: amounts, data, machine, versions. `last` is the last step's line of
+    the log."""
     recipe, parallel = parts.recipe, parts.parallel
     packages = ["torch", "transformers", "accelerate", "alignx-eval", *(["peft"] if recipe.lora_rank else [])]
     return {

@@ -1,4 +1,5 @@
-"""What a run has become so far, on text it does not train on: retrieval, language identity and bits per byte, each sentence alone."""
+"""What a run has become so far, on text it does not train on: retrieval, language identity and bits per byte, each
+sentence alone."""
 
 from __future__ import annotations
 
@@ -28,12 +29,14 @@ FOLDS = 5
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Per-line values [lines] of each measure, means over languages: a line is one observation, its document the cluster.
+    """Per-line values [lines] of each measure, means over languages: a line is one observation, its document the
+    cluster.
 
-    precision_at_1: nearest neighbour by cosine is the translation, both ways with the pivot, at the align layer; precision_at_1_last: the
-    same in the last layer before the final norm; language_identity: a linear probe names the language there, over folds of lines;
-    bits_per_byte: a line's bits over the mean bytes of its language, so that the mean is sum of bits / sum of bytes; over the languages
-    that the tokenizer knows, NaN where it knows none. `unknown` names the others.
+    precision_at_1: nearest neighbour by cosine is the translation, both ways with the pivot, at the align layer;
+    precision_at_1_last: the same in the last layer before the final norm; language_identity: a linear probe names the
+    language there, over folds of lines; bits_per_byte: a line's bits over the mean bytes of its language, so that the
+    mean is sum of bits / sum of bytes; over the languages that the tokenizer knows, NaN where it knows none. `unknown`
+    names the others.
     """
 
     precision_at_1: np.ndarray
@@ -44,7 +47,8 @@ class Measured:
 
 
 def load_validation(recipe: Recipe) -> ParallelCorpus:
-    """The recipe's validation text. Raises InputError where it is not there, has one language, or is text of a source of the recipe."""
+    """The recipe's validation text. Raises InputError where it is not there, has one language, or is text of a source
+    of the recipe."""
     split = recipe.eval_split or default_split(recipe.eval_path, "validation")
     corpus = load_corpus(
         recipe.eval_path, split=split, languages=list(recipe.eval_languages) or None, limit=recipe.eval_lines
@@ -62,10 +66,12 @@ def load_validation(recipe: Recipe) -> ParallelCorpus:
 
 
 def announcement(corpus: ParallelCorpus, every: int) -> str:
-    """What validation measures, said before it begins: in all languages of a large folder it takes longer than the training."""
+    """What validation measures, said before it begins: in all languages of a large folder it takes longer than the
+    training."""
     languages = f"{len(corpus.languages)} languages" if len(corpus.languages) > 5 else ", ".join(corpus.languages)
     return (
-        f"validation before the first step and every {every} steps: {len(corpus)} lines of {corpus.name} in {languages}; "
+        f"validation before the first step and every {every} steps: {len(corpus)} lines of {corpus.name} in "
+        f"{languages}; "
         "`eval_languages` and `eval_lines` make it shorter"
     )
 
@@ -112,7 +118,8 @@ def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int
 
 
 def _precision(stack: np.ndarray, corpus: ParallelCorpus) -> np.ndarray:
-    """Mean over languages and both directions of "the nearest neighbour is the translation" [lines]; `stack` [languages, lines, width]."""
+    """Mean over languages and both directions of "the nearest neighbour is the translation" [lines]; `stack`
+    [languages, lines, width]."""
     pivot = corpus.languages.index(PIVOT) if PIVOT in corpus.languages else 0
     pivot_texts = corpus.sentences[corpus.languages[pivot]]
     unit = cosine.unit(stack)
@@ -127,7 +134,8 @@ def _precision(stack: np.ndarray, corpus: ParallelCorpus) -> np.ndarray:
 
 
 def summary(measured: Measured, corpus: ParallelCorpus, align_layer: int) -> dict[str, Any]:
-    """Plain values for the log: of each measure its mean, 95 % interval and number of lines; nothing of one that is undefined."""
+    """Plain values for the log: of each measure its mean, 95 % interval and number of lines; nothing of one that is
+    undefined."""
     entry: dict[str, Any] = {"lines": len(corpus), "languages": list(corpus.languages), "align_layer": align_layer}
     for name in MEASURES:
         values = getattr(measured, name)
@@ -143,7 +151,8 @@ def summary(measured: Measured, corpus: ParallelCorpus, align_layer: int) -> dic
 
 
 def unknown_text(start: Measured, recipe: Recipe) -> str | None:
-    """What to say, once, of text that the tokenizer does not know. Raises InputError where a limit of the recipe has no other text."""
+    """What to say, once, of text that the tokenizer does not know. Raises InputError where a limit of the recipe has no
+    other text."""
     if not start.unknown:
         return None
     named = ", ".join(start.unknown)
@@ -151,11 +160,15 @@ def unknown_text(start: Measured, recipe: Recipe) -> str | None:
         raise InputError(
             f"stop_bits_per_byte: the tokenizer does not know the validation text, {named}; leave the limit out"
         )
-    return f"Validation: the tokenizer does not know the text of {named}, so bits per byte and its limit leave these languages out"
+    return (
+        f"Validation: the tokenizer does not know the text of {named}, so bits per byte and its limit leave these "
+        "languages out"
+    )
 
 
 def over_aligned(start: Measured, now: Measured, corpus: ParallelCorpus, recipe: Recipe) -> str | None:
-    """What was lost since `start` beyond the recipe's limits, with 95 % confidence by the paired lines; None where nothing was."""
+    """What was lost since `start` beyond the recipe's limits, with 95 % confidence by the paired lines; None where
+    nothing was."""
     for name, limit, sign in (
         ("bits_per_byte", recipe.stop_bits_per_byte, 1),
         ("language_identity", recipe.stop_language_identity, -1),
@@ -169,5 +182,8 @@ def over_aligned(start: Measured, now: Measured, corpus: ParallelCorpus, recipe:
         bound = lower_bound(loss.value, loss.se, loss.degrees_of_freedom, loss.skewness)
         if bound > limit:
             word = "rose" if sign > 0 else "fell"
-            return f"{name.replace('_', ' ')} {word} by {loss.value:.3f} [{loss.ci_low:.3f}, {loss.ci_high:.3f}], more than {limit:g}"
+            return (
+                f"{name.replace('_', ' ')} {word} by {loss.value:.3f} [{loss.ci_low:.3f}, {loss.ci_high:.3f}], more "
+                f"than {limit:g}"
+            )
     return None

@@ -55,10 +55,12 @@ def line_styles(comparison: Comparison) -> dict[str, int]:
     return styles
 
 
-# --- curves ----------------------------------------------------------------------------------------------------------------------
+# --- curves
+# ----------------------------------------------------------------------------------------------------------------------
 @dataclass(slots=True)
 class _Curve:
-    """One metric over the layers: of each checkpoint the mean over languages with its band, and what report.js draws for one pair."""
+    """One metric over the layers: of each checkpoint the mean over languages with its band, and what report.js draws
+    for one pair."""
 
     series: dict[str, list[float | None]]
     bands: dict[str, svg.Band]
@@ -86,7 +88,8 @@ class _Curve:
 
 
 def curves_section(comparison: Comparison) -> dict[str, Any] | None:
-    """Layer curves of every metric that has layers: drawn for the mean over languages, with data to redraw for one pair."""
+    """Layer curves of every metric that has layers: drawn for the mean over languages, with data to redraw for one
+    pair."""
     found: dict[str, dict[str, dict[tuple[str | None, str | None], dict[str, Row]]]] = {}
     for label in labels(comparison):
         for result in comparison.results.get(label, {}).values():
@@ -272,7 +275,8 @@ def marked_layers(comparison: Comparison) -> list[tuple[str, str]]:
 def _layer_summary(
     comparison: Comparison, series: Mapping[str, list[float | None]], layers: Sequence[str], styles: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """Align, then diverge, as numbers per checkpoint: retrieval at the marked layer, at its peak, and at the last two states."""
+    """Align, then diverge, as numbers per checkpoint: retrieval at the marked layer, at its peak, and at the last two
+    states."""
     marked = marked_layers(comparison)
     layer = marked[0][0] if marked else None
     table = []

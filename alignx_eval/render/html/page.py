@@ -1,4 +1,5 @@
-"""The report: one self-contained HTML file that loads nothing, reads without JavaScript, and fits a phone, a dark room and a printer."""
+"""The report: one self-contained HTML file that loads nothing, reads without JavaScript, and fits a phone, a dark room
+and a printer."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 def render(report: Report, *, samples: bool = True) -> str:
     """The whole report as HTML text that encodes to UTF-8. `samples=False` leaves the sentences out.
 
-    Without a verdict, as for a single checkpoint, the page has neither the gate's answer nor the trajectories of a series.
+    Without a verdict, as for a single checkpoint, the page has neither the gate's answer nor the trajectories of a
+    series.
     """
     import jinja2
 
@@ -111,7 +113,8 @@ def _subject(comparison: Comparison) -> str:
 
 
 def _detail(report: Report) -> Report:
-    """What curves, tables and samples show: of a long series, the steps around the first failure, the first and the last."""
+    """What curves, tables and samples show: of a long series, the steps around the first failure, the first and the
+    last."""
     steps, series = report.comparison.candidates, report.series
     if series is None or len(steps) <= SERIES_DETAIL:
         return report

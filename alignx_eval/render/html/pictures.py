@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 PICTURE_POINTS = 1000  # of one projection; more hide each other
 
 
-# Shades of CKA between checkpoints, finer towards 1, where it mostly is; the same in every report, so that maps compare.
+# Shades of CKA between checkpoints, finer towards 1, where it mostly is; the same in every report, so that maps
+# compare.
 SIMILARITY_SHADES = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 
 
@@ -32,7 +33,10 @@ def similarity_section(comparison: Comparison, similarity: LayerSimilarity, numb
     heat = figures.heat_map(
         f"similarity-{number}",
         title=f"Debiased CKA of {pair}, layer against layer",
-        description=f"Rows are layers of {similarity.reference}, columns layers of {similarity.candidate}; darker is more alike.",
+        description=(
+            f"Rows are layers of {similarity.reference}, columns layers of "
+            f"{similarity.candidate}; darker is more alike."
+        ),
         values=similarity.values,
         rows=[_layer_label(layer) for layer in similarity.layers],
         columns=[_layer_label(layer) for layer in similarity.candidate_layers],

@@ -20,9 +20,11 @@ SAMPLE_BYTES = 500_000  # of the whole report's 3 MB
 SAMPLE_CHARACTERS = 600  # of one text; a model that does not stop writes thousands
 
 
-# --- samples ---------------------------------------------------------------------------------------------------------------------
+# --- samples
+# ---------------------------------------------------------------------------------------------------------------------
 def sample_browser(comparison: Comparison) -> dict[str, Any] | None:
-    """Translations of the same sentence by every checkpoint, the largest gains and losses of each direction under a size cap."""
+    """Translations of the same sentence by every checkpoint, the largest gains and losses of each direction under a
+    size cap."""
     styles = line_styles(comparison)
     names = [label for label in styles if comparison.results.get(label, {}).get("translation")]
     joined: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}

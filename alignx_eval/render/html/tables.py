@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 OPEN_METRICS = ("precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "chrf++", "acc")
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------------------
+# --- tables
+# ----------------------------------------------------------------------------------------------------------------------
 def tables_section(comparison: Comparison) -> list[dict[str, Any]]:
     """Per contrast (or once, for a single checkpoint) and suite, the tables of all metrics."""
     measured = {
@@ -230,7 +231,8 @@ _NULLS = {
 
 
 def floor_of(row: Any, own: Row | None, label: str, measured: Mapping[Any, Row]) -> tuple[float | None, str]:
-    """What a score is worth nothing below, and where it comes from: chance, the broken pairing, a copied source, an empty answer."""
+    """What a score is worth nothing below, and where it comes from: chance, the broken pairing, a copied source, an
+    empty answer."""
     if own is None:
         return None, ""
     found = [("chance", own.chance), (_NULLS.get(row.metric) or _NULLS.get(row.suite, "broken pairs"), own.null)]

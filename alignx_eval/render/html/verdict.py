@@ -34,10 +34,12 @@ OPEN_ROWS = 200  # gated rows of a candidate that are red, missing or amber; the
 FOLDED_ROWS = 600
 
 
-SERIES_DETAIL = 4  # steps of a series that get curves, tables and samples: all of 30 would be 20 MB, and curves that nobody can tell apart
+# Steps of a series that get curves, tables and samples: all of 30 would be 20 MB, and curves nobody can tell apart.
+SERIES_DETAIL = 4
 
 
-# --- verdict, series, diagnosis ---------------------------------------------------------------------------------------------------
+# --- verdict, series, diagnosis
+# ---------------------------------------------------------------------------------------------------
 def verdict_section(verdict: Verdict, candidates: Sequence[str]) -> dict[str, Any]:
     """The gate's answer, with the rows of `candidates`."""
     several = len(verdict.candidates) > 1
