@@ -39,6 +39,7 @@ from alignx_trainer.tokenize import Sample, collate
 from alignx_trainer.training import train
 from alignx_trainer.validation import Measured, over_aligned
 from helpers.encoding import WORDS as WORDS_OF_TOKENIZER
+from helpers.engines import language_id, language_modelling, layers
 from helpers.kills import Operations, forked
 from helpers.models import tiny_model, tiny_tokenizer
 from helpers.training import WORDS, Stopped
@@ -47,7 +48,6 @@ import alignx_eval
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 from alignx_eval.corpora import load_corpus
 from alignx_eval.errors import AlignxError, InputError
-from alignx_eval.suites import language_id, language_modelling, layers
 
 TIMES = ("seconds", "tokens_per_second")  # in the log
 TIMES_OF_STAGE = ("seconds", "validation_seconds", "started", "finished", "peak_memory_bytes")
