@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: test demo lint install clean
+.PHONY: test test-slow demo lint install clean
 install: $(VENV)/installed
 
 # pip respects its own variables; PIP_EXTRA_INDEX_URL is the place for an index with CPU-only builds of torch.
@@ -14,10 +14,18 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# One worker a core, each test file whole in one of them; torch's threads would only spin beside each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+# Tests that train, start processes, kill them or run whole pages of documentation.
+test-slow: install
+	$(PYTEST) -m slow
 
 demo: install
 	$(BIN)/python tools/demo.py

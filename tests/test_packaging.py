@@ -150,7 +150,8 @@ def test_imports_and_declared_dependencies_are_the_same():
         "yaml": "pyyaml",
         "lm_eval": "lm-eval",
         "huggingface_hub": "huggingface-hub",
-        "markupsafe": "jinja2",  # used only beside the package that depends on it
+        "markupsafe": "jinja2",  # this and the next come with the package that depends on them
+        "pydantic_core": "pydantic",
     }
     imported: dict[str, str] = {}
     for path, tree in trees():
