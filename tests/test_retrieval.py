@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.distance import cosine as scipy_cosine
 from sklearn.neighbors import NearestNeighbors
 
+from alignx_eval import measures
 from alignx_eval.measures.cosine import cosine_matrix
 from alignx_eval.measures.retrieval import (
     accepted_pairs,
@@ -144,3 +145,20 @@ def test_R16_permuted_precision_is_the_mean_over_permutations():
 def test_single_and_few_lines():
     assert margin_hits(np.array([[0.9, 0.1], [0.2, 0.8]])).tolist() == [True, True]
     assert hits(np.array([[0.5]])).mutual.tolist() == [True]
+
+
+def test_public_measures_take_arrays_and_give_numbers():
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(40, 5))
+    y = x + generator.normal(size=(40, 5))
+    pool = NearestNeighbors(n_neighbors=1, metric="cosine", algorithm="brute").fit(y)
+    nearest = pool.kneighbors(x, return_distance=False)[:, 0]
+    assert measures.precision_at_1(x, y) == np.mean(nearest == np.arange(40)) != measures.precision_at_1(y, x)
+    np.testing.assert_allclose(measures.paired_cosine(x, y), np.diagonal(measures.cosine_matrix(x, y)))
+    assert measures.debiased_cka(x, x) == pytest.approx(1) and measures.biased_cka(x, y) > measures.debiased_cka(x, y)
+    assert set(measures.__all__) <= set(dir(measures))
+    for wrong in (x[:3], x[:0]):
+        with pytest.raises(ValueError, match="the same lines: got"):
+            measures.precision_at_1(wrong, y[: len(wrong) // 2])
+    with pytest.raises(AttributeError, match="no attribute 'precision'"):
+        _ = measures.precision

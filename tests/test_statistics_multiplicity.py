@@ -6,7 +6,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from alignx_eval.statistics.multiplicity import benjamini_hochberg, fcr_intervals, holm
+from alignx_eval.statistics.multiplicity import benjamini_hochberg, holm
 from alignx_eval.statistics.power import minimum_detectable_effect
 
 P_VALUES = [
@@ -23,7 +23,6 @@ P_VALUES = [
 def test_equal_to_statsmodels(p):
     if len(p):
         np.testing.assert_allclose(benjamini_hochberg(p), multipletests(p, method="fdr_bh")[1], rtol=1e-12)
-        np.testing.assert_allclose(benjamini_hochberg(p), stats.false_discovery_control(p), rtol=1e-12)
         np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1], rtol=1e-12)
     assert len(benjamini_hochberg(p)) == len(holm(p)) == len(p)
 
@@ -46,29 +45,6 @@ def test_S7_false_discoveries_in_a_family_with_some_effects():
         found = benjamini_hochberg(2 * stats.norm.sf(np.abs(z))) < 0.05
         shares.append(found[40:].sum() / max(1, found.sum()))
     assert np.mean(shares) < 0.05 + 3 * np.std(shares) / np.sqrt(len(shares))
-
-
-def test_fcr_intervals_cover_after_selection():
-    generator = np.random.default_rng(1)
-    truth = np.where(np.arange(400) < 60, 2.0, 0.0)
-    missed_adjusted, missed_plain = [], []
-    for _ in range(600):
-        value = truth + generator.standard_normal(400)
-        selected = benjamini_hochberg(2 * stats.norm.sf(np.abs(value))) < 0.05
-        if not selected.any():
-            missed_adjusted.append(0.0)
-            continue
-        low, high = fcr_intervals(value, np.ones(400), 1e9, selected)
-        missed_adjusted.append(np.mean((low > truth[selected]) | (high < truth[selected])))
-        missed_plain.append(np.mean(np.abs(value - truth)[selected] > 1.96))
-    error = np.std(missed_adjusted) / np.sqrt(len(missed_adjusted))
-    assert np.mean(missed_adjusted) < 0.05 + 3 * error < np.mean(missed_plain)
-
-
-def test_fcr_intervals_of_a_whole_family_are_plain():
-    low, high = fcr_intervals(np.array([1.0, 2.0]), np.array([0.5, 0.1]), 9, np.array([True, True]))
-    half_width = stats.t.ppf(0.975, 9) * np.array([0.5, 0.1])
-    np.testing.assert_allclose([low, high], [np.array([1.0, 2.0]) - half_width, np.array([1.0, 2.0]) + half_width])
 
 
 @pytest.mark.parametrize("n", [20, 100, 500])

@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from alignx_eval.errors import InputError
 from alignx_eval.languages import LANGUAGES, resolve_language
@@ -119,26 +118,6 @@ class ParallelCorpus:
             for code, lines in self.sentences.items()
         }
         return {code: count for code, count in counts.items() if count}
-
-    def describe(self) -> dict[str, Any]:
-        """What a manifest records of the corpus, as plain JSON: identity, size, licence, and what was found in the text
-        and left alone."""
-        return {
-            "name": self.name,
-            "split": self.split,
-            "languages": list(self.languages),
-            "lines": len(self),
-            "groups": len(set(self.groups)),
-            "content_hash": self.content_hash,
-            "licence": self.licence,
-            "attribution": self.attribution,
-            "note": self.note,
-            "normalization": "as found",
-            "lines_not_nfc": self.not_nfc(),
-            "duplicate_lines": {
-                code: sum(len(numbers) for numbers in sets) for code, sets in self.duplicates().items()
-            },
-        }
 
 
 def choose_languages(corpus: str, wanted: Sequence[str], available: Sequence[str]) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alignx_eval.measures.cosine import cosine_matrix
+
 Accepted = tuple[np.ndarray, np.ndarray]
 NONE_ACCEPTED: Accepted = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
 
@@ -65,6 +67,18 @@ def hits(similarity: np.ndarray, accepted: Accepted = NONE_ACCEPTED) -> Hits:
     forward = right_of_row > wrong.max(axis=1)
     backward = right_of_column > wrong.max(axis=0)
     return Hits(forward, backward, forward & backward)
+
+
+def precision_at_1(x: np.ndarray, y: np.ndarray, accepted: Accepted = NONE_ACCEPTED) -> float:
+    """Share of the lines of `x` whose nearest neighbour among the lines of `y` by cosine is their own translation: 0 to
+    1.
+
+    x, y [lines, width], row i of both says the same thing. The other direction is `precision_at_1(y, x)`. Chance:
+    `chance_precision`. Raises ValueError where the two have not the same number of lines, or none.
+    """
+    if len(x) != len(y) or not len(x):
+        raise ValueError(f"precision@1 compares the same lines: got {len(x)} and {len(y)}")
+    return float(hits(cosine_matrix(x, y), accepted).forward.mean())
 
 
 def margin_hits(similarity: np.ndarray, accepted: Accepted = NONE_ACCEPTED, *, k: int = 4) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Many tests at once: adjusted p values and intervals adjusted for selection."""
+"""Many tests at once: adjusted p values."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ def benjamini_hochberg(p: Sequence[float] | np.ndarray) -> np.ndarray:
     and languages of one model are). Fails: strong negative dependence (then Benjamini-Yekutieli), and where the family
     was chosen after looking.
     """
-    p = _checked(p)
-    m = len(p)
-    order = np.argsort(p)[::-1]
-    adjusted = np.empty(m)
-    adjusted[order] = np.minimum.accumulate(p[order] * m / np.arange(m, 0, -1))
-    return np.minimum(adjusted, 1.0)
+    return np.asarray(stats.false_discovery_control(_checked(p)))
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -36,28 +31,6 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     adjusted = np.empty(m)
     adjusted[order] = np.maximum.accumulate(p[order] * np.arange(m, 0, -1))
     return np.minimum(adjusted, 1.0)
-
-
-def fcr_intervals(
-    value: np.ndarray,
-    se: np.ndarray,
-    degrees_of_freedom: np.ndarray | float,
-    selected: np.ndarray,
-    *,
-    alpha: float = 0.05,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper ends [number selected] of intervals for the rows of a family [m] that were selected by a test.
-
-    Each interval has level 1 - alpha * (number selected) / m, so that of the intervals shown at most alpha miss their
-    target on average. Reference: Benjamini and Yekutieli 2005 (false coverage rate), for selection by
-    Benjamini-Hochberg at alpha. Assumes: independent or positively dependent estimates, the whole family in `value`.
-    Fails: selection by anything not in the family.
-    """
-    value, se = np.asarray(value, dtype=np.float64), np.asarray(se, dtype=np.float64)
-    selected = np.asarray(selected, dtype=bool)
-    level = alpha * selected.sum() / len(value)
-    half_width = stats.t.ppf(1 - level / 2, np.broadcast_to(degrees_of_freedom, value.shape)[selected]) * se[selected]
-    return value[selected] - half_width, value[selected] + half_width
 
 
 def _checked(p: Sequence[float] | np.ndarray) -> np.ndarray:

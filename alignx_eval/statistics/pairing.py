@@ -39,15 +39,3 @@ def cluster_sums(values: np.ndarray, codes: np.ndarray, count: int) -> np.ndarra
     if values.ndim == 1:
         return np.bincount(codes, weights=values, minlength=count)
     return np.stack([np.bincount(codes, weights=column, minlength=count) for column in values.T], axis=1)
-
-
-def wins_ties_losses(base: np.ndarray, candidate: np.ndarray) -> tuple[float, float, float]:
-    """Shares of items on which the candidate is above, at and below the base; they sum to 1, so a tie is never counted
-    as a win.
-
-    Assumes that larger is better. Fails to show by how much; it is a description and no test.
-    """
-    difference = np.asarray(candidate, dtype=np.float64) - np.asarray(base, dtype=np.float64)
-    n = len(difference)
-    wins, losses = int((difference > 0).sum()), int((difference < 0).sum())
-    return wins / n, (n - wins - losses) / n, losses / n
