@@ -155,10 +155,16 @@ def decoder_blocks(decoder: Any, layers: int) -> Any:
     )
 
 
+def embeddings_of(model: PreTrainedModel) -> int:
+    """Number of tokens that the model has an embedding for."""
+    embeddings: Any = model.get_input_embeddings()
+    return int(getattr(embeddings, "num_embeddings", None) or embeddings.weight.shape[0])
+
+
 def check_token_ids(rows: Sequence[Sequence[int]], model: PreTrainedModel) -> None:
     """Raises InputError where a token has no embedding. (A tokenizer may well have more tokens than the model, as long
     as none is used.)"""
-    known = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+    known = embeddings_of(model)
     largest = max((max(row) for row in rows if len(row)), default=0)
     if largest >= known:
         raise InputError(

@@ -11,12 +11,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignx_eval.engine.batches import padded, plan_batches
+from alignx_eval.engine.batches import embeddings_of, padded, plan_batches
 from alignx_eval.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
 
@@ -55,7 +58,7 @@ WITHOUT_CACHE = Way(False, False, True)
 class Batch:
     """Texts that grow by a token at a time. Not padded, they must be of equal length."""
 
-    def __init__(self, model: Any, way: Way, texts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: PreTrainedModel, way: Way, texts: Sequence[Sequence[int]]) -> None:
 
         self.model, self.way = model, way
         self.cache: Any = None
@@ -119,7 +122,7 @@ def plan(way: Way, prompt_lengths: np.ndarray, lengths: np.ndarray, max_tokens: 
     return batches
 
 
-def find_way(model: Any) -> Way:
+def find_way(model: PreTrainedModel) -> Way:
     """The fastest way in which `model` decodes several texts as it would decode each alone."""
     import torch
 
@@ -134,12 +137,12 @@ def find_way(model: Any) -> Way:
     return WITHOUT_CACHE
 
 
-def _same_as_alone(model: Any, way: Way) -> bool:
+def _same_as_alone(model: PreTrainedModel, way: Way) -> bool:
     """Whether a few steps with given tokens, one text leaving on the way, have the logits of the plain forward pass
     over each text."""
     import torch
 
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = embeddings_of(model)
     lengths = PROBE_LENGTHS if way.padded else (max(PROBE_LENGTHS),) * len(PROBE_LENGTHS)
     texts = [
         [(17 + 7 * row + 13 * place) % vocabulary for place in range(length + PROBE_STEPS)]
@@ -162,11 +165,11 @@ def _same_as_alone(model: Any, way: Way) -> bool:
     return True
 
 
-def check_padding(model: Any) -> None:
+def check_padding(model: PreTrainedModel) -> None:
     """Raise InputError where padding on the right, masked as it is, changes the logits of the tokens before it."""
     import torch
 
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = embeddings_of(model)
     texts = [
         [(17 + 7 * row + 13 * place) % vocabulary for place in range(length)]
         for row, length in enumerate(PROBE_LENGTHS)

@@ -23,7 +23,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -46,6 +46,10 @@ from alignx_eval.engine.batches import (
 )
 from alignx_eval.errors import InputError
 from alignx_eval.measures.bits_per_byte import utf8_bytes
+
+if TYPE_CHECKING:
+    from alignx_eval.checkpoint import Checkpoint
+    from alignx_eval.corpora import ParallelCorpus
 
 Pooling = Literal["mean", "last", "weighted"]
 
@@ -93,7 +97,7 @@ def pooling_weights(mask: np.ndarray, pooling: Pooling) -> np.ndarray:
 
 
 def encode(
-    checkpoint: Any,
+    checkpoint: Checkpoint,
     sentences: Sequence[str],
     *,
     pooling: Pooling = "mean",
@@ -173,7 +177,7 @@ def encode(
         squares = torch.linalg.vector_norm(states, dim=2).square() * content.to(states.device)
         shares.append(squares.amax(1) / squares.sum(1).clamp_min(torch.finfo(torch.float32).tiny))
 
-    def before_first(_module: Any, args: tuple, kwargs: dict) -> None:
+    def before_first(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         pool(args[0] if args else kwargs["hidden_states"])
 
     def after_block(_module: Any, _args: Any, output: Any) -> None:
@@ -227,7 +231,7 @@ def encode(
     )
 
 
-def check_lengths(checkpoint: Any, corpus: Any) -> None:
+def check_lengths(checkpoint: Checkpoint, corpus: ParallelCorpus) -> None:
     """Raises InputError where a sentence of `corpus` does not fit the model's context, naming the languages: before
     anything is encoded.
 
@@ -289,8 +293,8 @@ class CorpusVectors:
 
 
 def encode_corpus(
-    checkpoint: Any,
-    corpus: Any,
+    checkpoint: Checkpoint,
+    corpus: ParallelCorpus,
     *,
     pooling: Pooling = "mean",
     max_tokens_per_batch: int | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from alignx_eval.corpora import ParallelCorpus
 from alignx_eval.engine.base import Progress
 from alignx_eval.engine.batches import check_token_ids, padded, plan_batches, start_token
 from alignx_eval.measures.bits_per_byte import bytes_not_in, token_bits, unknown_bytes, utf8_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Elements of the logits that exist at one time (float32: 64 MB); a vocabulary of 262,144 then takes 64 positions at a
 # time.
@@ -54,7 +57,9 @@ def rolling_windows(tokens: int, window: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def corpus_costs(model: Any, tokenizer: Any, corpus: ParallelCorpus, **options: Any) -> dict[str, SentenceCosts]:
+def corpus_costs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: ParallelCorpus, **options: Any
+) -> dict[str, SentenceCosts]:
     """The costs of the lines of each language; `options` as `sentence_costs`."""
     costs = sentence_costs(
         model, tokenizer, [line for code in corpus.languages for line in corpus.sentences[code]], **options
@@ -67,8 +72,8 @@ def corpus_costs(model: Any, tokenizer: Any, corpus: ParallelCorpus, **options: 
 
 
 def sentence_costs(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     sentences: Sequence[str],
     *,
     window: int = WINDOW,
@@ -138,7 +143,7 @@ def _windows(tokens: Sequence[list[int]], start: int | None, window: int) -> lis
     ]
 
 
-def _tokenise(tokenizer: Any, sentences: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
+def _tokenise(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str]) -> tuple[list[list[int]], np.ndarray]:
     """Tokens of each sentence without special ones, and how many of its UTF-8 bytes the tokenizer does not know: int64
     [sentences]."""
     if not sentences:
@@ -157,11 +162,11 @@ def _tokenise(tokenizer: Any, sentences: Sequence[str]) -> tuple[list[list[int]]
             found[index] = unknown_bytes(text, encoded["offset_mapping"][index], unknown)
         elif any(unknown):
             known = tokenizer.decode([token for token, lost in zip(ids, unknown, strict=True) if not lost])
-            found[index] = bytes_not_in(text, known)
+            found[index] = bytes_not_in(text, str(known))
     return tokens, found
 
 
-def _unknown_ids(tokenizer: Any) -> set[int]:
+def _unknown_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Ids of the unknown token: the tokenizer's, and the one that the model of a fast tokenizer writes, which need not
     be declared."""
     found = {tokenizer.unk_token_id}
@@ -176,7 +181,7 @@ def _unknown_ids(tokenizer: Any) -> set[int]:
     return found - {None}
 
 
-def _logits_function(model: Any) -> Callable[[Any, Any, Any], Any]:
+def _logits_function(model: PreTrainedModel) -> Callable[[Any, Any, Any], Any]:
     """A generator of (slice of the scored positions, their logits) for (ids, mask, scored), which never holds all
     logits at once if it can.
 

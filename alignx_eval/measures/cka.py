@@ -16,14 +16,15 @@ At independence the statistic is degenerate: test by permutation there and give 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 
-def number_groups(groups: np.ndarray | list | tuple) -> np.ndarray:
+def number_groups(groups: np.ndarray | Sequence[Hashable]) -> np.ndarray:
     """int [lines]: the group of each line, numbered from 0 in the order of first appearance."""
-    numbers: dict = {}
+    numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups], dtype=np.int64)
 
 
