@@ -150,10 +150,11 @@ def settings_from(
     for output in settings.output:
         if Path(output).suffix not in OUTPUT_SUFFIXES:
             raise InputError(f"-o {output}: the format follows the suffix, one of {' '.join(OUTPUT_SUFFIXES)}")
+    told = settings.pivot in (settings.languages or ())
     resolved = {
         "suites": check_suites(settings.suites),
         "languages": _resolved("languages", settings.languages, settings.quiet),
-        "pivot": (_resolved("pivot", (settings.pivot,), settings.quiet) or ("",))[0],
+        "pivot": (_resolved("pivot", (settings.pivot,), settings.quiet or told) or ("",))[0],
     }
     return settings.model_copy(update=resolved)
 

@@ -731,6 +731,37 @@ def test_whether_a_gate_was_asked_for_goes_with_the_run_directory(place, monkeyp
         seen.clear()
 
 
+def test_another_pivot_on_text_without_english(place, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(place)
+    write_corpus(tmp_path / "text", {code: LINES[code] for code in ("deu_Latn", "rus_Cyrl")})
+    common = ("compare", "a.pt", "b.pt", "--corpus", tmp_path / "text", "--suites", "layers", "--quiet")
+    status, _, err = call(monkeypatch, capsys, *common, "--out", tmp_path / "english")
+    assert status == 2 and "another --pivot" in err and not (tmp_path / "english").exists()
+    rows = tmp_path / "rows.json"
+    assert call(monkeypatch, capsys, *common, "--pivot", "de", "--out", tmp_path / "run", "-o", rows)[0] == 0
+    pairs = {(row["language"], row["other_language"]) for row in json.loads(rows.read_text())["comparison_rows"]}
+    assert {("rus_Cyrl", "deu_Latn"), ("deu_Latn", "rus_Cyrl")} <= pairs
+    # It is part of what the run is: the report and a comparison beside it have it, another one is refused.
+    assert call(monkeypatch, capsys, "report", tmp_path / "run", "--quiet")[0] == 0
+    status, _, err = call(monkeypatch, capsys, *common, "--pivot", "rus_Cyrl", "--out", tmp_path / "run")
+    assert status == 2 and "pivot is deu_Latn there and rus_Cyrl here" in err
+    beside = (
+        "compare",
+        f"{tmp_path / 'run'}#a",
+        "b.pt",
+        "--corpus",
+        tmp_path / "text",
+        "--suites",
+        "layers",
+        "--quiet",
+    )
+    assert call(monkeypatch, capsys, *beside, "--out", tmp_path / "beside")[0] == 0
+    manifest = json.loads((tmp_path / "beside" / "manifest.json").read_text())
+    assert manifest["options"]["pivot"] == "deu_Latn"
+    status, _, err = call(monkeypatch, capsys, "compare", "a.pt", "b.pt", "--suites", "tasks", "--pivot", "de")
+    assert status == 2 and "--pivot: only layers and translation use it" in err
+
+
 def test_the_pivot_is_added_where_a_suite_needs_it_and_said(place, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(place)
     common = ("run", "a.pt", "--corpus", "text", "--languages", "de,ru")

@@ -16,12 +16,14 @@ import pytest
 
 from alignx_eval.corpora import ParallelCorpus, load_corpus
 from alignx_eval.engine.base import Engine
+from alignx_eval.engine.batches import padded
 from alignx_eval.engine.encode import CorpusVectors, Encoding
 from alignx_eval.engine.generate import Output
 from alignx_eval.engine.score import SentenceCosts
 from alignx_eval.engine.transformers_engine import TransformersEngine
 from alignx_eval.evaluate import check, evaluate
 from alignx_eval.measures.bits_per_byte import utf8_bytes
+from alignx_eval.run_directory import suite_key
 from alignx_eval.suites import table
 from alignx_eval.suites.table import Options
 
@@ -203,3 +205,45 @@ def test_every_entry_of_the_table_has_its_module():
         module = import_module(f"alignx_eval.suites.{name}")
         assert {*suite.deciding, *suite.further, "progress"} <= set(inspect.signature(module.run).parameters), name
         assert set(suite.checked) <= set(inspect.signature(module.check).parameters), name
+
+
+def test_one_padding_on_either_side():
+    rows = [[5, 6, 7], [8], [9, 9]]
+    ids, mask = padded(rows)
+    assert ids.tolist() == [[5, 6, 7], [8, 0, 0], [9, 9, 0]] and mask.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+    ids, mask = padded(rows, left=True)
+    assert ids.tolist() == [[5, 6, 7], [0, 0, 8], [0, 9, 9]] and mask.tolist() == [[1, 1, 1], [0, 0, 1], [0, 1, 1]]
+
+
+OTHER = Options(
+    languages=("deu_Latn", "zho_Hans"),
+    pooling="last",
+    seed=3,
+    template="alpaca",
+    limit=7,
+    window=64,
+    samples=False,
+    cache_dir="x",
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        (
+            Options(),
+            ("0f5644ad9a2838a2", "8f64e7804399cc52", "d27fd210756a9325", "a80dd13ec0bd5f48", "f7cb9cde245b3239"),
+        ),
+        (OTHER, ("e4f3d9048f26327b", "f24389a8a88111c5", "3bf578f2a3d95f3b", "f006d9df6e2233f9", "9e8a43682a5fbbbe")),
+    ],
+)
+def test_keys_of_results_that_lie_in_run_directories(monkeypatch, engine: Bigrams, options: Options, keys: tuple):
+    """Recorded before there was a table, with the measuring versions of then: a run of that time is not measured again."""
+    lines = {"eng_Latn": ("one", "two"), "deu_Latn": ("eins", "zwei"), "zho_Hans": ("一", "二")}
+    toy = ParallelCorpus("toy", "test", lines, ("a", "b"), ("a", "b"), "CC0", "")
+    versions = {"layers": 3, "language_id": 2, "language_modelling": 2, "translation": 2, "tasks": 2}
+    monkeypatch.setattr(table, "MEASURING_VERSIONS", versions)
+    monkeypatch.setattr(Bigrams, "environment", lambda self: {"dtype": "float32", "device": "cpu"})
+    for suite, key in zip(versions, keys, strict=True):
+        identity = table.identity(suite, engine, toy, table.resolved(suite, options))
+        assert suite_key(label="base", content_hash="0" * 64, suite=suite, options=identity) == key, suite

@@ -67,7 +67,8 @@ RULES: dict[str, str] = {
     "insufficient-alignment": (
         "Found where the 95 % interval of the mean difference in precision@1 at the align layer (the middle one where "
         "none is recorded) "
-        f"lies below {_N['precision_at_1']}, not found where it lies above; not judged where the reference has "
+        f"lies below {_N['precision_at_1']}, not found where it lies above and the mean improved (adjusted p); not "
+        "judged where the reference has "
         f"{CEILING:g} or more."
     ),
     "hidden-losers": (
@@ -188,7 +189,7 @@ def _insufficient_alignment(case: Case) -> Diagnosis:
             "found",
             f"insufficient alignment: {group.mean_text()}; even the upper end of the interval is below {limit}",
         )
-    elif gain > metric.noticeable:
+    elif group.improved and gain > metric.noticeable:
         status, text = (
             "not-found",
             f"no insufficient alignment: {group.mean_text()}; even the lower end of the interval is above {limit}",
