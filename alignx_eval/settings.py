@@ -141,12 +141,15 @@ def settings_from(
     unknown names and wrong types.
     """
     chosen: dict[str, Any] = {}
-    for source in (inherited or {}, _read_config(config) if config else {}, given):
+    from_file = _read_config(config) if config else {}
+    for source in (inherited or {}, from_file, given):
         chosen |= {name: value for name, value in source.items() if value is not None}
     try:
         settings = Settings.model_validate(chosen)
     except ValidationError as error:
-        raise InputError(_problem(error)) from None
+        name = error.errors()[0]["loc"][0]
+        where = f"{config}: " if name in from_file and given.get(str(name)) is None else ""
+        raise InputError(where + _problem(error)) from None
     for output in settings.output:
         if Path(output).suffix not in OUTPUT_SUFFIXES:
             raise InputError(f"-o {output}: the format follows the suffix, one of {' '.join(OUTPUT_SUFFIXES)}")
@@ -177,7 +180,10 @@ def _problem(error: ValidationError) -> str:
         return f"unknown option {name!r}{_suggestion(name)}"
     needed = _NEEDED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
     where = "a list of texts" if inside and inside[-1].isdigit() else needed
-    return f"option {name.replace('_', '-')}: {where} is needed, not {first['input']!r}"
+    shown = repr(first["input"])
+    return (
+        f"option {name.replace('_', '-')}: {where} is needed, not {shown if len(shown) <= 80 else shown[:77] + '...'}"
+    )
 
 
 def _suggestion(name: str) -> str:

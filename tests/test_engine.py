@@ -238,7 +238,8 @@ OTHER = Options(
     ],
 )
 def test_keys_of_results_that_lie_in_run_directories(monkeypatch, engine: Bigrams, options: Options, keys: tuple):
-    """Recorded before there was a table, with the measuring versions of then: a run of that time is not measured again."""
+    """Recorded before there was a table, with the measuring versions of then: a run of that time is not measured
+    again."""
     lines = {"eng_Latn": ("one", "two"), "deu_Latn": ("eins", "zwei"), "zho_Hans": ("一", "二")}
     toy = ParallelCorpus("toy", "test", lines, ("a", "b"), ("a", "b"), "CC0", "")
     versions = {"layers": 3, "language_id": 2, "language_modelling": 2, "translation": 2, "tasks": 2}
