@@ -146,7 +146,8 @@ def _changes(report: Report, width: int, style: Style) -> list[str]:
     comparison = report.comparison
     shown = _shown(comparison)
     sizes = view.headline_sizes(headline for headline in report.headlines if headline.candidate in shown)
-    lines = _wrap(f"Means and 95 % intervals{f' ({sizes})' if sizes else ''}{text_measured(comparison)}.", width)
+    size = f" ({sizes})" if sizes else ""
+    lines = _wrap(f"Means, 95 % intervals, verdicts by adjusted p{size}{text_measured(comparison)}.", width)
     for contrast in (each for each in list_contrasts(comparison) if each.candidate in shown):
         if len(shown) > 1 and contrast.kind != list_contrasts(comparison)[0].kind:
             continue
