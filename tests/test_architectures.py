@@ -15,6 +15,8 @@ from packaging.version import Version
 from alignx_eval.corpora import load_corpus
 from alignx_eval.engine import decoding_cache
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "architectures.md").read_text(encoding="utf-8")
 LISTED = {
     line.split(" | ")[0].removeprefix("| "): line

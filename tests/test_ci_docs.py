@@ -23,7 +23,7 @@ PAGE = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
 # The documented commands measure five suites on 452 lines; here the same lines run on less. One suite is enough for a
 # gate.
 SMALLER = "--suites language_modelling --languages deu_Latn,tur_Latn --limit 110"
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")]
 
 
 def blocks(language: str) -> list[str]:

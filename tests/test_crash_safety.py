@@ -35,6 +35,8 @@ from alignx_eval.errors import InputError
 from alignx_eval.files import atomic_write
 from alignx_eval.run_directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 
 def killed_at(kill_at: int, work: Callable[[Path], object], folder: Path) -> None:
     """`work(folder)`, killed before its operation `kill_at`. Undisturbed, every file of the folder got its name in a

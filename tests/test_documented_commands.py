@@ -27,6 +27,8 @@ from helpers.models import tiny_model, tiny_tokenizer
 
 import alignx_eval.cli
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 UsageError = typer.BadParameter.__base__  # typer brings click along under a name of its own
 APPS: dict[str, Any] = {

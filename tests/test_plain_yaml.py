@@ -76,8 +76,8 @@ def test_norwegian_is_a_language_everywhere(tmp_path: Path):
 def test_a_truth_value_that_is_none_is_refused_by_name(tmp_path: Path, value):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"stage: pretrain\ninit: bundled:base\nsteps: 1\nactivation_checkpointing: {value}\nsources: [{{kind: "
-        "monolingual, path: text}}]\n"
+        f"stage: pretrain\ninit: bundled:base\nsteps: 1\nactivation_checkpointing: {value}\n"
+        "sources: [{kind: monolingual, path: text}]\n"
     )
     with pytest.raises(InputError, match="activation_checkpointing must be true or false"):
         load_recipe(str(recipe))

@@ -21,6 +21,8 @@ from alignx_eval.engine.encode import encode, encode_corpus
 from alignx_eval.errors import InputError
 from alignx_eval.suites import layer_pictures
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_process_alone_needs_nobody():
     array = np.ones((2, 3), np.float32)

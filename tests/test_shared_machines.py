@@ -21,6 +21,8 @@ from alignx_eval.engine import vector_cache
 from alignx_eval.errors import InputError
 from alignx_eval.run_directory import RunDirectory
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 STRANGER = "54321"  # a number that no entry of /etc/passwd has
 another_user = pytest.mark.skipif(

@@ -23,6 +23,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 

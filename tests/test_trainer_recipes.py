@@ -21,6 +21,8 @@ from helpers.training import recipe_for
 from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 from alignx_eval.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parent.parent / "tools" / "dry_run_recipes.py"
 GOLDEN = Path(__file__).parent / "golden" / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))

@@ -49,6 +49,8 @@ from alignx_eval.checkpoint import open_checkpoint, write_checkpoint
 from alignx_eval.corpora import load_corpus
 from alignx_eval.errors import AlignxError, InputError
 
+pytestmark = pytest.mark.slow
+
 TIMES = ("seconds", "tokens_per_second")  # in the log
 TIMES_OF_STAGE = ("seconds", "validation_seconds", "started", "finished", "peak_memory_bytes")
 MODEL = {
