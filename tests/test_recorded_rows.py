@@ -13,8 +13,7 @@ from alignx_eval.suites.table import MEASURING_VERSIONS
 from tools.record_rows import RECORD, measure
 
 ADVICE = (
-    "raise the suite's number in suites.table.MEASURING_VERSIONS, name the change in CHANGELOG.md "
-    "and run `python -m tools.record_rows`"
+    "raise the suite's number in suites/table.py, name the change in CHANGELOG.md and run `python -m tools.record_rows`"
 )
 
 

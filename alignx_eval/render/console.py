@@ -89,9 +89,10 @@ def _gate_in_short(verdict: Verdict, width: int) -> str:
         told = [
             f"{count} {view.STATUS_WORDS[status]}" for status, count in of_rows.items() if count and status != "green"
         ]
-        said = (
-            f"{OUTCOME_WORDS[verdict.outcome]}, {', '.join(told) or f'{sum(of_rows.values())} rows within tolerance'}"
+        green = (
+            f"{of_rows['green']} rows within tolerance" if of_rows["green"] else "no row of level block was measured"
         )
+        said = f"{OUTCOME_WORDS[verdict.outcome]}, {', '.join(told) or green}"
     title = view.gate_title(verdict)
     if columns_of(title) > width // 2:  # a long path must not push the outcome out of the line
         title = view.gate_title(replace(verdict, policy_name=f"...{verdict.policy_name[-width // 4 :]}"))
