@@ -93,10 +93,14 @@ def prepare_environment(offline: bool) -> None:
             os.environ[name] = "1"
         else:
             os.environ.pop(name, None)
-    if "--debug" not in sys.argv:
-        import logging
-        import warnings
 
-        warnings.simplefilter("ignore")
-        logging.getLogger().setLevel(logging.ERROR)
-        logging.getLogger("alignx_eval").setLevel(logging.WARNING)
+
+def silence() -> None:
+    """No warnings and log lines of other libraries on the screen of a command. The library leaves them to the program
+    that uses it."""
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("alignx_eval").setLevel(logging.WARNING)

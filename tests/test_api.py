@@ -203,3 +203,16 @@ def test_the_page_on_the_library_names_what_there_is():
     shown = set(ax.__all__) - {"Checkpoint", "Comparison", "Metric", "ParallelCorpus", "Report", "Run"}
     for name in shown:
         assert f"ax.{name}" in page or f"`{name}`" in page, name
+
+
+def test_warnings_and_log_lines_are_those_of_the_program(place: Path):
+    program = (
+        "import logging, sys, warnings, alignx_eval as ax\n"
+        "before = list(warnings.filters), logging.getLogger().level\n"
+        f"ax.measure({str(place / 'a.pt')!r}, corpus={str(place / 'text')!r}, suites=['language_modelling'], out='w')\n"
+        "added = [each for each in warnings.filters if each not in before[0]]\n"
+        "assert not [each for each in added if each[0] == 'ignore' and each[2] is Warning and each[1] is None], added\n"
+        "assert logging.getLogger().level == before[1]\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=place, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

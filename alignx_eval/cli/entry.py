@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from alignx_eval import __version__
-from alignx_eval.environment import ensure_home
+from alignx_eval.environment import ensure_home, silence
 from alignx_eval.errors import AlignxError, NotComparableError
 
 
@@ -38,6 +38,8 @@ def run(app: typer.Typer, name: str, arguments: Sequence[str]) -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
     ensure_home()
+    if not debug:
+        silence()
     try:
         code = (
             app(args=list(arguments), prog_name=name, standalone_mode=False) or 0
