@@ -4,24 +4,13 @@ pairs."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-
-def relabel(result: SuiteResult, label: str) -> SuiteResult:
-    """The same result under another checkpoint label."""
-    return replace(result, rows=[replace(row, checkpoint=label) for row in result.rows])
-
-
-def unique_label(label: str, taken: Sequence[str]) -> str:
-    """`label`, or `label (2)`, `label (3)`, ... where it is taken."""
-    candidate, number = label, 1
-    while candidate in taken:
-        number += 1
-        candidate = f"{label} ({number})"
-    return candidate
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 SCHEMA_VERSION = 1
@@ -117,6 +106,10 @@ class SuiteResult:
     )  # plain JSON for pictures (projections, maps); never an input of a gate
     seconds: float = 0.0
 
+    def to_frame(self) -> DataFrame:
+        """The rows as a pandas table (see `frame_of`)."""
+        return frame_of(self.rows, Row)
+
 
 @dataclass(frozen=True, slots=True)
 class LayerSimilarity:
@@ -141,3 +134,28 @@ class LayerSimilarity:
     values: list[list[float | None]]
     same_layer: list[dict[str, Any]]
     key: str = ""
+
+
+def relabel(result: SuiteResult, label: str) -> SuiteResult:
+    """The same result under another checkpoint label."""
+    return replace(result, rows=[replace(row, checkpoint=label) for row in result.rows])
+
+
+def unique_label(label: str, taken: Sequence[str]) -> str:
+    """`label`, or `label (2)`, `label (3)`, ... where it is taken."""
+    candidate, number = label, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{label} ({number})"
+    return candidate
+
+
+def frame_of(rows: Sequence[Any], kind: type) -> DataFrame:
+    """Rows of one kind as a pandas table: one line a row, `key` and one column a field; what is undefined is NaN or
+    None."""
+    import pandas
+
+    columns = [each.name for each in fields(kind)]
+    table = pandas.DataFrame([[getattr(row, name) for name in columns] for row in rows], columns=columns)
+    table.insert(0, "key", [row.key for row in rows])
+    return table

@@ -104,6 +104,8 @@ def test_a_table_of_the_rows(comparison: ax.Comparison):
     bits = table[(table.metric == "bits_per_byte") & table.language.notna()]
     assert len(bits) == len(LINES) and bits.n.eq(12).all()
     assert table.difference.dtype == float
+    rows = comparison.results["a"]["language_modelling"]
+    assert list(rows.to_frame().value) == [row.value for row in rows.rows]
 
 
 def test_judging_by_a_policy_of_ones_own(place: Path, comparison: ax.Comparison):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from alignx_eval.languages import DEFAULT_PIVOT
-from alignx_eval.results import LayerSimilarity, Row, SuiteResult
+from alignx_eval.results import LayerSimilarity, Row, SuiteResult, frame_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -90,14 +90,8 @@ class Comparison:
     pivot: str = DEFAULT_PIVOT
 
     def to_frame(self) -> DataFrame:
-        """The rows as a pandas table, one line a row, one column a field, with `key`; what is undefined is NaN or
-        None."""
-        import pandas
-
-        columns = [field.name for field in fields(ComparisonRow)]
-        table = pandas.DataFrame([[getattr(row, name) for name in columns] for row in self.rows], columns=columns)
-        table.insert(0, "key", [row.key for row in self.rows])
-        return table
+        """The rows as a pandas table (see `results.frame_of`)."""
+        return frame_of(self.rows, ComparisonRow)
 
 
 AnyRow = TypeVar("AnyRow", ComparisonRow, Row)
