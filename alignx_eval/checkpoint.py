@@ -71,39 +71,21 @@ def release_memory() -> None:
 
 
 Format = Literal["pt", "folder", "adapter", "hub", "gguf"]
-
-
 FORMAT = "alignx"
-
-
 VERSION = 1
-
-
 KEYS = frozenset(
     "format version stage step config tokenizer generation_config prompt_template state_dict heads recipe "
     "provenance".split()
 )
-
-
 BUNDLED = ("base", "tuned", "alignx")
-
-
 BUNDLED_FOLDER = Path(__file__).parent / "bundled" / "checkpoints"
-
-
 SIDECAR = "alignx.json"  # beside an exported folder: what a Hugging Face folder has no place for
-
-
 WRITABLE_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
-
 # Everything that torch.save needs for a dict of plain values and dense tensors. Any other name in the pickle is refused
 # unread.
 _HARMLESS_GLOBAL = re.compile(
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch(\.storage)? \w+Storage"
 )
-
-
 # Keys that make transformers look for code, kernels or paths somewhere else, or that training leaves behind and
 # evaluation pays for.
 _DROPPED_CONFIG_KEYS = frozenset(
@@ -111,25 +93,15 @@ _DROPPED_CONFIG_KEYS = frozenset(
     "custom_pipelines "
     "custom_generate output_hidden_states output_attentions".split()
 )
-
-
 _REFUSED_CONFIG_KEYS = frozenset(
     "auto_map trust_remote_code attn_implementation experts_implementation custom_pipelines custom_generate "
     "quantization_config".split()
 )
-
-
 _TOKENIZER_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(json|txt|model|jinja|tiktoken|spm|bpe)")
-
-
 _NO_TOKENIZER_FILE = frozenset(
     ("config.json", "generation_config.json", "adapter_config.json", "processor_config.json")
 )
-
-
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
-
-
 _FILE_SUFFIXES = (".pt", ".pth", ".gguf", ".safetensors", ".bin", ".ckpt", ".zip")
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 
 SCHEMA_VERSION = 1
-
-
 Kind = Literal["mean", "ratio", "jackknife", "bleu", "chrf", "peak"]
 
 

@@ -37,15 +37,9 @@ from alignx_eval.files import atomic_write, dump_json, read_text, refuse_constan
 from alignx_eval.results import SCHEMA_VERSION, Items, LayerSimilarity, Row, SuiteResult
 
 FORMAT = "alignx-eval run"
-
-
 ROW_FIELDS = tuple(field.name for field in fields(Row))
-
-
 # Of each line of samples.jsonl and pairs.parquet: the measurement it belongs to. Its key is the entry's `stored_as`.
 OWNER_FIELDS = ("checkpoint", "suite", "key")
-
-
 Owner = tuple[str, str, str]
 
 

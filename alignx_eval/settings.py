@@ -79,8 +79,6 @@ class Settings(BaseModel):
 # Options that decide how a checkpoint is measured, and the suites that read them. --seed also decides resampling, and
 # --offline and --no-samples are promises more than settings: these are never out of place.
 _OF_TEXT = tuple(suite for suite in SUITES if suite != "tasks")
-
-
 MEASURING: dict[str, tuple[str, ...]] = {
     "corpus": _OF_TEXT,
     "split": _OF_TEXT,
@@ -94,8 +92,6 @@ MEASURING: dict[str, tuple[str, ...]] = {
     "device": tuple(SUITES),
     "dtype": tuple(SUITES),
 }
-
-
 # Options that decide nothing about a number, and still matter to some suites alone.
 FURTHER: dict[str, tuple[str, ...]] = {"cache_dir": ("layers", "language_id")}
 

@@ -56,8 +56,7 @@ def payload_of(path) -> dict:
     return torch.load(path, weights_only=True)
 
 
-# --- the round trip
-# -----------------------------------------------------------------------------------------------------------
+# --- the round trip -------------------------------------------------------------------------------
 @pytest.mark.parametrize("family", FAMILIES)
 def test_round_trip_gives_identical_logits(family, tmp_path):
     model = family_model(family)
@@ -234,8 +233,7 @@ def test_training_leftovers_are_dropped(tmp_path):
     assert "auto_map" not in text and "secret" not in text and "evil" not in text
 
 
-# --- writing atomically
-# -------------------------------------------------------------------------------------------------------
+# --- writing atomically ---------------------------------------------------------------------------
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are POSIX")
 def test_failed_write_keeps_the_old_file(tiny_checkpoint):
     """The system refuses to write beyond 40 kB, as a full disk would."""
@@ -304,8 +302,7 @@ def test_non_finite_weights_are_refused_by_name(value, tmp_path, tiny_checkpoint
     refused(tiny_checkpoint, "model.norm.weight", "not finite")
 
 
-# --- what must not open
-# -------------------------------------------------------------------------------------------------------
+# --- what must not open ---------------------------------------------------------------------------
 class RunsCode:
     """Unpickling this runs a command that leaves a file behind."""
 

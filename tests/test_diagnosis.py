@@ -186,8 +186,7 @@ def checked(diagnoses: list[Diagnosis]) -> dict[str, Diagnosis]:
     return {diagnosis.rule: diagnosis for diagnosis in diagnoses}
 
 
-# --- which rules, against what
-# ---------------------------------------------------------------------------------------------------
+# --- which rules, against what --------------------------------------------------------------------
 
 
 def test_every_rule_answers_for_every_candidate():
@@ -225,8 +224,7 @@ def test_rules_state_their_thresholds():
     )
 
 
-# --- over-alignment
-# --------------------------------------------------------------------------------------------------------------
+# --- over-alignment -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -324,8 +322,7 @@ def test_language_identity_has_to_fall_on_both_sides_of_the_final_norm():
     assert diagnosis.status == "cannot-tell" and "above the limit of 0.02" in diagnosis.sentence
 
 
-# --- insufficient alignment
-# ------------------------------------------------------------------------------------------------------
+# --- insufficient alignment -----------------------------------------------------------------------
 
 
 def test_S5_insufficient_alignment():
@@ -368,8 +365,7 @@ def test_a_reference_at_the_ceiling_leaves_nothing_to_gain():
     assert found["over-alignment"].status == "cannot-tell"
 
 
-# --- hidden losers
-# ---------------------------------------------------------------------------------------------------------------
+# --- hidden losers --------------------------------------------------------------------------------
 
 
 def test_hidden_losers_are_named():
@@ -419,8 +415,7 @@ def test_hidden_losers_cannot_be_told_from_wide_intervals():
     assert "remains possible in tur_Latn, above the limit of 0.02" in diagnosis.sentence
 
 
-# --- loss in English
-# -------------------------------------------------------------------------------------------------------------
+# --- loss in English ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -522,8 +517,7 @@ def test_loss_in_the_pivot_of_another_corpus():
     )
 
 
-# --- price
-# ----------------------------------------------------------------------------------------------------------------------
+# --- price ----------------------------------------------------------------------------------------
 
 PRETRAIN = {
     "stage": "pretrain",
@@ -669,8 +663,7 @@ def test_times_of_different_devices_do_not_compare():
     assert "the devices differ (CPU and H100), so the times do not compare" in price.sentence
 
 
-# --- limits
-# ----------------------------------------------------------------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------
 
 
 def test_S10_too_few_data_cannot_be_told():

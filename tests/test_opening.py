@@ -51,8 +51,7 @@ def build(kind: str, **fields):
     return model_class(model_class.config_class(**fields)).eval()
 
 
-# --- the tokenizer
-# ------------------------------------------------------------------------------------------------------------
+# --- the tokenizer --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["qwen3", "gemma3_text", "mbart", "llama"])
@@ -122,8 +121,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     refused(saved(tmp_path / "mixed", tiny_model(vocab_size=40)), "its tokenizer gives token", "40 embeddings")
 
 
-# --- what is causal
-# -----------------------------------------------------------------------------------------------------------
+# --- what is causal -------------------------------------------------------------------------------
 
 
 BART = {"vocab_size": 320, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2} | {
@@ -227,8 +225,7 @@ def test_logits_that_are_not_finite_are_refused(tmp_path):
     refused(folder, "logits that are not finite", "float16 is too narrow", dtype="float16")
 
 
-# --- adapters
-# -----------------------------------------------------------------------------------------------------------------
+# --- adapters -------------------------------------------------------------------------------------
 
 
 def make_adapter(folder: Path, base: Path, targets, model=None, **options):
@@ -309,8 +306,7 @@ def test_adapters_that_cannot_be_merged_are_refused(tmp_path, tiny_checkpoint):
     refused(tmp_path / "adapter", "cannot be merged")
 
 
-# --- notes
-# --------------------------------------------------------------------------------------------------------------------
+# --- notes ----------------------------------------------------------------------------------------
 
 
 def test_two_matrices_that_the_configuration_ties_are_noted(tmp_path):
@@ -328,8 +324,7 @@ def test_layers_that_the_configuration_does_not_know_are_refused(tiny_folder):  
     refused_everywhere(tiny_folder, "of its weights", "model.layers.1")
 
 
-# --- which model is meant
-# -----------------------------------------------------------------------------------------------------
+# --- which model is meant -------------------------------------------------------------------------
 
 
 def test_a_folder_of_the_owner_does_not_hide_a_hub_model(tmp_path, tiny_folder, monkeypatch):  # noqa: F811
@@ -352,8 +347,7 @@ def test_a_mistyped_path_is_told_with_what_lies_beside_it(tmp_path, tiny_folder,
     refused_everywhere("runs/tund.pt", "no such checkpoint", "runs/tuned.pt")
 
 
-# --- weights as training leaves them
-# ------------------------------------------------------------------------------------------
+# --- weights as training leaves them --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -432,8 +426,7 @@ def test_one_part_of_a_split_gguf_says_how_to_join_them(tmp_path, monkeypatch):
         refused_everywhere(part, "3 parts", f"llama-gguf-split --merge {parts[0].name} tiny.gguf")
 
 
-# --- what is told before anything is measured
-# ---------------------------------------------------------------------------------
+# --- what is told before anything is measured -----------------------------------------------------
 
 
 def test_the_check_reads_every_weight(tiny_folder, tiny_checkpoint, tmp_path):  # noqa: F811
@@ -506,8 +499,7 @@ def test_halves_of_a_folder_are_refused(content, tmp_path):
     refused_everywhere(folder, "half")
 
 
-# --- exporting
-# ----------------------------------------------------------------------------------------------------------------
+# --- exporting ------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX modes")

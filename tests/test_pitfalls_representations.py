@@ -115,8 +115,7 @@ def strictly(text: str):
     return json.loads(text, parse_constant=refuse)
 
 
-# --- CKA
-# ----------------------------------------------------------------------------------------------------------------------
+# --- CKA ------------------------------------------------------------------------------------------
 
 
 def test_R1_no_gate_judges_the_biased_form(monkeypatch):
@@ -300,8 +299,7 @@ def test_R5_sample_space_equals_feature_space(width, monkeypatch):
     assert value(result, "cka_debiased", "1") == pytest.approx(feature_space_debiased(*stack), abs=1e-5)
 
 
-# --- cosine and retrieval
-# ---------------------------------------------------------------------------------------------------------
+# --- cosine and retrieval -------------------------------------------------------------------------
 
 
 def test_R6_both_errors_of_the_raw_cosine_can_be_read_off_the_rows(monkeypatch):
@@ -399,8 +397,7 @@ def test_R13_the_same_weights_with_a_shorter_context_are_refused_and_not_measure
     assert not calls
 
 
-# --- probes
-# ----------------------------------------------------------------------------------------------------------------------
+# --- probes ---------------------------------------------------------------------------------------
 
 
 def spy_on_folds(monkeypatch) -> list[tuple[np.ndarray, np.ndarray]]:

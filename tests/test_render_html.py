@@ -353,8 +353,7 @@ def test_sample_budget_shrinks_the_number_not_the_directions(monkeypatch):
     assert len(json.dumps(data["directions"], ensure_ascii=False).encode()) < 70_000
 
 
-# --- pictures and maps
-# ---------------------------------------------------------------------------------------------------------
+# --- pictures and maps ----------------------------------------------------------------------------
 
 
 def test_pictures_of_every_layer_by_both_methods(page):
@@ -551,8 +550,7 @@ def test_ticks_are_round_and_cover_the_range(low, high):
     assert len(set(labels)) == len(labels)
 
 
-# --- verdict, diagnosis, series
-# ---------------------------------------------------------------------------------------------------
+# --- verdict, diagnosis, series -------------------------------------------------------------------
 
 
 def rows_of(markup: str) -> list[list[str]]:
@@ -806,8 +804,7 @@ def test_trajectory_with_a_gap_and_one_step():
     assert "NaN" not in alone and "…" in alone and 'class="mark"' not in alone
 
 
-# --- in a browser
-# --------------------------------------------------------------------------------------------------------------
+# --- in a browser ---------------------------------------------------------------------------------
 
 
 def browser() -> str:

@@ -165,8 +165,7 @@ def run_folder(place: Path, entries: list[dict[str, Any]], made: dict[str, Any] 
     return place
 
 
-# --- content
-# ----------------------------------------------------------------------------------------------------------------------
+# --- content --------------------------------------------------------------------------------------
 
 
 def test_a_finished_run(tmp_path: Path):
@@ -280,8 +279,7 @@ def test_micro_batches_contrast_among_themselves(tmp_path: Path):
     assert "chance 0.250" in Page(render(run_folder(tmp_path, log(4), **given))).text
 
 
-# --- self-contained, escaped, small
-# ----------------------------------------------------------------------------------------------------
+# --- self-contained, escaped, small ---------------------------------------------------------------
 
 
 def test_hostile_text_is_escaped(tmp_path: Path):
@@ -346,8 +344,7 @@ def test_small_helpers():
     assert measure({"bits_per_byte": None}, "bits_per_byte") is None and measure({}, "bits_per_byte") is None
 
 
-# --- files and the command
-# -------------------------------------------------------------------------------------------------------------
+# --- files and the command ------------------------------------------------------------------------
 
 
 def test_the_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 START_RULE = (
     "BOS, else EOS, else none; not pooled; no other special token is added"  # of `start_token`, for fingerprints
 )
-
-
 TOKENS_PER_BATCH = {"cpu": 512}  # small batches pad less and stay in a CPU's caches
-
-
 TOKENS_PER_BATCH_ACCELERATOR = 32768
 
 

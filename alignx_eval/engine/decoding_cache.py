@@ -22,20 +22,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 CACHE_NAMES = ("past_key_values", "cache_params", "state")
-
-
 PROBE_LENGTHS = (9, 3, 6)
-
-
 PROBE_STEPS = 6
-
-
 # Root mean square difference of two sets of logits, in their standard deviations. Rounding was seen to move trained
 # models by 5e-5 in float32 and 0.06 in bfloat16; padding in a state or a position off by its length moves random ones
 # by 0.3 and more.
 TOLERANCE = 1e-4
-
-
 TOLERANCE_16_BIT = 0.2
 
 
@@ -50,8 +42,6 @@ class Way:
 
 
 WAYS = (Way(True, True, True), Way(True, True, False), Way(False, True, True), Way(False, True, False))
-
-
 WITHOUT_CACHE = Way(False, False, True)
 
 

@@ -52,14 +52,8 @@ if TYPE_CHECKING:
     from alignx_eval.corpora import ParallelCorpus
 
 Pooling = Literal["mean", "last", "weighted"]
-
-
 POOLINGS = ("mean", "last", "weighted")
-
-
 Progress = Callable[[int, int, str], None]
-
-
 ENCODING_VERSION = 2  # part of the cache key; raise it when the vectors change
 
 

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 # An output may take twice the tokens that its source is expected to take in the target language, and a little more for
 # short sources.
 LENGTH_FACTOR = 2.0
-
-
 LENGTH_ALLOWANCE = 16
-
-
 DECODING = (
     "greedy; the prompt starts with BOS, else EOS, else none; white space before visible text is skipped; ends at an "
     "end token, at the "

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from alignx_eval.checkpoint import Checkpoint
 
 EXAMPLES_SEED = 1234  # lm-eval's own default, so that numbers agree with its command line
-
-
 # Float32 logits of one lm-eval batch stay under 256 MB for sentences of 64 tokens.
 LOGITS_AT_ONCE = 2**26
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 # Elements of the logits that exist at one time (float32: 64 MB); a vocabulary of 262,144 then takes 64 positions at a
 # time.
 LOGITS_AT_ONCE = 2**24
-
-
 # Tokens that the model sees at a time. All bundled text and nearly all sentences fit, so this decides only how long
 # texts are read.
 WINDOW = 512

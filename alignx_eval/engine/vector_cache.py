@@ -29,20 +29,10 @@ import numpy as np
 from alignx_eval.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-
 SUFFIX = ".safetensors"
-
-
 TEMPORARY_PREFIX = ".writing-"
-
-
 DEFAULT_MAX_BYTES = 20 * 2**30
-
-
 CHECKSUMS = "crc32"  # name of the metadata that holds them
-
-
 DEAD_AFTER_SECONDS = (
     3600  # writing an entry takes seconds, so a temporary file as old as this belongs to a process that was killed
 )

@@ -34,30 +34,14 @@ from alignx_eval.statistics.pairing import cluster_codes
 from alignx_eval.suites.table import MEASURING_VERSIONS
 
 FORMAT: Literal["alignx-eval baseline"] = "alignx-eval baseline"
-
-
 VERSION: Literal[1] = 1
-
-
 DEFAULT_NAME = "alignx-baseline.json"
-
-
 MAXIMUM_BYTES = 5_000_000
-
-
 CHECKPOINT_FACTS = ("name", "reference", "content_hash", "stage", "step", "align_layer", "format", "parameters")
-
-
 CORPUS_FACTS = ("name", "split", "content_hash", "licence", "attribution", "languages", "lines", "pivot")
-
-
 # In place of the checkpoint's name, so that blessing another checkpoint changes only lines with other numbers.
 OWNER = "baseline"
-
-
 Results = Mapping[str, SuiteResult]
-
-
 Dtype = Literal["uint8", "int16", "int32", "float32", "float64"]
 
 

@@ -48,8 +48,6 @@ from alignx_eval.wording import AMOUNTS, amount, amounts, count, join
 
 CEILING = 0.95  # a reference with a higher precision@1 leaves alignment too little to gain
 _N = {name: f"{card.noticeable:g}" for name, card in METRICS.items() if card.noticeable is not None}
-
-
 RULES: dict[str, str] = {
     "over-alignment": (
         "Found where the mean over languages of precision@1 at the align layer, BLEU, chrF++, the off-target rate or "
@@ -112,8 +110,7 @@ def diagnose(comparison: Comparison) -> list[Diagnosis]:
     return found
 
 
-# --- the rules
-# -------------------------------------------------------------------------------------------------------------------
+# --- the rules ------------------------------------------------------------------------------------
 def _over_alignment(case: Case) -> Diagnosis:
     rule, precision = "over-alignment", case.group("precision_at_1")
     gains = [group for group in case.groups if group.improved and group.metric.suite != "tasks"]

@@ -15,11 +15,7 @@ from alignx_eval.statistics.clustered import Estimate
 from alignx_eval.wording import amount, amounts, count, counted, interval_text, number, own_rate, p_text, sample_size
 
 Status = Literal["found", "not-found", "cannot-tell"]
-
-
 MAXIMUM_EVIDENCE = 8
-
-
 MORE_THAN_CONTROL = 1.05  # ratio; times of two runs of one recipe differ by a few percent
 
 
@@ -51,8 +47,7 @@ class Diagnosis:
     more: int = 0
 
 
-# --- what the rules look at
-# ------------------------------------------------------------------------------------------------------
+# --- what the rules look at -----------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Measure:
     suite: str
@@ -252,8 +247,7 @@ def make_group(comparison: Comparison, contrast: Contrast, metric: Measure, rows
     return Group(metric, judged, [row for row in chosen if row not in judged], mean)
 
 
-# --- the parts of a rule
-# ---------------------------------------------------------------------------------------------------------
+# --- the parts of a rule --------------------------------------------------------------------------
 def identity_sign(case: Case) -> Sign:
     """Language identity in the last state: a fall is claimed only where both sides of the final norm show it."""
     rows = {
@@ -389,8 +383,7 @@ def mean_sign(group: Group, what: str) -> Sign:
     return sign
 
 
-# --- wording
-# ---------------------------------------------------------------------------------------------------------------------
+# --- wording --------------------------------------------------------------------------------------
 def in_order(signs: Sequence[Sign]) -> list[Evidence]:
     """The worst of each sign, then the others; both worst first."""
     heads = sorted((sign.evidence[0] for sign in signs if sign.evidence), key=lambda each: -each[0])

@@ -41,8 +41,6 @@ from alignx_eval.wording import (
 )
 
 TASKS_NAMED = 6
-
-
 Word = Literal["better", "worse", "no-evidence", "no-claim"]
 
 

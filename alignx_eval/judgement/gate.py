@@ -39,20 +39,10 @@ from alignx_eval.statistics.multiplicity import benjamini_hochberg
 from alignx_eval.wording import own_rate, p_text, sample_size, signed, size
 
 Status = Literal["red", "amber", "green", "grey", "missing"]
-
-
 Outcome = Literal["fail", "incomplete", "inconclusive", "pass"]  # from worst to best
-
-
 STATUSES: tuple[Status, ...] = ("red", "missing", "amber", "grey", "green")
-
-
 ROUNDING = 1e-9  # a loss of 2 in 100 items is not beyond a tolerance of 0.02
-
-
 LEVELS: tuple[Level, ...] = ("block", "warn", "info")
-
-
 OUTCOMES: tuple[Outcome, ...] = ("fail", "incomplete", "inconclusive", "pass")
 
 

@@ -12,14 +12,8 @@ from alignx_eval.errors import InputError
 from alignx_eval.metrics import METRICS, SUITES
 
 POLICY_FORMAT: Literal["alignx-eval gate policy"] = "alignx-eval gate policy"
-
-
 POLICY_VERSION: Literal[1] = 1
-
-
 Level = Literal["block", "warn", "info"]
-
-
 Text = Annotated[str, Field(min_length=1)]
 
 

@@ -8,11 +8,7 @@ from collections.abc import Sequence
 
 # One drawing area for all line figures; report.js redraws the lines of another language into the same frame.
 WIDTH, HEIGHT = 560, 300
-
-
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 26, 48
-
-
 Band = tuple[Sequence[float | None], Sequence[float | None]]
 
 

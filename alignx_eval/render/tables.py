@@ -50,8 +50,6 @@ COLUMNS = (
     "reason",
     "null",
 )
-
-
 GATE_COLUMNS = (
     "gate_status",
     "gate_level",

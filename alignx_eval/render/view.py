@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 
 VERDICTS = ("better", "worse", "no-evidence", "insufficient-data", "no-direction")
-
-
 # A mark and a word, never colour alone.
 MARKS = {
     "better": "✓",
@@ -40,8 +38,6 @@ MARKS = {
     "no-direction": "·",
     "no-claim": "…",
 }
-
-
 WORDS = {
     "better": "better",
     "worse": "worse",
@@ -50,12 +46,8 @@ WORDS = {
     "no-direction": "descriptive",
     "no-claim": "no claim",  # of a headline
 }
-
-
 # Of a gated row, of the gate, and of a diagnosis. The words of an outcome are `gate.WORDS`.
 STATUS_MARKS = {"red": "✕", "missing": "!", "amber": "?", "grey": "…", "green": "✓"}
-
-
 STATUS_WORDS = {
     "red": "regression",
     "missing": "missing",
@@ -63,20 +55,10 @@ STATUS_WORDS = {
     "grey": "not judged",
     "green": "within tolerance",
 }
-
-
 OUTCOME_MARKS = {"fail": "✕", "incomplete": "!", "inconclusive": "?", "pass": "✓"}
-
-
 DIAGNOSIS_MARKS = {"found": "!", "not-found": "○", "cannot-tell": "?"}
-
-
 DIAGNOSIS_WORDS = {"found": "found", "not-found": "not found", "cannot-tell": "cannot tell"}
-
-
 LEVEL_MEANING = {"block": "a regression fails the gate", "warn": "only shown", "info": "only shown"}
-
-
 HEADLINE_RULE = (
     "Better and worse: p below alpha after adjustment for all results of the suite. The intervals are not adjusted: "
     "one that does not hold "
@@ -179,8 +161,7 @@ def no_control_sentence(comparison: Comparison) -> str | None:
     )
 
 
-# --- the gate and the diagnosis
-# --------------------------------------------------------------------------------------------------
+# --- the gate and the diagnosis -------------------------------------------------------------------
 def verdict_line(verdict: Verdict) -> str:
     """The verdict's sentence, which starts with the word of its outcome."""
     word = OUTCOME_WORDS[verdict.outcome]
@@ -278,8 +259,7 @@ def similarity_sentence(similarity: LayerSimilarity) -> str:
     )
 
 
-# --- headline numbers
-# ------------------------------------------------------------------------------------------------------------
+# --- headline numbers -----------------------------------------------------------------------------
 def changes_of(report: Report, contrast: Contrast) -> list[tuple[Headline, Change]]:
     """The headlines of a contrast."""
     return [

@@ -18,17 +18,11 @@ from alignx_eval.statistics.clustered import clustered_mean, clustered_ratio, ra
 from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fields
 
 SUITE = "language_modelling"
-
-
 # Share of a language's bytes that the tokenizer may not know. They are paid for by few tokens or none, so bits per byte
 # is too low by about this share of itself: 0.001 to 0.004 at 1 to 4 bits per byte, a fraction of the 0.02 that the
 # default policy tolerates.
 MOST_UNKNOWN = 0.001
-
-
 NO_TEXT = "the lines hold no text"
-
-
 SCRIPTS_WITHOUT_SPACES = frozenset({"Hans", "Hant", "Jpan", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"})
 
 

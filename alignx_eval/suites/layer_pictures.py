@@ -11,11 +11,7 @@ from alignx_eval.corpora import ParallelCorpus
 from alignx_eval.engine.encode import CorpusVectors
 
 POINTS_PER_LANGUAGE, POINTS = 40, 1000  # of a picture
-
-
 NEIGHBOURS = 15  # of UMAP, and of the trustworthiness beside it
-
-
 FEWEST_POINTS = 100  # below, the neighbours are most of the picture, and PCA shows all there is
 
 

@@ -25,36 +25,18 @@ from alignx_eval.suites.layer_pictures import maps, pairs, projections, shown_la
 from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fields, start_notes
 
 SUITE = "layers"
-
-
 LARGEST_DIMENSIONS = 3
-
-
 SUMMARISED = ("precision_at_1", "precision_at_1_centred", "cka_debiased")
-
-
 # The place of the peak, and the curve it is that of.
 PEAK_LAYERS = {"peak_layer": "precision_at_1", "peak_layer_centred": "precision_at_1_centred"}
-
-
 PEAKS_AGREE = 0.2  # share of the depth that the two peaks may be apart for an align layer to be recommended
-
-
 FEWEST_TOKENS = 8  # of a sentence that says whether one token outweighs the others
-
-
 LARGEST_TOKEN_SHARE = 0.5  # above, one token is more than all others together
-
-
 # Debiased CKA of unrelated representations has mean 0 and a known spread over permutations, but a skewed distribution
 # whose worst case (one shared dimension) is a chi-square with one degree of freedom. Beyond 4 spreads p is below 0.01
 # in that case too; nearer to 0 no interval is valid.
 CKA_SPREADS = 4
-
-
 BOUNDED = ("cka_debiased", "cka_debiased_without_largest", "cka_debiased_peak")
-
-
 NEAR_INDEPENDENCE = "too close to independence, where the statistic is degenerate"
 
 

@@ -31,14 +31,8 @@ from alignx_eval.suites.interface_choice import hash_of
 from alignx_eval.suites.shared import interval_fields
 
 SUITE = "tasks"
-
-
 DEFAULT_TASKS = ("interface_choice",)
-
-
 DEFAULT_LIMIT = 100
-
-
 _TASK_OF_LANGUAGE = re.compile(r"(?P<family>.+)_(?P<code>[a-z]{3}_[A-Z][a-z]{3})")
 
 

@@ -30,28 +30,14 @@ from alignx_eval.statistics.pairing import cluster_codes, cluster_sums
 from alignx_eval.suites.shared import UNDEFINED, corpus_fingerprint, interval_fields
 
 SUITE = "translation"
-
-
 MAX_NEW_TOKENS = 256
-
-
 JACKKNIFE_GROUPS = 100
-
-
 # Share of the outputs behind a score; above it the score says how the model fails to answer, not how well it
 # translates.
 MOST_UNUSABLE = 0.5
-
-
 UNUSABLE = ("empty", "copied", "off target", "cut")
-
-
 _WHAT = f"{', '.join(UNUSABLE[:-1])} or {UNUSABLE[-1]}"
-
-
 Pair = tuple[str, str]  # source and target language
-
-
 # Per direction, a statistic and its values with one jackknife group left out; None where it could have been measured
 # but is undefined.
 LeftOut = dict[Pair, tuple[float, np.ndarray] | None]

@@ -48,17 +48,9 @@ _NAMES: dict[float, str] = {
     "mamba_ngroups o_groups first_k_dense_replace",
     0.3: "initializer_range init_std",
 }
-
-
 SIZES = {name: size for size, names in _NAMES.items() for name in names.split()}
-
-
 ROLES = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-
-
 LAYER_LISTS = ("layer_types", "mlp_layer_types", "layers_block_type")
-
-
 # Where the names above are not enough.
 CHANGES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
@@ -109,8 +101,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["linear_attention", "hybrid"] * 2},
     "zaya": {"num_experts_per_tok": 1},
 }
-
-
 # Not tried, and why: the one kind of "not supported" that is not found out.
 NOT_BUILT = {
     "blt": "reads bytes in patches by an entropy model of its own; no small configuration of it is known here",
@@ -121,8 +111,6 @@ NOT_BUILT = {
     "musicgen": "a model of sound tokens",
     "musicgen_melody": "a model of sound tokens",
 }
-
-
 CHANGES["qwen4_exp"] = {"text_config": CHANGES["qwen4_exp_text"]}
 
 

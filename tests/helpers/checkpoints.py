@@ -38,8 +38,7 @@ def refused(reference, *words: str, kind=InputError, **options) -> str:
     return message
 
 
-# --- folders, adapters, the hub, GGUF
-# ---------------------------------------------------------------------------------------------
+# --- folders, adapters, the hub, GGUF -------------------------------------------------------------
 @pytest.fixture
 def tiny_folder(tmp_path) -> Path:
     folder = tmp_path / "tiny-folder"

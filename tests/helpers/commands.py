@@ -12,8 +12,6 @@ import pytest
 import alignx_eval.cli
 
 ROOT = Path(alignx_eval.__file__).parent.parent
-
-
 LINES = {
     "eng_Latn": [
         f"The {thing} is {state}." for thing in ("door", "lamp", "sensor") for state in ("open", "closed", "new", "on")

@@ -24,8 +24,6 @@ INTERFACE = (
     "ell_Grek",
     "zho_Hans",
 )
-
-
 SENTENCES = {
     "eng_Latn": (
         "Choose the device that you want to set up.",
@@ -63,8 +61,6 @@ SENTENCES = {
     "zho_Hans": ("选择您要设置的设备。", "与服务器的连接已断开；请检查网络设置。"),
     "arb_Arab": ("اختر الجهاز الذي تريد إعداده.", "انقطع الاتصال بالخادم (Server 2)؛ تحقق من إعدادات الشبكة."),
 }
-
-
 # Height of the retrieval curve at the align layer, and what translation gained, per checkpoint.
 # damaged lost more than any tolerance of the default policy, drifted is within noise of the base.
 STRENGTH = {
@@ -74,8 +70,6 @@ STRENGTH = {
     "damaged": (0.30, -5.0),
     "drifted": (0.37, -0.4),
 }
-
-
 STAGES = {
     "base": [
         {

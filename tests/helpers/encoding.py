@@ -23,8 +23,6 @@ from transformers import (
 )
 
 WORDS = [f"w{number}" for number in range(40)]
-
-
 SENTENCES = [
     "w1 w2 w3",
     "w4",
@@ -77,8 +75,6 @@ COMMON = {
     "num_attention_heads": 4,
     "max_position_embeddings": 64,
 }
-
-
 CONFIGS = {
     "llama": lambda: LlamaConfig(**COMMON),
     "gpt2": lambda: GPT2Config(vocab_size=48, n_embd=32, n_layer=3, n_head=4, n_positions=64),
@@ -121,8 +117,7 @@ def corpus_of(sentences: dict[str, list[str]]) -> SimpleNamespace:
     )
 
 
-# --- the start token
-# ------------------------------------------------------------------------------------------------------------- What a
+# --- the start token ------------------------------------------------------------------------------
 # tokenizer has, and what it adds to a text by itself -> the name of the start token.
 STARTS = [
     ({"bos": True}, "BOS <s>"),

@@ -8,8 +8,6 @@ from alignx_eval.comparison.paired_items import point_of
 from alignx_eval.results import Items, Row, SuiteResult
 
 LANGUAGES = ("deu_Latn", "rus_Cyrl", "zho_Hans")
-
-
 LINES = 120
 
 

@@ -140,8 +140,7 @@ def _cell(found: Measure | None, with_size: bool) -> dict[str, str]:
     return {"value": wording.number(found.value), "interval": interval_text(found), "n": size}
 
 
-# --- words and tables
-# -------------------------------------------------------------------------------------------------------------
+# --- words and tables -----------------------------------------------------------------------------
 def planned(run: Run) -> str:
     """Where the recipe ends, in words."""
     ends = []

@@ -29,19 +29,13 @@ CURVES = (
     "ratio_margin",
     "cosine",
 )
-
-
 SMALL_CURVES = ("precision_at_1", "cosine_centred", "cka_debiased", "probe_balanced_accuracy")
-
-
 # Curves that are read against another one, which is drawn as a thin line in the same frame.
 COMPARED_WITH = {
     "precision_at_1_centred": "precision_at_1",
     "precision_at_1_without_largest": "precision_at_1",
     "cka_debiased_without_largest": "cka_debiased",
 }
-
-
 QUANTUM = 10_000  # curve values travel to report.js as whole ten-thousandths
 
 
@@ -55,8 +49,6 @@ def line_styles(comparison: Comparison) -> dict[str, int]:
     return styles
 
 
-# --- curves
-# ----------------------------------------------------------------------------------------------------------------------
 @dataclass(slots=True)
 class _Curve:
     """One metric over the layers: of each checkpoint the mean over languages with its band, and what report.js draws

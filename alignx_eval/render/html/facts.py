@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from alignx_eval.comparison.rows import Comparison
 
 
-# --- price, pictures, facts
-# ------------------------------------------------------------------------------------------------------
 def cost_totals(comparison: Comparison) -> list[dict[str, Any]]:
     """What each checkpoint with several stages of its own took in all, beyond the base."""
     own = {label: own_costs(comparison, label) for label in labels(comparison) if label != comparison.base}

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 
 PICTURE_POINTS = 1000  # of one projection; more hide each other
-
-
 # Shades of CKA between checkpoints, finer towards 1, where it mostly is; the same in every report, so that maps
 # compare.
 SIMILARITY_SHADES = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)

@@ -15,13 +15,9 @@ if TYPE_CHECKING:
 
 
 SAMPLE_BYTES = 500_000  # of the whole report's 3 MB
-
-
 SAMPLE_CHARACTERS = 600  # of one text; a model that does not stop writes thousands
 
 
-# --- samples
-# ---------------------------------------------------------------------------------------------------------------------
 def sample_browser(comparison: Comparison) -> dict[str, Any] | None:
     """Translations of the same sentence by every checkpoint, the largest gains and losses of each direction under a
     size cap."""

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 OPEN_METRICS = ("precision_at_1", "probe_balanced_accuracy", "bits_per_byte", "chrf++", "acc")
 
 
-# --- tables
-# ----------------------------------------------------------------------------------------------------------------------
 def tables_section(comparison: Comparison) -> list[dict[str, Any]]:
     """Per contrast (or once, for a single checkpoint) and suite, the tables of all metrics."""
     measured = {

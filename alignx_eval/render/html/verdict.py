@@ -26,20 +26,12 @@ RULE_TITLES = {
     "loss-in-english": "Loss in English",
     "price": "Price",
 }
-
-
 OPEN_ROWS = 200  # gated rows of a candidate that are red, missing or amber; the policy decides how many there can be
-
-
 FOLDED_ROWS = 600
-
-
 # Steps of a series that get curves, tables and samples: all of 30 would be 20 MB, and curves nobody can tell apart.
 SERIES_DETAIL = 4
 
 
-# --- verdict, series, diagnosis
-# ---------------------------------------------------------------------------------------------------
 def verdict_section(verdict: Verdict, candidates: Sequence[str]) -> dict[str, Any]:
     """The gate's answer, with the rows of `candidates`."""
     several = len(verdict.candidates) > 1
