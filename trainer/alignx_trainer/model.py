@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alignx_eval.checkpoint import open_checkpoint
 from alignx_eval.errors import InputError
@@ -12,6 +12,9 @@ from alignx_eval.prompts import split_at_input
 from alignx_trainer.config import Recipe
 from alignx_trainer.records import ParallelRecords, Stream
 from alignx_trainer.step import check_logits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def train_tokenizer(streams: Sequence[Stream], vocabulary_size: int) -> Any:
@@ -101,7 +104,7 @@ def open_model(recipe: Recipe, streams: list[Stream], offline: bool) -> tuple[An
     return model, tokenizer, provenance
 
 
-def add_adapters(model: Any, recipe: Recipe) -> Any:
+def add_adapters(model: PreTrainedModel, recipe: Recipe) -> Any:
     """`model` with low-rank adapters (Hu et al. 2021) on the linear layers of its blocks, all else frozen; a peft model
     around it."""
     try:
@@ -128,7 +131,7 @@ def add_adapters(model: Any, recipe: Recipe) -> Any:
     return adapted
 
 
-def flops_per_token(model: Any, recipe: Recipe) -> tuple[int, int]:
+def flops_per_token(model: PreTrainedModel, recipe: Recipe) -> tuple[int, int]:
     """Floating-point operations a token, and more a token with a next-token loss.
 
     2 a weight forward, 2 for the gradients of the states, 2 for those of weights that are trained (Kaplan et al. 2020),

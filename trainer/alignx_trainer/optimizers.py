@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from alignx_trainer.config import Recipe
 from alignx_trainer.losses import LanguageMatcher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
@@ -20,7 +23,9 @@ def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
     return recipe.learning_rate * (recipe.final_learning_rate + (1 - recipe.final_learning_rate) * shape)
 
 
-def build_optimizers(model: Any, matcher: LanguageMatcher | None, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def build_optimizers(
+    model: PreTrainedModel, matcher: LanguageMatcher | None, recipe: Recipe
+) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon (Jordan et al. 2024) for the matrices of the blocks and AdamW for the rest; the
     matcher's own AdamW comes last."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

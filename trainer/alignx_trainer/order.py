@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alignx_trainer.config import Recipe
 from alignx_trainer.records import Stream
 from alignx_trainer.tokenize import Sample, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WINDOW = 16  # steps whose samples are sorted by length together, so that a batch holds little padding
 
@@ -60,7 +63,7 @@ class Order:
     of steps samples are sorted by length and the batches shuffled.
     """
 
-    def __init__(self, streams: Sequence[Stream], recipe: Recipe, tokenizer: Any) -> None:
+    def __init__(self, streams: Sequence[Stream], recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
         self.streams, self.recipe, self.tokenizer = streams, recipe, tokenizer
         weights = np.array([stream.source.weight for stream in streams])
         # Samples of each stream in one window.

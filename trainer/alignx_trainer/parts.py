@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +22,9 @@ from alignx_trainer.run_folder import Counters, State
 from alignx_trainer.step import Forward, checkpoint_activations, resolve_align_layer
 from alignx_trainer.validation import Measured, load_validation
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 @dataclass(slots=True)
 class Parts:
@@ -32,12 +35,12 @@ class Parts:
     streams: list[Stream]
     order: Order
     corpus: ParallelCorpus | None  # of the validation
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     padding: int  # a token's id
     provenance: dict[str, Any]  # of the stages before
     align_layer: int  # with no alignment loss, where validation looks
 
-    model: Any
+    model: PreTrainedModel
     adapted: Any  # peft's model around `model`; None without adapters
     inner: Forward
     forward: Any  # `inner` as accelerate has wrapped it

@@ -6,7 +6,7 @@ import hashlib
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from alignx_eval.engine.batches import decoder_blocks
 from alignx_trainer.config import Recipe
 from alignx_trainer.losses import LanguageMatcher, contrastive_loss, matching_loss, mean_pool, summed_cross_entropy
 from alignx_trainer.tokenize import Batch, Sample
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Rows of the feature tensor of a batch [rows, 4, width].
 MIDDLE_SOURCE, MIDDLE_TARGET, LAST_SOURCE, LAST_TARGET = range(4)
@@ -31,7 +34,7 @@ def resolve_align_layer(align_layer: float, depth: int) -> int:
 class Forward(nn.Module):
     """Model and pooling as one module: a batch to its sentence features and its summed next-token loss."""
 
-    def __init__(self, model: Any, align_layer: int) -> None:
+    def __init__(self, model: PreTrainedModel, align_layer: int) -> None:
         super().__init__()
         self.model = model
         self._no_split_modules = getattr(model, "_no_split_modules", None)  # where FSDP may cut
@@ -75,7 +78,7 @@ class Forward(nn.Module):
         return features, lm
 
 
-def checkpoint_activations(model: Any) -> None:
+def checkpoint_activations(model: PreTrainedModel) -> None:
     """Keep the states between the blocks of `model` alone, and make the rest again in the backward pass."""
     settings = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):  # the other's new name
@@ -84,7 +87,7 @@ def checkpoint_activations(model: Any) -> None:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
-def check_logits(model: Any) -> None:
+def check_logits(model: PreTrainedModel) -> None:
     """Final states through the output embeddings must be the model's own logits, or the next-token loss would be
     another one.
 

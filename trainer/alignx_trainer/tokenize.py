@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from alignx_eval.engine.batches import start_before
 from alignx_eval.errors import InputError
 from alignx_eval.prompts import split_at_input, text_without_input
 from alignx_trainer.records import Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,9 @@ class Sample:
     truncated: bool
 
 
-def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, lm_on: str) -> Sample:
+def tokenize(
+    record: Record, tokenizer: PreTrainedTokenizerBase, *, template: str, max_length: int, lm_on: str
+) -> Sample:
     """Ids, labels and spans of one record, at most `max_length` tokens.
 
     Every sample begins with the start token that the evaluator puts before a text
@@ -110,7 +115,7 @@ def tokenize(record: Record, tokenizer: Any, *, template: str, max_length: int, 
 
 
 def _prompt(
-    before: str, text: str, after: str, tokenizer: Any
+    before: str, text: str, after: str, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], tuple[int, int], Callable[[int], str]]:
     """Ids of the whole with its start token, the span of `text` in them, and a function that shortens `text` by about
     so many tokens (at least a character)."""

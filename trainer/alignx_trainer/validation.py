@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from alignx_eval.suites.language_modelling import unknown_languages
 from alignx_trainer.config import Recipe
 from alignx_trainer.records import default_split
 from alignx_trainer.run_folder import MEASURES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PIVOT = "eng_Latn"
 FOLDS = 5
@@ -84,7 +87,9 @@ def _same_path(one: str, two: str) -> bool:
     )
 
 
-def measure(model: Any, tokenizer: Any, corpus: ParallelCorpus, align_layer: int, seed: int) -> Measured:
+def measure(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, corpus: ParallelCorpus, align_layer: int, seed: int
+) -> Measured:
     """Measure `model`, which is left as it was. Under a launcher all processes must call it.
 
     Raises InputError for text with sentences that are longer than the model's context.
