@@ -42,15 +42,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from alignx_eval import opening_checks
-from alignx_eval.engine.batches import start_name
+from alignx_eval.engine.batches import embeddings_of, start_name
 from alignx_eval.errors import AlignxError, InputError, MissingAssetError
 from alignx_eval.files import follow_umask
 from alignx_eval.wording import one_line, some_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 BUNDLED_CHECKPOINTS = {
     "base": "small model pre-trained on monolingual text and bitext of the corpus `interface`",
@@ -118,8 +121,8 @@ class Checkpoint:
 
     name: str
     reference: str
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
     prompt_template: str | None
     heads: dict[str, torch.Tensor] | None
     stage: str | None
@@ -1167,7 +1170,7 @@ def _open_adapter(
     tokenizer = base.tokenizer
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = _tokenizer_from_folder(folder, reference)
-        rows = base.model.get_input_embeddings().num_embeddings
+        rows = embeddings_of(base.model)
         if len(tokenizer) > rows:
             raise InputError(
                 f"{reference}: its tokenizer has {len(tokenizer)} tokens, its base {rows} embeddings; "

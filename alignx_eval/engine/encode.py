@@ -116,7 +116,8 @@ def encode(
         raise InputError("there are no sentences to encode")
     model, tokenizer = checkpoint.model, checkpoint.tokenizer
     decoder = text_decoder(model)
-    device = model.get_input_embeddings().weight.device
+    embeddings: Any = model.get_input_embeddings()
+    device: torch.device = embeddings.weight.device
     if max_tokens_per_batch is None:
         max_tokens_per_batch = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH_ACCELERATOR)
 

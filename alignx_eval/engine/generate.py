@@ -113,12 +113,12 @@ def generate_lines(
     line_breaks: dict[int, bool] = {}
 
     def text_of(tokens: Sequence[int]) -> str:
-        return str(tokenizer.decode(tokens, skip_special_tokens=True))
+        return str(tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def breaks_line(tokens: Sequence[int]) -> bool:
         last = tokens[-1]
         if last not in line_breaks:
-            line_breaks[last] = _has_line_break(tokenizer.decode([last]))
+            line_breaks[last] = _has_line_break(str(tokenizer.decode([last])))
         return line_breaks[last] and _first_line(text_of(tokens))[1]
 
     decoded = greedy_decode(
