@@ -124,16 +124,15 @@ def principal_components(stack: np.ndarray, lines: np.ndarray) -> tuple[np.ndarr
     component has standard deviation 1, and the share of variance [2] that each explains. The sign is fixed (the largest
     weight is positive), so pictures repeat.
     """
+    from sklearn.decomposition import PCA
+
     languages, _, width = stack.shape
-    flat = stack.reshape(-1, width)
-    mean = flat.mean(axis=0, dtype=np.float64)
-    centred = (flat - mean.astype(flat.dtype)).astype(np.float32)
-    covariance = (centred.T @ centred).astype(np.float64) / len(flat)
-    total = float(np.trace(covariance))
-    if not total > 0 or width < 2:
+    # Centred here, with a mean in double precision: that of a layer may be far from 0. The vectors stay float32.
+    centred = stack - stack.reshape(-1, width).mean(axis=0, dtype=np.float64).astype(stack.dtype)
+    if width < 2 or not np.vdot(centred, centred) > 0:
         return np.zeros((languages * len(lines), 2)), np.zeros(2)
-    values, directions = np.linalg.eigh(covariance)
-    values, directions = values[::-1][:2], directions[:, ::-1][:, :2]
-    directions = directions * np.sign(directions[np.abs(directions).argmax(axis=0), [0, 1]])
-    points = (stack[:, lines] - mean).reshape(-1, width) @ directions
-    return points / np.sqrt(max(float(values[0]), 1e-30)), np.maximum(values, 0) / total
+    shown = centred[:, lines].reshape(-1, width)
+    flat = centred.reshape(-1, width)
+    model = PCA(2, svd_solver="covariance_eigh").fit(flat)
+    deviation = np.sqrt(model.explained_variance_[0] * (len(flat) - 1) / len(flat))
+    return model.transform(shown).astype(np.float64) / deviation, model.explained_variance_ratio_
